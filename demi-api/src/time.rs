@@ -1,0 +1,59 @@
+//! Time as plain data. Whoever runs the wait loop says what time it is: nothing below reads a clock.
+
+use std::ops::{Add, Sub};
+use std::time::Duration;
+
+/// Nanoseconds since some fixed moment of this instance's clock.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Instant(u64);
+
+impl Instant {
+    /// The moment `nanos` nanoseconds after the clock's zero.
+    pub const fn from_nanos(nanos: u64) -> Instant {
+        Instant(nanos)
+    }
+
+    /// Nanoseconds since the clock's zero.
+    pub const fn as_nanos(self) -> u64 {
+        self.0
+    }
+
+    /// Time passed since `earlier`; zero if that lies ahead.
+    pub fn since(self, earlier: Instant) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
+impl Add<Duration> for Instant {
+    type Output = Instant;
+
+    fn add(self, duration: Duration) -> Instant {
+        Instant(self.0.saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)))
+    }
+}
+
+impl Sub for Instant {
+    type Output = Duration;
+
+    fn sub(self, earlier: Instant) -> Duration {
+        self.since(earlier)
+    }
+}
+
+/// The monotonic clock of the operating system, counted from its creation.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock(std::time::Instant);
+
+impl Clock {
+    /// A clock that starts at zero now.
+    pub fn start() -> Clock {
+        Clock(std::time::Instant::now())
+    }
+
+    /// What time it is. One vDSO call, about 25 ns.
+    #[inline]
+    pub fn now(&self) -> Instant {
+        let passed = self.0.elapsed();
+        Instant(passed.as_secs() * 1_000_000_000 + u64::from(passed.subsec_nanos()))
+    }
+}

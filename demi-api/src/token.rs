@@ -1,0 +1,614 @@
+//! Tokens and the table that they index: every outstanding or unreaped operation of an instance.
+//!
+//! Invariants: a token completes exactly once and is taken exactly once; slot and generation together are
+//! never reused (a slot whose generation would wrap is retired). A finished slot is a member of exactly one
+//! ready list, that of its owner, so that taking "whatever is next" costs what is ready, not what exists.
+//! Slots come in chunks that never move: growth copies nothing.
+
+use std::fmt;
+use std::task::Waker;
+
+use crate::desc::QDesc;
+use crate::error::Error;
+use crate::op::{Completion, Done, Position};
+
+const NONE: u32 = u32::MAX;
+const CHUNK: usize = 1024;
+
+/// Names one operation of one instance: slot and 32-bit generation. Zero is never a token.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct QToken(u64);
+
+impl QToken {
+    fn new(slot: u32, generation: u32) -> QToken {
+        QToken(u64::from(generation) << 32 | u64::from(slot))
+    }
+
+    /// The number behind the token.
+    pub fn raw(self) -> u64 {
+        self.0
+    }
+
+    /// A token from any number: an allegation, checked at its first use.
+    pub fn from_raw(raw: u64) -> QToken {
+        QToken(raw)
+    }
+
+    fn slot(self) -> u32 {
+        self.0 as u32
+    }
+
+    fn generation(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+}
+
+impl fmt::Display for QToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.slot(), self.generation())
+    }
+}
+
+impl fmt::Debug for QToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "token {self}")
+    }
+}
+
+/// Who gets an operation's result.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Owner {
+    /// The application, through `wait*`.
+    App,
+    /// A registered wait set.
+    Set(u32),
+    /// A future: its waker lies in the slot's side table.
+    Task,
+    /// An operator, at one of its ports.
+    Node {
+        /// The operator's descriptor.
+        node: QDesc,
+        /// Which of its operations this is.
+        port: u8,
+    },
+    /// Nobody any more: the result is dropped when it comes.
+    Discard,
+}
+
+/// Small results lie in the slot, large ones in a side table whose size follows what is unreaped.
+#[derive(Debug)]
+enum Outcome {
+    None,
+    Pushed(Position),
+    Connected,
+    Flushed,
+    Moved(u64),
+    Large(u32),
+    Waker(u32),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum State {
+    Free,
+    Pending,
+    Ready,
+}
+
+#[derive(Debug)]
+struct Slot {
+    generation: u32,
+    state: State,
+    owner: Owner,
+    /// The queue that the caller named.
+    qd: QDesc,
+    /// The queue where the operation is now: further down than `qd` once an operator has passed it on.
+    at: QDesc,
+    /// Ready list, or (next only) free list.
+    next: u32,
+    prev: u32,
+    /// The `wait_any` or `wait_all` that looks at it, if that is the current one.
+    watch: u32,
+    /// When it became ready, for fairness; wraps.
+    sequence: u32,
+    outcome: Outcome,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct List {
+    head: u32,
+    tail: u32,
+    len: usize,
+}
+
+impl List {
+    const EMPTY: List = List { head: NONE, tail: NONE, len: 0 };
+}
+
+const APP_LIST: usize = 0;
+const NODE_LIST: usize = 1;
+const FIRST_SET_LIST: usize = 2;
+
+/// The tokens of an instance. A libOS only ever [`post`](Completions::post)s.
+#[derive(Debug)]
+pub struct Completions {
+    chunks: Vec<Box<[Slot]>>,
+    used: u32,
+    max: usize,
+    live: usize,
+    pending: usize,
+    free: u32,
+    sequence: u32,
+    lists: Vec<List>,
+    free_lists: Vec<u32>,
+    large: Side<Result<Done, Error>>,
+    wakers: Side<Waker>,
+    watch: u32,
+    watch_hits: usize,
+    stale_posts: u64,
+    woken: usize,
+}
+
+impl Completions {
+    /// A table for at most `max` tokens.
+    pub fn new(max: usize) -> Completions {
+        Completions {
+            chunks: Vec::new(),
+            used: 0,
+            max: max.min(NONE as usize - 1),
+            live: 0,
+            pending: 0,
+            free: NONE,
+            sequence: 0,
+            lists: vec![List::EMPTY; FIRST_SET_LIST],
+            free_lists: Vec::new(),
+            large: Side::default(),
+            wakers: Side::default(),
+            watch: 0,
+            watch_hits: 0,
+            stale_posts: 0,
+            woken: 0,
+        }
+    }
+
+    /// Completes `token`: once, by whoever has taken on its operation.
+    ///
+    /// A token that is not pending is a fault of the libOS: it is counted and nobody's result changes.
+    pub fn post(&mut self, token: QToken, result: Result<Done, Error>) {
+        let Ok(index) = self.find(token, State::Pending) else {
+            debug_assert!(false, "{token} posted, but not pending");
+            self.stale_posts += 1;
+            return;
+        };
+        self.pending -= 1;
+        let owner = self.slot(index).owner;
+        let list = match owner {
+            Owner::App => APP_LIST,
+            Owner::Set(set) => FIRST_SET_LIST + set as usize,
+            Owner::Node { .. } => NODE_LIST,
+            Owner::Task => {
+                if let Outcome::Waker(waker) = self.slot(index).outcome {
+                    self.wakers.take(waker).wake();
+                }
+                self.woken += 1;
+                self.make_ready(index, result);
+                return;
+            }
+            Owner::Discard => {
+                self.release(index);
+                return;
+            }
+        };
+        self.make_ready(index, result);
+        self.link(list, index);
+    }
+
+    /// How many tokens are outstanding or unreaped.
+    pub fn live(&self) -> usize {
+        self.live
+    }
+
+    /// How many operations are under way.
+    pub fn pending(&self) -> usize {
+        self.pending
+    }
+
+    /// Tokens posted by a libOS that were not pending: always zero unless it has a fault.
+    pub fn stale_posts(&self) -> u64 {
+        self.stale_posts
+    }
+
+    /// Reserves a slot for an operation on `qd`.
+    #[inline]
+    pub(crate) fn reserve(&mut self, qd: QDesc, owner: Owner) -> Result<QToken, Error> {
+        let index = if self.free != NONE {
+            let index = self.free;
+            self.free = self.slot(index).next;
+            index
+        } else {
+            self.grow()?
+        };
+        self.live += 1;
+        self.pending += 1;
+        let slot = self.slot_mut(index);
+        slot.state = State::Pending;
+        slot.owner = owner;
+        slot.qd = qd;
+        slot.at = qd;
+        slot.watch = 0;
+        Ok(QToken::new(index, slot.generation))
+    }
+
+    /// Gives back a slot whose operation was refused.
+    pub(crate) fn unreserve(&mut self, token: QToken) {
+        if let Ok(index) = self.find(token, State::Pending) {
+            self.pending -= 1;
+            self.release(index);
+        }
+    }
+
+    /// Takes the result out if it is there. `Err(BadToken)`: there is no such operation.
+    #[inline]
+    pub(crate) fn take(&mut self, token: QToken) -> Result<Option<Completion>, Error> {
+        let index = self.find_callers(token)?;
+        match self.slot(index).state {
+            State::Ready => Ok(Some(self.take_ready(index))),
+            State::Pending | State::Free => Ok(None),
+        }
+    }
+
+    /// Takes the application's oldest result, of any token that is in no set.
+    pub(crate) fn take_next(&mut self) -> Option<Completion> {
+        self.take_head(APP_LIST)
+    }
+
+    /// Takes the oldest result of a set.
+    pub(crate) fn take_next_of(&mut self, set: u32) -> Option<Completion> {
+        self.take_head(FIRST_SET_LIST + set as usize)
+    }
+
+    /// Takes the oldest result meant for an operator.
+    pub(crate) fn take_node(&mut self) -> Option<(QDesc, u8, QToken, Result<Done, Error>)> {
+        let index = self.lists[NODE_LIST].head;
+        if index == NONE {
+            return None;
+        }
+        let Owner::Node { node, port } = self.slot(index).owner else { unreachable!("node list holds nodes' tokens") };
+        let completion = self.take_ready(index);
+        Some((node, port, completion.token, completion.result))
+    }
+
+    /// Begins a `wait_any`: marks what is pending, takes the result that has been ready for longest.
+    pub(crate) fn watch_any(&mut self, tokens: &[QToken]) -> Result<Option<(usize, Completion)>, Error> {
+        self.next_watch();
+        let mut best: Option<(usize, u32, u32)> = None;
+        for (offset, token) in tokens.iter().enumerate() {
+            let index = self.find_callers(*token)?;
+            let (now, watch) = (self.sequence, self.watch);
+            let slot = self.slot_mut(index);
+            if slot.state == State::Ready {
+                let age = now.wrapping_sub(slot.sequence);
+                if best.is_none_or(|(_, _, oldest)| age > oldest) {
+                    best = Some((offset, index, age));
+                }
+            } else {
+                slot.watch = watch;
+            }
+        }
+        Ok(best.map(|(offset, index, _)| (offset, self.take_ready(index))))
+    }
+
+    /// Begins a `wait_all`: marks what is pending and returns how many that are.
+    pub(crate) fn watch_all(&mut self, tokens: &[QToken]) -> Result<usize, Error> {
+        self.next_watch();
+        let mut pending = 0;
+        for token in tokens {
+            let index = self.find_callers(*token)?;
+            let watch = self.watch;
+            let slot = self.slot_mut(index);
+            if slot.watch == watch {
+                return Err(Error::DuplicateToken);
+            }
+            slot.watch = watch;
+            pending += usize::from(slot.state != State::Ready);
+        }
+        Ok(pending)
+    }
+
+    /// How many watched operations have completed since the watch began.
+    pub(crate) fn watch_hits(&self) -> usize {
+        self.watch_hits
+    }
+
+    /// Whether the operation is under way. `Err(BadToken)`: there is no such operation.
+    pub(crate) fn is_pending(&self, token: QToken) -> Result<bool, Error> {
+        Ok(self.slot(self.find_live(token)?).state == State::Pending)
+    }
+
+    /// The queue where a pending operation is now.
+    pub(crate) fn location(&self, token: QToken) -> Result<QDesc, Error> {
+        Ok(self.slot(self.find_live(token)?).at)
+    }
+
+    /// Notes that an operator has passed the operation on to `at`.
+    pub(crate) fn relocate(&mut self, token: QToken, at: QDesc) {
+        if let Ok(index) = self.find(token, State::Pending) {
+            self.slot_mut(index).at = at;
+        }
+    }
+
+    /// Gives the token to another owner; a result that is there already goes to its list, or is dropped.
+    pub(crate) fn give_to(&mut self, token: QToken, owner: Owner) -> Result<(), Error> {
+        let index = self.find_live(token)?;
+        match self.slot(index).state {
+            State::Pending => {
+                if let Outcome::Waker(waker) = self.slot(index).outcome {
+                    drop(self.wakers.take(waker));
+                    self.slot_mut(index).outcome = Outcome::None;
+                }
+                self.slot_mut(index).owner = owner;
+            }
+            State::Ready => {
+                self.unlink(index);
+                self.slot_mut(index).owner = owner;
+                match owner {
+                    Owner::App => self.link(APP_LIST, index),
+                    Owner::Set(set) => self.link(FIRST_SET_LIST + set as usize, index),
+                    Owner::Node { .. } => self.link(NODE_LIST, index),
+                    Owner::Task => {}
+                    Owner::Discard => drop(self.take_ready(index)),
+                }
+            }
+            State::Free => {}
+        }
+        Ok(())
+    }
+
+    /// Sets the waker of a pending operation that a future owns.
+    pub(crate) fn set_waker(&mut self, token: QToken, waker: &Waker) -> Result<(), Error> {
+        let index = self.find(token, State::Pending)?;
+        if let Outcome::Waker(old) = self.slot(index).outcome {
+            let old = self.wakers.get_mut(old);
+            if !old.will_wake(waker) {
+                *old = waker.clone();
+            }
+            return Ok(());
+        }
+        let waker = self.wakers.insert(waker.clone());
+        self.slot_mut(index).outcome = Outcome::Waker(waker);
+        Ok(())
+    }
+
+    /// A new, empty ready list for a wait set.
+    pub(crate) fn open_set(&mut self) -> u32 {
+        if let Some(set) = self.free_lists.pop() {
+            return set;
+        }
+        self.lists.push(List::EMPTY);
+        (self.lists.len() - 1 - FIRST_SET_LIST) as u32
+    }
+
+    /// Gives up a set's list. Its tokens must have been given away before.
+    pub(crate) fn close_set(&mut self, set: u32) {
+        debug_assert_eq!(self.lists[FIRST_SET_LIST + set as usize].len, 0);
+        self.free_lists.push(set);
+    }
+
+    /// Results that wait in the application's list.
+    pub(crate) fn ready(&self) -> usize {
+        self.lists[APP_LIST].len
+    }
+
+    /// Results handed to futures so far; wraps.
+    pub(crate) fn woken(&self) -> usize {
+        self.woken
+    }
+
+    fn next_watch(&mut self) {
+        self.watch_hits = 0;
+        self.watch = self.watch.wrapping_add(1);
+        if self.watch == 0 {
+            for index in 0..self.used {
+                self.slot_mut(index).watch = 0;
+            }
+            self.watch = 1;
+        }
+    }
+
+    fn make_ready(&mut self, index: u32, result: Result<Done, Error>) {
+        let outcome = match result {
+            Ok(Done::Pushed(position)) => Outcome::Pushed(position),
+            Ok(Done::Connected) => Outcome::Connected,
+            Ok(Done::Flushed) => Outcome::Flushed,
+            Ok(Done::Moved(count)) => Outcome::Moved(count),
+            large => Outcome::Large(self.large.insert(large)),
+        };
+        let (sequence, watch) = (self.sequence, self.watch);
+        self.sequence = sequence.wrapping_add(1);
+        let slot = self.slot_mut(index);
+        slot.state = State::Ready;
+        slot.sequence = sequence;
+        slot.outcome = outcome;
+        let watched = slot.watch == watch && watch != 0;
+        slot.next = NONE;
+        slot.prev = NONE;
+        self.watch_hits += usize::from(watched);
+    }
+
+    fn take_head(&mut self, list: usize) -> Option<Completion> {
+        let index = self.lists[list].head;
+        (index != NONE).then(|| self.take_ready(index))
+    }
+
+    fn take_ready(&mut self, index: u32) -> Completion {
+        self.unlink(index);
+        let slot = self.slot_mut(index);
+        let (token, qd) = (QToken::new(index, slot.generation), slot.qd);
+        let result = match std::mem::replace(&mut slot.outcome, Outcome::None) {
+            Outcome::Pushed(position) => Ok(Done::Pushed(position)),
+            Outcome::Connected => Ok(Done::Connected),
+            Outcome::Flushed => Ok(Done::Flushed),
+            Outcome::Moved(count) => Ok(Done::Moved(count)),
+            Outcome::Large(at) => self.large.take(at),
+            Outcome::None | Outcome::Waker(_) => unreachable!("a ready slot has a result"),
+        };
+        self.release(index);
+        Completion { token, qd, result }
+    }
+
+    /// Frees a slot that is in no list. One whose generations are used up stays retired.
+    fn release(&mut self, index: u32) {
+        if let Outcome::Waker(waker) = std::mem::replace(&mut self.slot_mut(index).outcome, Outcome::None) {
+            drop(self.wakers.take(waker));
+        }
+        self.live -= 1;
+        let free = self.free;
+        let slot = self.slot_mut(index);
+        slot.state = State::Free;
+        if slot.generation == u32::MAX {
+            return;
+        }
+        slot.generation += 1;
+        slot.next = free;
+        self.free = index;
+    }
+
+    fn list_of(owner: Owner) -> Option<usize> {
+        match owner {
+            Owner::App => Some(APP_LIST),
+            Owner::Set(set) => Some(FIRST_SET_LIST + set as usize),
+            Owner::Node { .. } => Some(NODE_LIST),
+            Owner::Task | Owner::Discard => None,
+        }
+    }
+
+    fn link(&mut self, list: usize, index: u32) {
+        let tail = self.lists[list].tail;
+        let slot = self.slot_mut(index);
+        slot.prev = tail;
+        slot.next = NONE;
+        if tail == NONE {
+            self.lists[list].head = index;
+        } else {
+            self.slot_mut(tail).next = index;
+        }
+        self.lists[list].tail = index;
+        self.lists[list].len += 1;
+    }
+
+    fn unlink(&mut self, index: u32) {
+        let slot = self.slot(index);
+        let Some(list) = Self::list_of(slot.owner) else { return };
+        let (prev, next) = (slot.prev, slot.next);
+        if prev == NONE {
+            self.lists[list].head = next;
+        } else {
+            self.slot_mut(prev).next = next;
+        }
+        if next == NONE {
+            self.lists[list].tail = prev;
+        } else {
+            self.slot_mut(next).prev = prev;
+        }
+        self.lists[list].len -= 1;
+    }
+
+    #[inline]
+    fn find_live(&self, token: QToken) -> Result<u32, Error> {
+        let index = token.slot();
+        if index >= self.used {
+            return Err(Error::BadToken);
+        }
+        let slot = self.slot(index);
+        let known = slot.generation == token.generation() && slot.state != State::Free;
+        if known { Ok(index) } else { Err(Error::BadToken) }
+    }
+
+    #[inline]
+    fn find(&self, token: QToken, state: State) -> Result<u32, Error> {
+        let index = self.find_live(token)?;
+        if self.slot(index).state == state { Ok(index) } else { Err(Error::BadToken) }
+    }
+
+    /// A token as the application names it: an operator's own, and those that nobody waits for any more, are
+    /// not for it to name.
+    #[inline]
+    fn find_callers(&self, token: QToken) -> Result<u32, Error> {
+        let index = self.find_live(token)?;
+        match self.slot(index).owner {
+            Owner::App | Owner::Set(_) | Owner::Task => Ok(index),
+            Owner::Node { .. } | Owner::Discard => Err(Error::BadToken),
+        }
+    }
+
+    /// Checks that the application may name the token.
+    pub(crate) fn check(&self, token: QToken) -> Result<(), Error> {
+        self.find_callers(token).map(drop)
+    }
+
+    #[cold]
+    fn grow(&mut self) -> Result<u32, Error> {
+        if self.live >= self.max || self.used as usize >= self.max {
+            return Err(Error::TooManyTokens(self.max));
+        }
+        if self.used as usize == self.chunks.len() * CHUNK {
+            let fresh = |_| Slot {
+                generation: 1,
+                state: State::Free,
+                owner: Owner::App,
+                qd: QDesc::from_raw(u32::MAX),
+                at: QDesc::from_raw(u32::MAX),
+                next: NONE,
+                prev: NONE,
+                watch: 0,
+                sequence: 0,
+                outcome: Outcome::None,
+            };
+            self.chunks.push((0..CHUNK).map(fresh).collect());
+        }
+        self.used += 1;
+        Ok(self.used - 1)
+    }
+
+    #[inline]
+    fn slot(&self, index: u32) -> &Slot {
+        &self.chunks[index as usize / CHUNK][index as usize % CHUNK]
+    }
+
+    #[inline]
+    fn slot_mut(&mut self, index: u32) -> &mut Slot {
+        &mut self.chunks[index as usize / CHUNK][index as usize % CHUNK]
+    }
+}
+
+/// Values by small index, without a hole's cost: freed indices are reused last-in first-out.
+#[derive(Debug)]
+struct Side<T> {
+    values: Vec<Option<T>>,
+    free: Vec<u32>,
+}
+
+impl<T> Default for Side<T> {
+    fn default() -> Side<T> {
+        Side { values: Vec::new(), free: Vec::new() }
+    }
+}
+
+impl<T> Side<T> {
+    fn insert(&mut self, value: T) -> u32 {
+        if let Some(index) = self.free.pop() {
+            self.values[index as usize] = Some(value);
+            return index;
+        }
+        self.values.push(Some(value));
+        (self.values.len() - 1) as u32
+    }
+
+    fn take(&mut self, index: u32) -> T {
+        self.free.push(index);
+        self.values[index as usize].take().expect("a slot refers to a value it has put here")
+    }
+
+    fn get_mut(&mut self, index: u32) -> &mut T {
+        self.values[index as usize].as_mut().expect("a slot refers to a value it has put here")
+    }
+}
