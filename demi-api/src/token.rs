@@ -108,6 +108,8 @@ struct Slot {
     prev: u32,
     /// The `wait_any` or `wait_all` that looks at it, if that is the current one.
     watch: u32,
+    /// Its place in that one's array.
+    offset: u32,
     /// When it became ready, for fairness; wraps.
     sequence: u32,
     outcome: Outcome,
@@ -117,11 +119,10 @@ struct Slot {
 struct List {
     head: u32,
     tail: u32,
-    len: usize,
 }
 
 impl List {
-    const EMPTY: List = List { head: NONE, tail: NONE, len: 0 };
+    const EMPTY: List = List { head: NONE, tail: NONE };
 }
 
 const APP_LIST: usize = 0;
@@ -144,6 +145,7 @@ pub struct Completions {
     wakers: Side<Waker>,
     watch: u32,
     watch_hits: usize,
+    watch_first: u32,
     stale_posts: u64,
     woken: usize,
 }
@@ -165,6 +167,7 @@ impl Completions {
             wakers: Side::default(),
             watch: 0,
             watch_hits: 0,
+            watch_first: NONE,
             stale_posts: 0,
             woken: 0,
         }
@@ -290,8 +293,9 @@ impl Completions {
                 if best.is_none_or(|(_, _, oldest)| age > oldest) {
                     best = Some((offset, index, age));
                 }
-            } else {
+            } else if slot.watch != watch {
                 slot.watch = watch;
+                slot.offset = offset as u32;
             }
         }
         Ok(best.map(|(offset, index, _)| (offset, self.take_ready(index))))
@@ -312,6 +316,16 @@ impl Completions {
             pending += usize::from(slot.state != State::Ready);
         }
         Ok(pending)
+    }
+
+    /// The first of the watched operations to complete since the watch began, with its place in the array.
+    pub(crate) fn take_watched(&mut self) -> Option<(usize, Completion)> {
+        let index = std::mem::replace(&mut self.watch_first, NONE);
+        if index == NONE {
+            return None;
+        }
+        let offset = self.slot(index).offset as usize;
+        Some((offset, self.take_ready(index)))
     }
 
     /// How many watched operations have completed since the watch began.
@@ -387,15 +401,16 @@ impl Completions {
         (self.lists.len() - 1 - FIRST_SET_LIST) as u32
     }
 
-    /// Gives up a set's list. Its tokens must have been given away before.
+    /// Gives up a set; its tokens, pending and ready, go back to the application. Looks at every slot.
     pub(crate) fn close_set(&mut self, set: u32) {
-        debug_assert_eq!(self.lists[FIRST_SET_LIST + set as usize].len, 0);
+        for index in 0..self.used {
+            let slot = self.slot(index);
+            if slot.state != State::Free && slot.owner == Owner::Set(set) {
+                let token = QToken::new(index, slot.generation);
+                self.give_to(token, Owner::App).expect("the slot is in use under this generation");
+            }
+        }
         self.free_lists.push(set);
-    }
-
-    /// Results that wait in the application's list.
-    pub(crate) fn ready(&self) -> usize {
-        self.lists[APP_LIST].len
     }
 
     /// Results handed to futures so far; wraps.
@@ -405,6 +420,7 @@ impl Completions {
 
     fn next_watch(&mut self) {
         self.watch_hits = 0;
+        self.watch_first = NONE;
         self.watch = self.watch.wrapping_add(1);
         if self.watch == 0 {
             for index in 0..self.used {
@@ -431,7 +447,12 @@ impl Completions {
         let watched = slot.watch == watch && watch != 0;
         slot.next = NONE;
         slot.prev = NONE;
-        self.watch_hits += usize::from(watched);
+        if watched {
+            self.watch_hits += 1;
+            if self.watch_first == NONE {
+                self.watch_first = index;
+            }
+        }
     }
 
     fn take_head(&mut self, list: usize) -> Option<Completion> {
@@ -492,7 +513,6 @@ impl Completions {
             self.slot_mut(tail).next = index;
         }
         self.lists[list].tail = index;
-        self.lists[list].len += 1;
     }
 
     fn unlink(&mut self, index: u32) {
@@ -509,7 +529,6 @@ impl Completions {
         } else {
             self.slot_mut(next).prev = prev;
         }
-        self.lists[list].len -= 1;
     }
 
     #[inline]
@@ -540,6 +559,12 @@ impl Completions {
         }
     }
 
+    /// Checks that the token is in this set.
+    pub(crate) fn check_in_set(&self, token: QToken, set: u32) -> Result<(), Error> {
+        let index = self.find_live(token)?;
+        if self.slot(index).owner == Owner::Set(set) { Ok(()) } else { Err(Error::BadToken) }
+    }
+
     /// Checks that the application may name the token.
     pub(crate) fn check(&self, token: QToken) -> Result<(), Error> {
         self.find_callers(token).map(drop)
@@ -560,6 +585,7 @@ impl Completions {
                 next: NONE,
                 prev: NONE,
                 watch: 0,
+                offset: 0,
                 sequence: 0,
                 outcome: Outcome::None,
             };

@@ -1,0 +1,422 @@
+//! An instance: a libOS, its heap, its tokens, its operators. One per thread, never shared between threads.
+//!
+//! [`Demikernel`] is a cheap handle; all of an instance's state lies in one cell behind it, borrowed for the
+//! length of one call and never across a sleep. A closure of an operator that calls back meets the borrow
+//! and gets [`Error::Reentrant`].
+
+use std::cell::{RefCell, RefMut};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+use demi_memalloc::{BufMut, Heap, HeapStats};
+
+use crate::addr::{Addr, Domain, SocketKind};
+use crate::aio::sched::Scheduler;
+use crate::config::Config;
+use crate::desc::{QDesc, Tag};
+use crate::error::Error;
+use crate::graph::Graph;
+use crate::libos::{Cx, LibOs, OpenOptions, OptionName, QueueKind, SeekTo, Setup, Shutdown, SocketOption};
+use crate::op::{Op, Position, Refused, Step};
+use crate::sga::SgArray;
+use crate::sys;
+use crate::time::{Clock, Instant};
+use crate::token::{Completions, Owner, QToken};
+use crate::wait::Policy;
+
+/// A handle to an instance over the libOS `L`.
+///
+/// Every call that starts an operation returns a token at once; `wait*` returns its result. Errors of the
+/// call itself (a bad descriptor, say) mean that nothing was started.
+pub struct Demikernel<L> {
+    shared: Rc<Shared<L>>,
+}
+
+struct Shared<L> {
+    core: RefCell<Core<L>>,
+    heap: Heap,
+    device: OwnedFd,
+    kick: OwnedFd,
+    kicker: OwnedFd,
+}
+
+/// All state of an instance. Fields drop in order: the libOS stops its devices before anything that they
+/// might still write to goes.
+pub(crate) struct Core<L> {
+    pub(crate) libos: L,
+    graph: Graph,
+    pub(crate) done: Completions,
+    pub(crate) scheduler: Scheduler,
+    heap: Heap,
+    rng: fastrand::Rng,
+    pub(crate) clock: Clock,
+    pub(crate) now: Instant,
+    pub(crate) policy: Policy,
+    kick: OwnedFd,
+}
+
+impl<L: LibOs> Demikernel<L> {
+    /// A new instance.
+    pub fn new(config: &Config) -> Result<Demikernel<L>, Error> {
+        config.check()?;
+        let heap = Heap::new(&config.heap.to_heap_config())
+            .map_err(|error| Error::Config(format!("heap of {} MiB: {error}", config.heap.size_mib)))?;
+        let libos = L::create(Setup { config, heap: &heap, tag: Tag::First })?;
+        let (kick, kicker) = sys::pipe()?;
+        let device = sys::duplicate(libos.wait_fd())?;
+        let core = Core {
+            libos,
+            graph: Graph::new(&config.queues),
+            done: Completions::new(config.tokens.max),
+            scheduler: Scheduler::new(config.tasks.max, sys::duplicate(kicker.as_fd())?),
+            heap: heap.clone(),
+            rng: fastrand::Rng::with_seed(sys::seed()),
+            clock: Clock::start(),
+            now: Instant::default(),
+            policy: Policy::new(config.wait.spin()),
+            kick: sys::duplicate(kick.as_fd())?,
+        };
+        Ok(Demikernel { shared: Rc::new(Shared { core: RefCell::new(core), heap, device, kick, kicker }) })
+    }
+
+    /// A new instance configured by the file that `DEMI_CONFIG` names, or by the defaults.
+    pub fn from_env() -> Result<Demikernel<L>, Error> {
+        Demikernel::new(&Config::from_env()?)
+    }
+
+    // --- memory
+
+    /// The instance's heap. Usable from an operator's closure, where the instance itself is not.
+    pub fn heap(&self) -> &Heap {
+        &self.shared.heap
+    }
+
+    /// A writable buffer of `len` bytes. Its content is unspecified.
+    pub fn alloc(&self, len: usize) -> Result<BufMut, Error> {
+        Ok(self.shared.heap.alloc(len)?)
+    }
+
+    /// Copies foreign memory into the heap.
+    pub fn copy_from(&self, bytes: &[u8]) -> Result<SgArray, Error> {
+        SgArray::copy_from(&self.shared.heap, bytes)
+    }
+
+    // --- sockets
+
+    /// A new socket.
+    pub fn socket(&self, domain: Domain, kind: SocketKind) -> Result<QDesc, Error> {
+        self.control(|libos, cx| libos.socket(cx, domain, kind))
+    }
+
+    /// Gives a socket its local address; port 0 picks an ephemeral one, which `local_addr` tells.
+    pub fn bind(&self, qd: QDesc, addr: impl Into<Addr>) -> Result<(), Error> {
+        let addr = addr.into();
+        self.control(|libos, cx| libos.bind(cx, qd, &addr))
+    }
+
+    /// Makes a bound stream socket accept connections, of which at most `backlog` wait.
+    pub fn listen(&self, qd: QDesc, backlog: u32) -> Result<(), Error> {
+        self.control(|libos, cx| libos.listen(cx, qd, backlog))
+    }
+
+    /// Starts to accept one connection.
+    pub fn accept(&self, qd: QDesc) -> Result<QToken, Error> {
+        self.submit(qd, &mut Op::Accept)
+    }
+
+    /// Starts to connect. A datagram socket connects too: it then sends to and receives from this peer only.
+    pub fn connect(&self, qd: QDesc, addr: impl Into<Addr>) -> Result<QToken, Error> {
+        self.submit(qd, &mut Op::Connect(addr.into()))
+    }
+
+    /// Ends one direction of a connection; what was pushed before is still sent.
+    pub fn shutdown(&self, qd: QDesc, how: Shutdown) -> Result<(), Error> {
+        self.control(|libos, cx| libos.shutdown(cx, qd, how))
+    }
+
+    /// Sets a socket option.
+    pub fn set_option(&self, qd: QDesc, option: SocketOption) -> Result<(), Error> {
+        self.control(|libos, cx| libos.set_option(cx, qd, option))
+    }
+
+    /// Reads a socket option back.
+    pub fn option(&self, qd: QDesc, name: OptionName) -> Result<SocketOption, Error> {
+        self.control(|libos, _| libos.option(qd, name))
+    }
+
+    /// The local address of a socket.
+    pub fn local_addr(&self, qd: QDesc) -> Result<Addr, Error> {
+        self.control(|libos, _| libos.local_addr(qd))
+    }
+
+    /// The address of a connected socket's peer.
+    pub fn peer_addr(&self, qd: QDesc) -> Result<Addr, Error> {
+        self.control(|libos, _| libos.peer_addr(qd))
+    }
+
+    // --- files and logs
+
+    /// Opens a file or log.
+    pub fn open(&self, path: impl AsRef<Path>, options: &OpenOptions) -> Result<QDesc, Error> {
+        self.control(|libos, cx| libos.open(cx, path.as_ref(), options))
+    }
+
+    /// Opens a file or log for appending and reading, new or emptied.
+    pub fn creat(&self, path: impl AsRef<Path>) -> Result<QDesc, Error> {
+        self.open(path, &OpenOptions { create: true, truncate: true, ..OpenOptions::default() })
+    }
+
+    /// Moves the read cursor; returns where it is.
+    pub fn seek(&self, qd: QDesc, to: SeekTo) -> Result<Position, Error> {
+        self.control(|libos, cx| libos.seek(cx, qd, to))
+    }
+
+    /// Discards what lies at and behind `position`.
+    pub fn truncate(&self, qd: QDesc, position: Position) -> Result<(), Error> {
+        self.control(|libos, cx| libos.truncate(cx, qd, position))
+    }
+
+    /// Starts to make everything pushed so far durable.
+    pub fn flush(&self, qd: QDesc) -> Result<QToken, Error> {
+        self.submit(qd, &mut Op::Flush)
+    }
+
+    // --- every queue
+
+    /// Starts to append an array. The array's bytes are shared, not copied, and cannot change any more:
+    ///
+    /// ```compile_fail
+    /// # fn f<L: demi_api::libos::LibOs>(demi: demi_api::Demikernel<L>, qd: demi_api::QDesc) {
+    /// let mut buffer = demi.alloc(64).unwrap();
+    /// let token = demi.push(qd, buffer);
+    /// buffer[0] = 1; // the buffer is the queue's now
+    /// # }
+    /// ```
+    ///
+    /// Pushes on one queue complete in the order in which they were started, and waiting for any one of them
+    /// makes progress. A refusal gives the array back.
+    pub fn push(&self, qd: QDesc, sga: impl Into<SgArray>) -> Result<QToken, Refused> {
+        self.submit_push(qd, sga.into(), None)
+    }
+
+    /// Starts to send a datagram to `to`.
+    pub fn push_to(&self, qd: QDesc, sga: impl Into<SgArray>, to: impl Into<Addr>) -> Result<QToken, Refused> {
+        self.submit_push(qd, sga.into(), Some(to.into()))
+    }
+
+    /// Starts to take the oldest element: of a stream, the bytes that are there.
+    pub fn pop(&self, qd: QDesc) -> Result<QToken, Error> {
+        self.submit(qd, &mut Op::Pop { limit: usize::MAX })
+    }
+
+    /// Starts a sized pop: of a stream, 1 to `count` bytes as one array; of a message queue, 1 to `count`
+    /// elements, as many as are there once the first is, as [`Done::Batch`](crate::op::Done::Batch).
+    pub fn pop_n(&self, qd: QDesc, count: usize) -> Result<QToken, Error> {
+        if count == 0 {
+            return Err(Error::Invalid("pop_n of nothing"));
+        }
+        let mut core = self.core()?;
+        let (libos, graph, mut cx) = core.parts();
+        match graph.kind(libos, qd)? {
+            QueueKind::Stream => core.submit(qd, &mut Op::Pop { limit: count }),
+            QueueKind::Message => graph.pop_n(libos, &mut cx, qd, count),
+        }
+    }
+
+    /// Recalls an operation: on `Ok` its token completes as [`Error::Cancelled`], and no element is lost.
+    /// [`Error::NotCancellable`] if it is done already, or too far under way; wait for it then.
+    pub fn cancel(&self, token: QToken) -> Result<(), Error> {
+        self.core()?.cancel(token)
+    }
+
+    /// Closes a queue. The descriptor is gone at once; outstanding pops, accepts and connects complete as
+    /// [`Error::Cancelled`], pushes with their true fate, within the linger time.
+    pub fn close(&self, qd: QDesc) -> Result<(), Error> {
+        let mut core = self.core()?;
+        let (libos, graph, mut cx) = core.parts();
+        if qd.tag() == Some(Tag::Graph) {
+            return graph.close(libos, &mut cx, qd);
+        }
+        libos.close(&mut cx, qd)?;
+        graph.source_closed(libos, &mut cx, qd);
+        Ok(())
+    }
+
+    /// Whether the queue keeps message boundaries.
+    pub fn kind(&self, qd: QDesc) -> Result<QueueKind, Error> {
+        let mut core = self.core()?;
+        let (libos, graph, _) = core.parts();
+        graph.kind(libos, qd)
+    }
+
+    // --- the instance
+
+    /// Polls the libOS once without waiting: for applications that compute for long between waits.
+    pub fn poll(&self) -> Result<(), Error> {
+        self.core()?.turn();
+        Ok(())
+    }
+
+    /// A handle with which a signal handler or another thread ends the current or next wait with
+    /// [`Error::Interrupted`], by writing any byte but `W` to it.
+    pub fn interrupter(&self) -> Result<Interrupter, Error> {
+        Ok(Interrupter(sys::duplicate(self.shared.kicker.as_fd())?))
+    }
+
+    /// What the instance has counted so far.
+    pub fn counters(&self) -> Result<Counters, Error> {
+        let core = self.core()?;
+        let mut libos = Vec::new();
+        core.libos.counters(&mut |name, value| libos.push((name, value)));
+        Ok(Counters {
+            turns: core.policy.turns,
+            sleeps: core.policy.sleeps,
+            overdue_turns: core.policy.overdue,
+            longest_gap: core.policy.longest_gap,
+            operations_pending: core.done.pending(),
+            operations_unreaped: core.done.live() - core.done.pending(),
+            elements_dropped: core.graph.dropped(),
+            stale_posts: core.done.stale_posts(),
+            heap: core.heap.stats(),
+            libos,
+        })
+    }
+
+    pub(crate) fn core(&self) -> Result<RefMut<'_, Core<L>>, Error> {
+        self.shared.core.try_borrow_mut().map_err(|_| Error::Reentrant)
+    }
+
+    pub(crate) fn sleep(&self, limit: Option<Duration>) {
+        sys::sleep(self.shared.device.as_fd(), self.shared.kick.as_fd(), limit);
+    }
+
+    /// Runs `call` with the operator graph, for the constructors of operators.
+    pub(crate) fn with_graph<T>(
+        &self,
+        call: impl FnOnce(&mut Graph, &mut L, &mut Cx<'_>) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let mut core = self.core()?;
+        let (libos, graph, mut cx) = core.parts();
+        call(graph, libos, &mut cx)
+    }
+
+    fn control<T>(&self, call: impl FnOnce(&mut L, &mut Cx<'_>) -> Result<T, Error>) -> Result<T, Error> {
+        let mut core = self.core()?;
+        let (libos, _, mut cx) = core.parts();
+        call(libos, &mut cx)
+    }
+
+    fn submit(&self, qd: QDesc, op: &mut Op) -> Result<QToken, Error> {
+        self.core()?.submit(qd, op)
+    }
+
+    fn submit_push(&self, qd: QDesc, sga: SgArray, to: Option<Addr>) -> Result<QToken, Refused> {
+        let mut op = Op::Push { sga, to };
+        self.submit(qd, &mut op).map_err(|error| {
+            let Op::Push { sga, .. } = op else { unreachable!("a refused operation is left as it was") };
+            Refused { error, sga }
+        })
+    }
+}
+
+impl<L: LibOs> Core<L> {
+    /// The parts that work together: libOS and graph, and what they are called with.
+    pub(crate) fn parts(&mut self) -> (&mut L, &mut Graph, Cx<'_>) {
+        let cx = Cx { heap: &self.heap, now: self.now, rng: &mut self.rng, done: &mut self.done };
+        (&mut self.libos, &mut self.graph, cx)
+    }
+
+    pub(crate) fn submit(&mut self, qd: QDesc, op: &mut Op) -> Result<QToken, Error> {
+        let token = self.done.reserve(qd, Owner::App)?;
+        let (libos, graph, mut cx) = self.parts();
+        let step = match op {
+            Op::Pop { .. } if graph.is_claimed(qd) => Err(Error::Claimed),
+            _ => graph.start(libos, &mut cx, token, qd, op),
+        };
+        match step {
+            Ok(Step::Pending) => {}
+            Ok(Step::Done(result)) => self.done.post(token, result),
+            Err(error) => {
+                self.done.unreserve(token);
+                return Err(error);
+            }
+        }
+        Ok(token)
+    }
+
+    pub(crate) fn cancel(&mut self, token: QToken) -> Result<(), Error> {
+        self.done.check(token)?;
+        if !self.done.is_pending(token)? {
+            return Err(Error::NotCancellable);
+        }
+        let at = self.done.location(token)?;
+        let (libos, graph, mut cx) = self.parts();
+        match at.tag() {
+            Some(Tag::Graph) => graph.cancel(libos, &mut cx, token, at),
+            Some(Tag::First | Tag::Second) | None => libos.cancel(&mut cx, token, at),
+        }
+    }
+
+    pub(crate) fn kick_fd(&self) -> BorrowedFd<'_> {
+        self.kick.as_fd()
+    }
+}
+
+impl<L> Clone for Demikernel<L> {
+    fn clone(&self) -> Demikernel<L> {
+        Demikernel { shared: Rc::clone(&self.shared) }
+    }
+}
+
+impl<L: LibOs> std::fmt::Debug for Demikernel<L> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Demikernel<{}>", L::NAME)
+    }
+}
+
+/// Ends waits from a signal handler or another thread. The descriptor may be handed to whatever writes a
+/// byte to a pipe when a signal comes.
+#[derive(Debug)]
+pub struct Interrupter(OwnedFd);
+
+impl Interrupter {
+    /// Ends the current or next wait of the instance with [`Error::Interrupted`].
+    pub fn interrupt(&self) {
+        sys::kick(self.0.as_fd(), b'X');
+    }
+}
+
+impl From<Interrupter> for OwnedFd {
+    fn from(interrupter: Interrupter) -> OwnedFd {
+        interrupter.0
+    }
+}
+
+/// A snapshot of what an instance has counted.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Counters {
+    /// Turns of the wait loop.
+    pub turns: u64,
+    /// Times that it slept.
+    pub sleeps: u64,
+    /// Turns that came more than 1 ms after the one before, other than by sleeping: the application computed
+    /// for too long.
+    pub overdue_turns: u64,
+    /// The longest of these gaps.
+    pub longest_gap: Duration,
+    /// Operations under way.
+    pub operations_pending: usize,
+    /// Results that nobody has waited for yet.
+    pub operations_unreaped: usize,
+    /// Elements dropped by filters, and by operators closed with elements in them.
+    pub elements_dropped: u64,
+    /// Faults of the libOS: completions for tokens that were not pending. Always zero.
+    pub stale_posts: u64,
+    /// The heap's own accounts.
+    pub heap: HeapStats,
+    /// The libOS's counters, by name.
+    pub libos: Vec<(&'static str, u64)>,
+}

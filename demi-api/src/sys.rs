@@ -1,0 +1,79 @@
+//! The only system calls of this crate: sleeping, being woken, and a seed. They go to the kernel directly,
+//! not through the C library's symbols, which a preload shim may have replaced.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
+use rustix::io::Errno;
+use rustix::pipe::PipeFlags;
+
+use crate::error::Error;
+
+/// Written to the kick pipe by wakers; any other byte is an interruption.
+pub(crate) const WAKE: u8 = b'W';
+
+/// A pipe, read end first. Neither end blocks, neither survives an `exec`.
+pub(crate) fn pipe() -> Result<(OwnedFd, OwnedFd), Error> {
+    rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).map_err(translate)
+}
+
+/// Puts a byte into the pipe; a full pipe will be read anyway.
+pub(crate) fn kick(pipe: BorrowedFd<'_>, byte: u8) {
+    let _ = rustix::io::retry_on_intr(|| rustix::io::write(pipe, &[byte]));
+}
+
+/// Empties the pipe; true if a byte other than [`WAKE`] was in it.
+pub(crate) fn drain(pipe: BorrowedFd<'_>) -> bool {
+    let mut interrupted = false;
+    let mut bytes = [0; 64];
+    while let Ok(count @ 1..) = rustix::io::retry_on_intr(|| rustix::io::read(pipe, &mut bytes)) {
+        interrupted |= bytes[..count].iter().any(|byte| *byte != WAKE);
+    }
+    interrupted
+}
+
+/// Sleeps until one of two descriptors is readable, a signal comes or the time is up.
+pub(crate) fn sleep(device: BorrowedFd<'_>, pipe: BorrowedFd<'_>, limit: Option<Duration>) {
+    let mut fds = [PollFd::new(&device, PollFlags::IN), PollFd::new(&pipe, PollFlags::IN)];
+    let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
+    // A signal ends the sleep early; the wait loop looks again and sleeps on.
+    let _ = poll(&mut fds, limit.as_ref());
+}
+
+/// One descriptor that polls readable when either of two does.
+pub(crate) fn either(first: BorrowedFd<'_>, second: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
+    let both = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(translate)?;
+    for (key, fd) in [(1, first), (2, second)] {
+        epoll::add(&both, fd, epoll::EventData::new_u64(key), epoll::EventFlags::IN).map_err(translate)?;
+    }
+    Ok(both)
+}
+
+/// A second descriptor for the same open file.
+pub(crate) fn duplicate(fd: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
+    fd.as_fd().try_clone_to_owned().map_err(|error: io::Error| match error.raw_os_error() {
+        Some(code) => translate(Errno::from_raw_os_error(code)),
+        None => Error::TooManyFiles,
+    })
+}
+
+/// Random bits from the kernel.
+pub(crate) fn seed() -> u64 {
+    let mut bytes = [0; 8];
+    let flags = rustix::rand::GetRandomFlags::empty();
+    match rustix::io::retry_on_intr(|| rustix::rand::getrandom(&mut bytes, flags)) {
+        Ok(8) => u64::from_ne_bytes(bytes),
+        // Only a kernel older than 3.17 has no getrandom, and nothing secret hangs on this seed.
+        _ => fastrand::u64(..),
+    }
+}
+
+fn translate(errno: Errno) -> Error {
+    match errno {
+        Errno::MFILE | Errno::NFILE => Error::TooManyFiles,
+        Errno::NOMEM => Error::NoBuffers,
+        other => Error::System(other.raw_os_error()),
+    }
+}

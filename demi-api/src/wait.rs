@@ -1,0 +1,278 @@
+//! The one wait loop: take what is done; else clock, poll, deadline, arm, sleep.
+//!
+//! Invariants: only this module sleeps, and it holds no borrow while it does. It asks a libOS to arm before
+//! every sleep and sleeps only if that found nothing, so an event between the last poll and the sleep is not
+//! missed. An application that is never short of results still has its libOS polled every
+//! [`TAKES_PER_TURN`] results.
+
+use std::time::Duration;
+
+use crate::error::Error;
+use crate::instance::{Core, Demikernel};
+use crate::libos::LibOs;
+use crate::op::Completion;
+use crate::sys;
+use crate::time::Instant;
+use crate::token::QToken;
+
+/// Results handed out between two polls at the most.
+const TAKES_PER_TURN: u32 = 32;
+
+/// How often a busy instance looks whether it was interrupted.
+const KICK_PERIOD: Duration = Duration::from_millis(1);
+
+/// The contract of the SOSP'21 system: an application enters its libOS at least this often.
+const OVERDUE: Duration = Duration::from_millis(1);
+
+impl<L: LibOs> Demikernel<L> {
+    /// Waits for one operation. `None` waits without limit.
+    ///
+    /// [`Error::TimedOut`] and [`Error::Interrupted`] leave the token valid; a zero timeout polls once.
+    pub fn wait(&self, token: QToken, timeout: Option<Duration>) -> Result<Completion, Error> {
+        self.wait_until(timeout, |core| core.done.take(token))
+    }
+
+    /// Waits for any of several operations; returns its place in `tokens`.
+    ///
+    /// Of those that are done already, the one that has been for longest is taken. The array is looked at
+    /// once; where it is long and long-lived, [`WaitSet`](crate::waitset::WaitSet) costs nothing per idle token.
+    pub fn wait_any(&self, tokens: &[QToken], timeout: Option<Duration>) -> Result<(usize, Completion), Error> {
+        if tokens.is_empty() {
+            return Err(Error::NothingOutstanding);
+        }
+        let mut watching = false;
+        self.wait_until(timeout, |core| {
+            if watching {
+                return Ok(core.done.take_watched());
+            }
+            watching = true;
+            core.done.watch_any(tokens)
+        })
+    }
+
+    /// Waits until all of several operations are done and appends their results to `results`, in the order of
+    /// `tokens`. On [`Error::TimedOut`] nothing is consumed.
+    pub fn wait_all(
+        &self,
+        tokens: &[QToken],
+        results: &mut Vec<Completion>,
+        timeout: Option<Duration>,
+    ) -> Result<(), Error> {
+        let mut pending = None;
+        self.wait_until(timeout, |core| {
+            let pending = match pending {
+                Some(pending) => pending,
+                None => *pending.insert(core.done.watch_all(tokens)?),
+            };
+            Ok((core.done.watch_hits() == pending).then_some(()))
+        })?;
+        let mut core = self.core()?;
+        results.reserve(tokens.len());
+        for token in tokens {
+            results.extend(core.done.take(*token)?);
+        }
+        Ok(())
+    }
+
+    /// Waits until at least one operation is done, whichever, and appends up to `limit` results to `results`,
+    /// oldest first. Returns how many. Operations of wait sets and futures are left to them.
+    pub fn wait_next_n(
+        &self,
+        results: &mut Vec<Completion>,
+        limit: usize,
+        timeout: Option<Duration>,
+    ) -> Result<usize, Error> {
+        self.wait_batch(results, limit, timeout, |core| core.done.take_next())
+    }
+
+    pub(crate) fn wait_batch(
+        &self,
+        results: &mut Vec<Completion>,
+        limit: usize,
+        timeout: Option<Duration>,
+        mut next: impl FnMut(&mut Core<L>) -> Option<Completion>,
+    ) -> Result<usize, Error> {
+        if limit == 0 {
+            return Ok(0);
+        }
+        let first = self.wait_until(timeout, |core| Ok(next(core)))?;
+        results.push(first);
+        let mut core = self.core()?;
+        let mut count = 1;
+        while count < limit
+            && let Some(result) = next(&mut core)
+        {
+            results.push(result);
+            count += 1;
+        }
+        core.policy.takes += count as u32 - 1;
+        Ok(count)
+    }
+
+    /// Turns the loop until `ready` yields something. `ready` runs before each poll and must cost O(1) after
+    /// its first call.
+    pub(crate) fn wait_until<T>(
+        &self,
+        timeout: Option<Duration>,
+        mut ready: impl FnMut(&mut Core<L>) -> Result<Option<T>, Error>,
+    ) -> Result<T, Error> {
+        let mut core = self.core()?;
+        if core.policy.takes >= TAKES_PER_TURN {
+            core.turn();
+        }
+        let mut deadline = None;
+        let mut entered = false;
+        loop {
+            if let Some(value) = ready(&mut core)? {
+                core.policy.takes += 1;
+                return Ok(value);
+            }
+            if core.turn() > 0 {
+                continue;
+            }
+            // Completions may come of a turn in which no device work was done: look before sleeping.
+            if let Some(value) = ready(&mut core)? {
+                return Ok(value);
+            }
+            if std::mem::take(&mut core.policy.interrupted) {
+                return Err(Error::Interrupted);
+            }
+            let now = core.now;
+            if !std::mem::replace(&mut entered, true) {
+                core.policy.idle_since = now;
+            }
+            if let Some(timeout) = timeout {
+                let deadline = *deadline.get_or_insert_with(|| now + timeout);
+                if now >= deadline {
+                    return Err(Error::TimedOut);
+                }
+            } else if core.is_hopeless() {
+                return Err(Error::NothingOutstanding);
+            }
+            if !core.policy.wants_sleep(now) || !core.arm() {
+                std::hint::spin_loop();
+                continue;
+            }
+            let limit = core.sleep_limit(deadline);
+            drop(core);
+            self.sleep(limit);
+            core = self.core()?;
+            core.woke();
+        }
+    }
+}
+
+impl<L: LibOs> Core<L> {
+    /// One turn: read the clock, poll the libOS, run the operators that have something to do.
+    pub(crate) fn turn(&mut self) -> usize {
+        let now = self.clock.now();
+        self.policy.begin_turn(now - self.now);
+        self.now = now;
+        if now - self.policy.kick_seen >= KICK_PERIOD {
+            self.look_for_kick();
+        }
+        let fired = self.scheduler.fire_timers(now);
+        let woken = self.done.woken();
+        let (libos, graph, mut cx) = self.parts();
+        let work = libos.poll(&mut cx) + graph.drain(libos, &mut cx);
+        let work = work + fired + self.done.woken().wrapping_sub(woken);
+        if work > 0 {
+            self.policy.idle_since = now;
+        }
+        work
+    }
+
+    fn look_for_kick(&mut self) {
+        self.policy.kick_seen = self.now;
+        self.policy.interrupted |= sys::drain(self.kick_fd());
+    }
+
+    /// Whether waiting without limit could not end: nothing is under way and no timer or task is alive.
+    fn is_hopeless(&self) -> bool {
+        self.done.pending() == 0 && !self.scheduler.is_waiting()
+    }
+
+    fn arm(&mut self) -> bool {
+        self.scheduler.fall_asleep();
+        let (libos, graph, mut cx) = self.parts();
+        let quiet = graph.is_idle() && libos.arm(&mut cx);
+        if !quiet || self.scheduler.has_ready() {
+            self.scheduler.wake_up();
+            return false;
+        }
+        true
+    }
+
+    fn sleep_limit(&mut self, deadline: Option<Instant>) -> Option<Duration> {
+        self.policy.sleeps += 1;
+        let wake = [deadline, self.libos.next_deadline(), self.scheduler.next_timer()].into_iter().flatten().min();
+        wake.map(|wake| wake - self.now)
+    }
+
+    fn woke(&mut self) {
+        self.scheduler.wake_up();
+        let now = self.clock.now();
+        let slept = now - self.now;
+        self.now = now;
+        self.policy.adapt(slept);
+        self.look_for_kick();
+    }
+}
+
+/// When to sleep, and what was seen of the application's own pace.
+#[derive(Debug)]
+pub(crate) struct Policy {
+    spin_min: Duration,
+    spin_max: Duration,
+    /// Time to spin at present, between the two bounds.
+    spin: Duration,
+    pub(crate) idle_since: Instant,
+    /// Results handed out since the last turn.
+    pub(crate) takes: u32,
+    pub(crate) interrupted: bool,
+    kick_seen: Instant,
+    pub(crate) turns: u64,
+    pub(crate) sleeps: u64,
+    pub(crate) overdue: u64,
+    pub(crate) longest_gap: Duration,
+}
+
+impl Policy {
+    pub(crate) fn new((spin_min, spin_max): (Duration, Duration)) -> Policy {
+        Policy {
+            spin_min,
+            spin_max,
+            spin: spin_max,
+            idle_since: Instant::default(),
+            takes: 0,
+            interrupted: false,
+            kick_seen: Instant::default(),
+            turns: 0,
+            sleeps: 0,
+            overdue: 0,
+            longest_gap: Duration::ZERO,
+        }
+    }
+
+    fn begin_turn(&mut self, gap: Duration) {
+        self.turns += 1;
+        self.takes = 0;
+        if gap > OVERDUE && self.turns > 1 {
+            self.overdue += 1;
+            self.longest_gap = self.longest_gap.max(gap);
+        }
+    }
+
+    fn wants_sleep(&self, now: Instant) -> bool {
+        now - self.idle_since >= self.spin
+    }
+
+    /// A sleep that a little more spinning would have spared lets the spin grow; a long one lets it shrink.
+    fn adapt(&mut self, slept: Duration) {
+        let spin = if slept < self.spin_max { self.spin * 2 } else { self.spin / 2 };
+        self.spin = spin.clamp(self.spin_min.max(Duration::from_micros(1)), self.spin_max.max(self.spin_min));
+        if self.spin_max.is_zero() {
+            self.spin = Duration::ZERO;
+        }
+    }
+}
