@@ -49,7 +49,8 @@ impl FromStr for Addr {
         if let Some(path) = text.strip_prefix("unix:") {
             return Ok(Addr::Unix(Path::new(path).into()));
         }
-        let addr = text.parse().map_err(|_| Error::Invalid("an address is IP:PORT, [IPv6]:PORT or unix:PATH"))?;
+        let addr =
+            text.parse().map_err(|_| Error::Invalid("an address is IP:PORT, [IPv6]:PORT or unix:PATH"))?;
         Ok(Addr::Inet(addr))
     }
 }

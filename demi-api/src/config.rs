@@ -192,8 +192,9 @@ impl Config {
 
     /// Reads a file.
     pub fn load(path: &Path) -> Result<Config, Error> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| Error::Config(format!("cannot read configuration {}: {error}", path.display())))?;
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            Error::Config(format!("cannot read configuration {}: {error}", path.display()))
+        })?;
         Config::parse(&text, &path.display().to_string())
     }
 

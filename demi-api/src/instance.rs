@@ -202,7 +202,12 @@ impl<L: LibOs> Demikernel<L> {
     }
 
     /// Starts to send a datagram to `to`.
-    pub fn push_to(&self, qd: QDesc, sga: impl Into<SgArray>, to: impl Into<Addr>) -> Result<QToken, Refused> {
+    pub fn push_to(
+        &self,
+        qd: QDesc,
+        sga: impl Into<SgArray>,
+        to: impl Into<Addr>,
+    ) -> Result<QToken, Refused> {
         self.submit_push(qd, sga.into(), Some(to.into()))
     }
 

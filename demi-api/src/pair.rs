@@ -6,9 +6,7 @@ use std::path::Path;
 use crate::addr::{Addr, Domain, SocketKind};
 use crate::desc::{QDesc, Tag};
 use crate::error::Error;
-use crate::libos::{
-    Cx, LibOs, OpenOptions, OptionName, QueueKind, SeekTo, Setup, Shutdown, SocketOption,
-};
+use crate::libos::{Cx, LibOs, OpenOptions, OptionName, QueueKind, SeekTo, Setup, Shutdown, SocketOption};
 use crate::op::{Op, Position, Step};
 use crate::sys;
 use crate::time::Instant;

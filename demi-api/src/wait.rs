@@ -36,7 +36,11 @@ impl<L: LibOs> Demikernel<L> {
     ///
     /// Of those that are done already, the one that has been for longest is taken. The array is looked at
     /// once; where it is long and long-lived, [`WaitSet`](crate::waitset::WaitSet) costs nothing per idle token.
-    pub fn wait_any(&self, tokens: &[QToken], timeout: Option<Duration>) -> Result<(usize, Completion), Error> {
+    pub fn wait_any(
+        &self,
+        tokens: &[QToken],
+        timeout: Option<Duration>,
+    ) -> Result<(usize, Completion), Error> {
         if tokens.is_empty() {
             return Err(Error::NothingOutstanding);
         }
@@ -205,7 +209,8 @@ impl<L: LibOs> Core<L> {
 
     fn sleep_limit(&mut self, deadline: Option<Instant>) -> Option<Duration> {
         self.policy.sleeps += 1;
-        let wake = [deadline, self.libos.next_deadline(), self.scheduler.next_timer()].into_iter().flatten().min();
+        let wake =
+            [deadline, self.libos.next_deadline(), self.scheduler.next_timer()].into_iter().flatten().min();
         wake.map(|wake| wake - self.now)
     }
 

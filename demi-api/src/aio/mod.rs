@@ -93,7 +93,10 @@ impl<L: LibOs> Demikernel<L> {
     }
 
     /// Starts a task. It runs inside [`block_on`](Demikernel::block_on); dropping the handle lets it run on.
-    pub fn spawn<T: 'static>(&self, future: impl Future<Output = T> + 'static) -> Result<JoinHandle<T>, Error> {
+    pub fn spawn<T: 'static>(
+        &self,
+        future: impl Future<Output = T> + 'static,
+    ) -> Result<JoinHandle<T>, Error> {
         let (send, result) = oneshot::channel();
         let task = async move {
             let _ = send.send(future.await);

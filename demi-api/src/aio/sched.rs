@@ -41,7 +41,14 @@ impl Scheduler {
     pub(crate) fn new(max: usize, kick: OwnedFd) -> Scheduler {
         let bits = Arc::new(ReadyBits::new(max + 1, kick));
         let main_waker = bits.waker(MAIN);
-        Scheduler { slots: Vec::new(), free: Vec::new(), bits, timers: BTreeMap::new(), next_timer: 0, main_waker }
+        Scheduler {
+            slots: Vec::new(),
+            free: Vec::new(),
+            bits,
+            timers: BTreeMap::new(),
+            next_timer: 0,
+            main_waker,
+        }
     }
 
     pub(crate) fn main_waker(&self) -> Waker {

@@ -1,59 +1,20 @@
-//! Tokens and the table that they index: every outstanding or unreaped operation of an instance.
+//! The token table: every outstanding or unreaped operation of an instance.
 //!
 //! Invariants: a token completes exactly once and is taken exactly once; slot and generation together are
 //! never reused (a slot whose generation would wrap is retired). A finished slot is a member of exactly one
-//! ready list, that of its owner, so that taking "whatever is next" costs what is ready, not what exists.
-//! Slots come in chunks that never move: growth copies nothing.
+//! ready list, that of its owner, so that taking "whatever is next" costs what is ready, not what exists; a
+//! future's has none, as its task was woken. Slots come in chunks that never move: growth copies none.
 
-use std::fmt;
 use std::task::Waker;
 
+use super::QToken;
+use super::side::Side;
 use crate::desc::QDesc;
 use crate::error::Error;
 use crate::op::{Completion, Done, Position};
 
 const NONE: u32 = u32::MAX;
 const CHUNK: usize = 1024;
-
-/// Names one operation of one instance: slot and 32-bit generation. Zero is never a token.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct QToken(u64);
-
-impl QToken {
-    fn new(slot: u32, generation: u32) -> QToken {
-        QToken(u64::from(generation) << 32 | u64::from(slot))
-    }
-
-    /// The number behind the token.
-    pub fn raw(self) -> u64 {
-        self.0
-    }
-
-    /// A token from any number: an allegation, checked at its first use.
-    pub fn from_raw(raw: u64) -> QToken {
-        QToken(raw)
-    }
-
-    fn slot(self) -> u32 {
-        self.0 as u32
-    }
-
-    fn generation(self) -> u32 {
-        (self.0 >> 32) as u32
-    }
-}
-
-impl fmt::Display for QToken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.slot(), self.generation())
-    }
-}
-
-impl fmt::Debug for QToken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "token {self}")
-    }
-}
 
 /// Who gets an operation's result.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -275,7 +236,9 @@ impl Completions {
         if index == NONE {
             return None;
         }
-        let Owner::Node { node, port } = self.slot(index).owner else { unreachable!("node list holds nodes' tokens") };
+        let Owner::Node { node, port } = self.slot(index).owner else {
+            unreachable!("node list holds nodes' tokens")
+        };
         let completion = self.take_ready(index);
         Some((node, port, completion.token, completion.result))
     }
@@ -570,9 +533,16 @@ impl Completions {
         self.find_callers(token).map(drop)
     }
 
+    /// Lets a pending token's slot run on its last generation.
+    #[cfg(test)]
+    pub(super) fn exhaust(&mut self, token: QToken) {
+        let index = self.find_live(token).expect("the token is live");
+        self.slot_mut(index).generation = u32::MAX;
+    }
+
     #[cold]
     fn grow(&mut self) -> Result<u32, Error> {
-        if self.live >= self.max || self.used as usize >= self.max {
+        if self.used as usize >= self.max {
             return Err(Error::TooManyTokens(self.max));
         }
         if self.used as usize == self.chunks.len() * CHUNK {
@@ -603,38 +573,5 @@ impl Completions {
     #[inline]
     fn slot_mut(&mut self, index: u32) -> &mut Slot {
         &mut self.chunks[index as usize / CHUNK][index as usize % CHUNK]
-    }
-}
-
-/// Values by small index, without a hole's cost: freed indices are reused last-in first-out.
-#[derive(Debug)]
-struct Side<T> {
-    values: Vec<Option<T>>,
-    free: Vec<u32>,
-}
-
-impl<T> Default for Side<T> {
-    fn default() -> Side<T> {
-        Side { values: Vec::new(), free: Vec::new() }
-    }
-}
-
-impl<T> Side<T> {
-    fn insert(&mut self, value: T) -> u32 {
-        if let Some(index) = self.free.pop() {
-            self.values[index as usize] = Some(value);
-            return index;
-        }
-        self.values.push(Some(value));
-        (self.values.len() - 1) as u32
-    }
-
-    fn take(&mut self, index: u32) -> T {
-        self.free.push(index);
-        self.values[index as usize].take().expect("a slot refers to a value it has put here")
-    }
-
-    fn get_mut(&mut self, index: u32) -> &mut T {
-        self.values[index as usize].as_mut().expect("a slot refers to a value it has put here")
     }
 }

@@ -1,0 +1,233 @@
+//! The table against a trivial oracle, and the rules for tokens that are stale, foreign or made up.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::desc::QDesc;
+use crate::error::Error;
+use crate::op::{Done, Position};
+
+const QD: u32 = 5;
+
+fn reserve(table: &mut Completions) -> QToken {
+    table.reserve(QDesc::from_raw(QD), Owner::App).unwrap()
+}
+
+fn pushed(n: u64) -> Result<Done, Error> {
+    Ok(Done::Pushed(Position(n)))
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Reserve,
+    Post(usize),
+    Take(usize),
+    TakeNext,
+    Forget(usize),
+    ToSet(usize),
+    TakeSet,
+    Any(Vec<usize>),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        3 => Just(Step::Reserve),
+        3 => any::<usize>().prop_map(Step::Post),
+        1 => any::<usize>().prop_map(Step::Take),
+        1 => Just(Step::TakeNext),
+        1 => any::<usize>().prop_map(Step::Forget),
+        1 => any::<usize>().prop_map(Step::ToSet),
+        1 => Just(Step::TakeSet),
+        1 => prop::collection::vec(any::<usize>(), 1..5).prop_map(Step::Any),
+    ];
+    prop::collection::vec(step, 0..300)
+}
+
+/// What the table should hold: pending and ready tokens, each ready one in its owner's queue, oldest first.
+#[derive(Default)]
+struct Oracle {
+    pending: Vec<(QToken, bool)>,
+    ready: BTreeMap<QToken, u64>,
+    app: VecDeque<QToken>,
+    set: VecDeque<QToken>,
+    /// In order of completion.
+    age: Vec<QToken>,
+}
+
+impl Oracle {
+    fn took(&mut self, token: QToken) -> u64 {
+        self.app.retain(|other| *other != token);
+        self.set.retain(|other| *other != token);
+        self.age.retain(|other| *other != token);
+        self.ready.remove(&token).expect("the table yields what is ready")
+    }
+
+    fn live(&self) -> Vec<QToken> {
+        self.pending.iter().map(|(token, _)| *token).chain(self.ready.keys().copied()).collect()
+    }
+}
+
+fn pick<T: Copy>(items: &[T], n: usize) -> Option<T> {
+    (!items.is_empty()).then(|| items[n % items.len()])
+}
+
+proptest! {
+    #[test]
+    fn agrees_with_the_oracle(steps in steps()) {
+        let mut table = Completions::new(64);
+        let set = table.open_set();
+        let mut oracle = Oracle::default();
+        let mut next = 0;
+        for step in steps {
+            match step {
+                Step::Reserve => match table.reserve(QDesc::from_raw(QD), Owner::App) {
+                    Ok(token) => oracle.pending.push((token, false)),
+                    Err(error) => {
+                        prop_assert_eq!(error, Error::TooManyTokens(64));
+                        prop_assert_eq!(oracle.live().len(), 64);
+                    }
+                },
+                Step::Post(n) => if !oracle.pending.is_empty() {
+                    let (token, in_set) = oracle.pending.remove(n % oracle.pending.len());
+                    table.post(token, pushed(next));
+                    oracle.ready.insert(token, next);
+                    if in_set { oracle.set.push_back(token) } else { oracle.app.push_back(token) }
+                    oracle.age.push(token);
+                    next += 1;
+                },
+                Step::Take(n) => if let Some(token) = pick(&oracle.live(), n) {
+                    match table.take(token).unwrap() {
+                        Some(completion) => {
+                            let expected = oracle.took(token);
+                            prop_assert_eq!(completion.pushed(), Ok(Position(expected)));
+                            prop_assert_eq!(table.take(token).unwrap_err(), Error::BadToken);
+                        }
+                        None => prop_assert!(!oracle.ready.contains_key(&token)),
+                    }
+                },
+                Step::TakeNext => {
+                    let taken = table.take_next();
+                    prop_assert_eq!(taken.as_ref().map(|c| c.token), oracle.app.front().copied());
+                    if let Some(completion) = taken {
+                        let expected = oracle.took(completion.token);
+                        prop_assert_eq!(completion.pushed(), Ok(Position(expected)));
+                    }
+                }
+                Step::TakeSet => {
+                    let taken = table.take_next_of(set);
+                    prop_assert_eq!(taken.as_ref().map(|c| c.token), oracle.set.front().copied());
+                    if let Some(completion) = taken {
+                        oracle.took(completion.token);
+                    }
+                }
+                Step::Forget(n) => if let Some(token) = pick(&oracle.live(), n) {
+                    table.give_to(token, Owner::Discard).unwrap();
+                    if oracle.ready.contains_key(&token) {
+                        oracle.took(token);
+                    } else {
+                        oracle.pending.retain(|(other, _)| *other != token);
+                        prop_assert_eq!(table.take(token).unwrap_err(), Error::BadToken);
+                        table.post(token, pushed(0));
+                    }
+                },
+                Step::ToSet(n) => if let Some(token) = pick(&oracle.live(), n) {
+                    table.give_to(token, Owner::Set(set)).unwrap();
+                    if let Some(entry) = oracle.pending.iter_mut().find(|(other, _)| *other == token) {
+                        entry.1 = true;
+                    } else {
+                        oracle.app.retain(|other| *other != token);
+                        oracle.set.retain(|other| *other != token);
+                        oracle.set.push_back(token);
+                    }
+                },
+                Step::Any(picks) => {
+                    let live = oracle.live();
+                    let tokens: Vec<_> = picks.iter().filter_map(|n| pick(&live, *n)).collect();
+                    let oldest = oracle.age.iter().find(|token| tokens.contains(token)).copied();
+                    let taken = table.watch_any(&tokens).unwrap();
+                    prop_assert_eq!(taken.as_ref().map(|(_, c)| c.token), oldest);
+                    if let Some((offset, completion)) = taken {
+                        prop_assert_eq!(tokens[offset], completion.token);
+                        oracle.took(completion.token);
+                    } else if let Some(n) = tokens.first() {
+                        let place = oracle.pending.iter().position(|(token, _)| token == n).unwrap();
+                        let (token, _) = oracle.pending.remove(place);
+                        table.post(token, pushed(next));
+                        let (offset, completion) = table.take_watched().expect("a watched token was posted");
+                        prop_assert_eq!((offset, completion.token), (0, token));
+                        prop_assert!(table.take_watched().is_none());
+                    }
+                }
+            }
+            prop_assert_eq!(table.live(), oracle.live().len());
+            prop_assert_eq!(table.pending(), oracle.pending.len());
+        }
+        table.close_set(set);
+        let rest = std::iter::from_fn(|| table.take_next()).count();
+        prop_assert_eq!(rest, oracle.ready.len());
+        prop_assert_eq!(table.stale_posts(), 0);
+    }
+
+    #[test]
+    fn made_up_tokens_are_refused(raws in prop::collection::vec(any::<u64>(), 1..50)) {
+        let mut table = Completions::new(64);
+        let real: Vec<_> = (0..32).map(|_| reserve(&mut table)).collect();
+        for raw in raws.into_iter().chain([0, u64::MAX, 1 << 32, 32, 1]) {
+            let token = QToken::from_raw(raw);
+            if !real.contains(&token) {
+                prop_assert_eq!(table.take(token).unwrap_err(), Error::BadToken);
+                prop_assert_eq!(table.check(token), Err(Error::BadToken));
+                prop_assert!(table.watch_any(&[real[0], token]).is_err());
+                prop_assert!(table.watch_all(&[real[0], token]).is_err());
+            }
+        }
+    }
+}
+
+#[test]
+fn an_operators_tokens_are_not_the_applications() {
+    let mut table = Completions::new(4);
+    let node = QDesc::from_raw(4);
+    let token = table.reserve(node, Owner::Node { node, port: 1 }).unwrap();
+    assert_eq!(table.check(token), Err(Error::BadToken));
+    table.post(token, pushed(9));
+    assert_eq!(table.take(token).unwrap_err(), Error::BadToken);
+    assert!(table.take_next().is_none());
+    let (at, port, posted, result) = table.take_node().unwrap();
+    assert_eq!((at, port, posted), (node, 1, token));
+    assert!(matches!(result, Ok(Done::Pushed(Position(9)))));
+    assert_eq!(table.live(), 0);
+}
+
+#[test]
+fn wait_all_refuses_the_same_token_twice() {
+    let mut table = Completions::new(4);
+    let [a, b] = [(); 2].map(|()| reserve(&mut table));
+    assert_eq!(table.watch_all(&[a, b, a]), Err(Error::DuplicateToken));
+    assert_eq!(table.watch_all(&[a, b]), Ok(2));
+    table.post(b, pushed(0));
+    assert_eq!(table.watch_hits(), 1);
+}
+
+#[test]
+fn wait_any_twice_over_one_token_reports_its_first_place() {
+    let mut table = Completions::new(4);
+    let [a, b] = [(); 2].map(|()| reserve(&mut table));
+    assert!(table.watch_any(&[a, b, b]).unwrap().is_none());
+    table.post(b, pushed(0));
+    assert_eq!(table.take_watched().unwrap().0, 1);
+}
+
+#[test]
+fn a_slot_whose_generations_are_used_up_is_retired() {
+    let mut table = Completions::new(2);
+    let token = reserve(&mut table);
+    table.exhaust(token);
+    let last = QToken::from_raw(u64::from(u32::MAX) << 32 | token.raw() & 0xffff_ffff);
+    table.unreserve(last);
+    let other = reserve(&mut table);
+    assert_ne!(other.raw() as u32, token.raw() as u32, "the slot must not come back under generation 0 or 1");
+    assert_eq!(table.reserve(QDesc::from_raw(QD), Owner::App), Err(Error::TooManyTokens(2)));
+}
