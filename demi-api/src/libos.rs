@@ -45,6 +45,9 @@ pub struct Setup<'a> {
 /// or `close`, exactly once. Pushes on one queue complete in the order in which they were started.
 ///
 /// Control calls are synchronous. Those that a libOS has no use for keep their default, which refuses.
+///
+/// Dropping a libOS stops its devices and waits, within a bound, until they have let go of the heap; memory that
+/// a device does not give back by then is leaked, never freed. For this it keeps a handle of the heap.
 pub trait LibOs: Sized {
     /// Its name, as in binaries, libraries and configuration sections.
     const NAME: &'static str;
@@ -114,7 +117,8 @@ pub trait LibOs: Sized {
     /// Whether the queue keeps message boundaries. Also the check that a descriptor is open.
     fn kind(&self, qd: QDesc) -> Result<QueueKind, Error>;
 
-    /// Begins an operation.
+    /// Begins an operation. What is done on the spot is returned, and must be exactly what `poll` would have
+    /// posted: both come from the same place in a sound libOS.
     ///
     /// On `Err` nothing was begun and `op` is as it was. On [`Step::Pending`] the libOS has taken out of `op`
     /// what it needs and will post `token` exactly once.
@@ -129,15 +133,16 @@ pub trait LibOs: Sized {
     /// done: zero tells the wait loop that it may look for sleep.
     fn poll(&mut self, cx: &mut Cx<'_>) -> usize;
 
-    /// When `poll` must be called at the latest, device or no device.
+    /// When `poll` must be called at the latest, device or no device: the next timer, and the reclaiming of what
+    /// a device has transmitted, if it does not signal that.
     fn next_deadline(&self) -> Option<Instant>;
 
     /// A descriptor that polls readable when a sleeping instance has work. It stays the same and stays open
     /// for as long as the libOS lives.
     fn wait_fd(&self) -> BorrowedFd<'_>;
 
-    /// Prepares for sleep on [`wait_fd`](LibOs::wait_fd): enables notification, then looks again. False: there
-    /// is work already, do not sleep.
+    /// Prepares for sleep on [`wait_fd`](LibOs::wait_fd): hands the device what is due, enables notification, then
+    /// looks again. False: there is work already, do not sleep. What it finds done it may also post.
     fn arm(&mut self, cx: &mut Cx<'_>) -> bool;
 
     /// Names and values of its counters.

@@ -198,9 +198,11 @@ impl<L: LibOs> Core<L> {
 
     fn arm(&mut self) -> bool {
         self.scheduler.fall_asleep();
+        let posted = self.done.posted();
         let (libos, graph, mut cx) = self.parts();
         let quiet = graph.is_idle() && libos.arm(&mut cx);
-        if !quiet || self.scheduler.has_ready() {
+        // Arming may reap the last completions and post them: those are work, whatever it says.
+        if !quiet || self.done.posted() != posted || self.scheduler.has_ready() {
             self.scheduler.wake_up();
             return false;
         }

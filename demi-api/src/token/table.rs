@@ -158,6 +158,7 @@ impl Completions {
                 return;
             }
             Owner::Discard => {
+                self.sequence = self.sequence.wrapping_add(1);
                 self.release(index);
                 return;
             }
@@ -374,6 +375,11 @@ impl Completions {
             }
         }
         self.free_lists.push(set);
+    }
+
+    /// How many operations have completed so far; wraps.
+    pub(crate) fn posted(&self) -> u32 {
+        self.sequence
     }
 
     /// Results handed to futures so far; wraps.
