@@ -1,15 +1,16 @@
 //! What [`Buf`] and [`BufMut`] have in common: a counted reference to an object, and a range of its bytes.
 //!
-//! Invariants: a [`RawBuf`] with a heap owns one reference of the live object at `slot`; all references of an object
-//! together own one pin of the heap; `data..data + len` lies in the object. Without a heap it is empty.
+//! Invariants: a [`RawBuf`] with a heap owns one reference of the live object at `slot`, which keeps the heap's core
+//! alive; `data..data + len` lies in the object. Without a heap it is empty.
 
 use super::{Buf, BufMut};
-use crate::heap::{Core, Pin};
+use crate::heap::{Core, Pin, Shared, let_go, release};
 use crate::superblock::{Loose, Slot};
 use std::mem::ManuallyDrop;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::slice;
+use std::sync::Arc;
 
 pub(crate) struct RawBuf {
     heap: Option<NonNull<Core>>,
@@ -25,9 +26,7 @@ impl RawBuf {
     /// The first reference to an object, and the first `len` of its bytes.
     #[inline]
     pub(super) fn claim(pin: &Pin, object: Loose, len: usize) -> Self {
-        let slot = pin.slots().claim(object);
-        // The object's pin, which its last reference drops.
-        let _ = pin.clone().into_raw();
+        let slot = pin.slots.claim(object);
         // SAFETY: `slot` has just become live, with one reference; `len` is at most what was asked of the heap.
         unsafe { Self::from_parts(pin, slot, slot.offset(), len) }
     }
@@ -45,7 +44,7 @@ impl RawBuf {
 
     #[inline]
     pub(super) fn core(&self) -> Option<&Core> {
-        // SAFETY: the object is live, so it pins its core for at least as long as this borrow of a reference to it.
+        // SAFETY: the object is live, so its core is, for at least as long as a reference to it is borrowed.
         self.heap.map(|core| unsafe { core.as_ref() })
     }
 
@@ -62,7 +61,7 @@ impl RawBuf {
     /// Whether this is the only reference to its object.
     #[inline]
     pub(super) fn is_unique(&self) -> bool {
-        self.core().is_none_or(|core| core.slots().is_unique(self.slot))
+        self.core().is_none_or(|core| core.slots.is_unique(self.slot))
     }
 
     pub(super) fn same_object(&self, other: &Self) -> bool {
@@ -73,7 +72,7 @@ impl RawBuf {
     #[inline]
     pub(super) fn another(&self) -> Self {
         if let Some(core) = self.core() {
-            core.slots().add_reference(self.slot);
+            core.slots.add_reference(self.slot);
         }
         Self { ..*self }
     }
@@ -118,17 +117,21 @@ impl RawBuf {
         (this.heap, this.slot, this.data, this.len)
     }
 
-    /// The object as no longer referenced, with its pin; `None` if there are other references, or no object.
-    pub(super) fn try_into_loose(self) -> Result<(Pin, Loose, NonNull<u8>, u32), Self> {
-        if !self.is_unique() || self.heap.is_none() {
-            return Err(self);
-        }
-        let (Some(heap), slot, data, len) = self.into_parts() else { unreachable!("it has a heap") };
-        // SAFETY: this was the last reference, so the object's pin comes with it, once.
-        let pin = unsafe { Pin::from_raw(heap) };
-        // SAFETY: `self` owned a reference and is gone; `data` is only followed by whoever holds the object.
-        let object = unsafe { pin.slots().drop_reference(slot) };
-        Ok((pin, object.expect("the reference was the only one"), data, len))
+    /// The object as one that leaves this thread, without a reference to it. What is left here may go.
+    ///
+    /// # Errors
+    /// The buffer itself, if there are other references to its object, or it has none.
+    pub(super) fn try_send_away(self) -> Result<(Arc<Shared>, Loose, NonNull<u8>, u32), Self> {
+        let Some(core) = self.core().filter(|_| self.is_unique()) else { return Err(self) };
+        let shared = Arc::clone(&core.shared);
+        core.count_sent_away(self.slot);
+        let (Some(heap), slot, data, len) = self.into_parts() else { unreachable!("it has a core") };
+        // SAFETY: `self` owned the one reference and is gone; `data` is followed only by whoever holds the object.
+        let object = unsafe { shared.slots.drop_reference(slot) }.expect("the reference was the only one");
+        shared.slots.send_away(&object);
+        // SAFETY: the object was live until now, so the core is alive; it is not used any more.
+        unsafe { let_go(heap) };
+        Ok((shared, object, data, len))
     }
 }
 
@@ -136,13 +139,11 @@ impl Drop for RawBuf {
     #[inline]
     fn drop(&mut self) {
         let Some(heap) = self.heap else { return };
-        // SAFETY: until its last reference is dropped, the object pins the core.
-        let core = unsafe { heap.as_ref() };
-        // SAFETY: this value owns a reference, which ends here, as does its access to the bytes.
-        if let Some(object) = unsafe { core.slots().drop_reference(self.slot) } {
-            core.put(object);
-            // SAFETY: the last reference is gone, and the object's pin goes after it, once.
-            drop(unsafe { Pin::from_raw(heap) });
+        // SAFETY: the object is live, so the core is alive. This value owns a reference, which ends here, as does its
+        // access to the bytes.
+        if let Some(object) = unsafe { heap.as_ref().slots.drop_reference(self.slot) } {
+            // SAFETY: the object was live until now, and the core is not used any more.
+            unsafe { release(heap, object) };
         }
     }
 }

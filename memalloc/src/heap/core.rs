@@ -6,12 +6,11 @@
 
 use super::dma::Maps;
 use super::stats::Counters;
-use crate::class::{MAX_CLASS_SIZE, class_of};
 use crate::region::Mapping;
 use crate::superblock::{
-    BinIx, Bins, BlockIx, Blocks, GRANULE, Loose, Returns, SUPERBLOCK, Slot, Slots, Vacant,
+    Bin, BinIx, Bins, Blocks, GRANULE, Loose, Returns, SUPERBLOCK, Slot, Slots, Superblock, Vacant,
 };
-use crate::{HeapConfig, HeapError, OutOfMemory, RegionInfo};
+use crate::{HeapConfig, HeapError, RegionInfo};
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
@@ -29,9 +28,11 @@ pub(crate) struct Shared {
 }
 
 pub(crate) struct Core {
-    /// One for each handle and each object that is live on this thread; the core goes with the last.
+    /// How many [`Pin`](super::Pin)s there are. The core goes when there is neither one nor a live object.
     pub(super) pins: Cell<usize>,
     pub(crate) shared: Arc<Shared>,
+    /// The same words as in `shared`.
+    pub(crate) slots: Slots,
     pub(super) blocks: Blocks,
     pub(super) bins: Bins,
     pub(super) vacant: Vacant,
@@ -50,6 +51,7 @@ impl Core {
         let slots = Slots::reserve(region.len() / GRANULE, config.huge_pages, config.lock)?;
         Ok(Self {
             pins: Cell::new(0),
+            slots: slots.clone(),
             shared: Arc::new(Shared { region, slots, returns: Returns::new() }),
             blocks: Blocks::new(superblocks),
             bins: Bins::new(superblocks),
@@ -64,15 +66,20 @@ impl Core {
         RegionInfo { base: region.base().as_ptr(), len: region.len(), page_size: region.page_size() }
     }
 
-    #[inline]
-    pub(crate) fn slots(&self) -> &Slots {
-        &self.shared.slots
-    }
-
     /// Bytes of the object at `slot`.
     #[inline]
     pub(crate) fn object_size(&self, slot: Slot) -> usize {
         self.blocks[slot.block()].object_size()
+    }
+
+    /// Counts the object at `slot` as live on another thread.
+    pub(crate) fn count_sent_away(&self, slot: Slot) {
+        self.counters.count_sent_away(self.object_size(slot));
+    }
+
+    /// Counts the object at `slot`, which was live on another thread, as live here.
+    pub(crate) fn count_back(&self, slot: Slot) {
+        self.counters.count_back(self.object_size(slot));
     }
 
     /// Where an address lies in the region. `None`: elsewhere.
@@ -83,49 +90,50 @@ impl Core {
         (offset < region.len()).then_some(offset)
     }
 
-    /// Takes an object of at least `len` bytes.
+    /// Takes an object from a bin, if that is a matter of a few instructions. `None`: ask [`Core::take`].
     #[inline]
-    pub(super) fn allocate(&self, len: usize) -> Result<Loose, OutOfMemory> {
-        let object =
-            if len <= MAX_CLASS_SIZE { self.take(BinIx::class(class_of(len))) } else { self.take_large(len) };
-        object.ok_or_else(|| self.out_of_memory(len))
+    pub(super) fn take_quickly(&self, bin: BinIx) -> Option<Loose> {
+        let bin = &self.bins[bin];
+        let block = &self.blocks[bin.head()?];
+        if block.is_almost_full() {
+            return None;
+        }
+        Some(self.take_from(bin, block))
     }
 
-    /// Takes an object from a bin.
+    /// Takes an object from a superblock of a bin.
     #[inline]
-    pub(super) fn take(&self, bin_ix: BinIx) -> Option<Loose> {
-        let bin = &self.bins[bin_ix];
-        let at = bin.head().or_else(|| self.refill(bin_ix))?;
-        let block = &self.blocks[at];
-        if bin.spare().get() == at {
-            bin.spare().set(BlockIx::NONE);
-        }
-        let object = block.pop(self.slots());
-        if block.is_full() {
-            bin.unlist(&self.blocks, at);
-        }
+    pub(super) fn take_from(&self, bin: &Bin, block: &Superblock) -> Loose {
+        let object = block.pop(&self.slots);
         bin.count_taken();
         self.counters.count_taken(block.object_size());
         self.check_poison(&object);
-        Some(object)
+        object
     }
 
-    /// Puts an object back to the bin it was taken from.
+    /// Puts an object back to the bin it was taken from, if that is a matter of a few instructions.
+    ///
+    /// # Errors
+    /// The object itself: give it to [`Core::put`].
     #[inline]
-    pub(crate) fn put(&self, object: Loose) {
-        self.poison(&object);
+    pub(super) fn put_quickly(&self, object: Loose) -> Result<(), Loose> {
         let at = object.slot().block();
         let block = &self.blocks[at];
         let bin = &self.bins[block.bin()];
-        if block.is_full() {
-            bin.enlist(&self.blocks, at);
+        if block.is_full() || (block.is_almost_empty() && bin.spare() != at) {
+            return Err(object);
         }
-        block.push(self.slots(), object);
+        self.put_into(bin, block, object);
+        Ok(())
+    }
+
+    /// Puts an object back to its superblock.
+    #[inline]
+    pub(super) fn put_into(&self, bin: &Bin, block: &Superblock, object: Loose) {
+        self.poison(&object);
+        block.push(&self.slots, object);
         bin.count_put();
         self.counters.count_put(block.object_size());
-        if block.is_empty() {
-            self.emptied(at);
-        }
     }
 }
 

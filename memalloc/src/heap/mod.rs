@@ -17,13 +17,14 @@ mod raw;
 mod refill;
 mod stats;
 
+use crate::class::Class;
 use crate::superblock::{BinIx, GRANULE, Slot};
 use crate::{Buf, BufMut, HeapConfig, HeapError, OutOfMemory, Pool, RegionInfo};
 use std::fmt;
 
 pub(crate) use self::core::{Core, Shared};
 pub use dma::{DmaKey, DmaMap, MAX_DMA_MAPS, MapId};
-pub(crate) use raw::Pin;
+pub(crate) use raw::{Pin, let_go, release};
 pub use stats::{BinStats, HeapStats};
 
 /// A handle on a heap: cheap to clone, tied to its thread.
@@ -65,7 +66,17 @@ impl Heap {
     /// When no free object is that large. A buffer has at most `u32::MAX` bytes.
     #[inline]
     pub fn alloc(&self, len: usize) -> Result<BufMut, OutOfMemory> {
-        let object = self.core().allocate(len)?;
+        let core = self.core();
+        match Class::of(len).and_then(|class| core.take_quickly(BinIx::class(class))) {
+            Some(object) => Ok(BufMut::claim(&self.pin, object, len)),
+            None => self.alloc_slowly(len),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn alloc_slowly(&self, len: usize) -> Result<BufMut, OutOfMemory> {
+        let object = self.core().allocate(len).ok_or_else(|| self.core().out_of_memory(len))?;
         Ok(BufMut::claim(&self.pin, object, len))
     }
 
@@ -100,7 +111,7 @@ impl Heap {
     pub fn find(&self, ptr: *const u8) -> Option<Object> {
         let core = self.core();
         let offset = core.offset_of(ptr)?;
-        let slot = core.blocks.object_at(offset).filter(|&slot| core.slots().is_live(slot))?;
+        let slot = core.blocks.object_at(offset).filter(|&slot| core.slots.is_live(slot))?;
         let capacity = core.blocks[slot.block()].object_size();
         Some(Object { offset: slot.offset(), capacity, len: slot.offset() + capacity - offset, slot })
     }
@@ -139,7 +150,7 @@ impl Heap {
 
     #[inline]
     pub(crate) fn take_from_pool(&self, bin: BinIx, len: usize) -> Option<BufMut> {
-        let object = self.core().take(bin)?;
+        let object = self.core().take_quickly(bin).or_else(|| self.core().take(bin))?;
         Some(BufMut::claim(&self.pin, object, len))
     }
 

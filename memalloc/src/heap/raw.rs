@@ -1,6 +1,6 @@
 //! How a heap stays alive, what its free memory holds, and how memory that went out as a bare pointer comes back.
 //!
-//! Invariant: a [`Core`] lives exactly as long as its count of pins is not zero, and every [`Pin`] is one of them.
+//! Invariant: a [`Core`] lives exactly as long as there is a [`Pin`] on it, or an object of it that is live on this thread.
 
 use super::core::{Core, POISON};
 use super::{Heap, Object};
@@ -20,31 +20,10 @@ impl Pin {
         Self(NonNull::from(Box::leak(Box::new(core))))
     }
 
-    /// The pin as a pointer, to be given back to [`Pin::from_raw`].
-    #[inline]
-    pub(crate) fn into_raw(self) -> NonNull<Core> {
-        let core = self.0;
-        std::mem::forget(self);
-        core
-    }
-
-    /// The core, for someone who holds another pin.
+    /// The core, for one of its live objects.
     #[inline]
     pub(crate) fn as_raw(&self) -> NonNull<Core> {
         self.0
-    }
-
-    /// # Safety
-    /// `core` came from [`Pin::into_raw`], and comes back only once.
-    #[inline]
-    pub(crate) unsafe fn from_raw(core: NonNull<Core>) -> Self {
-        Self(core)
-    }
-
-    #[cold]
-    fn destroy(core: NonNull<Core>) {
-        // SAFETY: the last pin is gone, so nobody else has a pointer that may be followed; `core` came from a box.
-        drop(unsafe { Box::from_raw(core.as_ptr()) });
     }
 }
 
@@ -61,8 +40,8 @@ impl Deref for Pin {
 impl Clone for Pin {
     #[inline]
     fn clone(&self) -> Self {
-        // Each pin is a value or a live object: there is not enough memory for the count to overflow, except by leaks.
-        self.pins.set(self.pins.get().checked_add(1).unwrap_or_else(|| std::process::abort()));
+        // A pin is a value in memory, or was leaked by an instruction: there cannot be 2^64 of either.
+        self.pins.set(self.pins.get() + 1);
         Self(self.0)
     }
 }
@@ -70,11 +49,71 @@ impl Clone for Pin {
 impl Drop for Pin {
     #[inline]
     fn drop(&mut self) {
-        let pins = self.pins.get() - 1;
-        self.pins.set(pins);
-        if pins == 0 {
-            Self::destroy(self.0);
+        self.pins.set(self.pins.get() - 1);
+        if self.is_unused() {
+            // SAFETY: nobody else has a pointer that may be followed.
+            unsafe { destroy(self.0) };
         }
+    }
+}
+
+/// Puts an object back; if it was the last thing that kept the core alive, the core goes.
+///
+/// # Safety
+/// The object was live in this core until now, and the core is not used after this, except through a [`Pin`] or another
+/// live object.
+#[inline]
+pub(crate) unsafe fn release(core: NonNull<Core>, object: Loose) {
+    // SAFETY: as the object was live, so is the core.
+    let this = unsafe { core.as_ref() };
+    match this.put_quickly(object) {
+        Ok(()) if this.counters.nothing_live_here() => {
+            // SAFETY: nothing is live, so the core is alive only if there is a pin: that is what this finds out.
+            unsafe { let_go(core) }
+        }
+        Ok(()) => {}
+        // SAFETY: as promised by the caller.
+        Err(object) => unsafe { release_slowly(core, object) },
+    }
+}
+
+/// # Safety
+/// As for [`release`].
+#[cold]
+#[inline(never)]
+unsafe fn release_slowly(core: NonNull<Core>, object: Loose) {
+    // SAFETY: as the object was live, so is the core.
+    unsafe { core.as_ref() }.put(object);
+    // SAFETY: as promised by the caller.
+    unsafe { let_go(core) };
+}
+
+/// Ends the core if nothing keeps it alive.
+///
+/// # Safety
+/// The core is alive, and not used after this, except through a [`Pin`] or a live object.
+#[inline]
+pub(crate) unsafe fn let_go(core: NonNull<Core>) {
+    // SAFETY: the core is alive.
+    if unsafe { core.as_ref() }.is_unused() {
+        // SAFETY: there is no pin and no live object, and the caller does not use it.
+        unsafe { destroy(core) };
+    }
+}
+
+/// # Safety
+/// The core is unused, and nobody has a pointer to it that may be followed.
+#[cold]
+#[inline(never)]
+unsafe fn destroy(core: NonNull<Core>) {
+    // SAFETY: it came from a box, in `Pin::new`, and nobody else is left.
+    drop(unsafe { Box::from_raw(core.as_ptr()) });
+}
+
+impl Core {
+    #[inline]
+    fn is_unused(&self) -> bool {
+        self.pins.get() == 0 && self.counters.nothing_live_here()
     }
 }
 
@@ -87,7 +126,7 @@ impl Heap {
     /// them, and whoever else has the pointer only reads.
     pub unsafe fn share(&self, ptr: *const u8, len: usize) -> Option<Buf> {
         let object = self.find(ptr).filter(|object| len <= object.len)?;
-        self.core().slots().add_reference(object.slot);
+        self.core().slots.add_reference(object.slot);
         // SAFETY: the reference was just added, and the bytes are in the object; that nobody writes is promised.
         Some(unsafe { Buf::from_raw(self.buffer(&object, len)) })
     }

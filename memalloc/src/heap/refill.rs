@@ -8,51 +8,81 @@
 
 use super::core::Core;
 use crate::OutOfMemory;
-use crate::class::class_size;
+use crate::class::Class;
 use crate::superblock::{BinIx, BlockIx, Loose, Policy, SUPERBLOCK};
 
 impl Core {
-    /// Finds a bin that has no free object a superblock that has one.
-    #[cold]
-    pub(super) fn refill(&self, bin_ix: BinIx) -> Option<BlockIx> {
-        self.drain_returns();
+    /// Takes an object of at least `len` bytes.
+    pub(super) fn allocate(&self, len: usize) -> Option<Loose> {
+        let Some(class) = Class::of(len.max(1)) else { return self.take_large(len) };
+        let bin = BinIx::class(class);
+        self.take(bin).or_else(|| {
+            let run = self.or_collect(|| self.vacant.take_one())?;
+            self.blocks.assign(run, bin, class.size(), (SUPERBLOCK / class.size()) as u32);
+            self.bins[bin].adopt(&self.blocks, run);
+            self.take(bin)
+        })
+    }
+
+    /// Takes an object from a bin. What was released on other threads comes first, as it may be all there is.
+    pub(super) fn take(&self, bin_ix: BinIx) -> Option<Loose> {
         let bin = &self.bins[bin_ix];
-        if bin.head().is_some() || bin.policy() != Policy::Class {
-            return bin.head();
+        if bin.head().is_none() {
+            self.drain_returns();
         }
-        let at = self.or_collect(|| self.vacant.take_one())?;
-        let size = class_size(bin_ix.as_class());
-        self.blocks.assign(at..at + 1, bin_ix, size, (SUPERBLOCK / size) as u32);
-        bin.adopt(&self.blocks, BlockIx(at), 1);
-        bin.head()
+        let at = bin.head()?;
+        let block = &self.blocks[at];
+        let object = self.take_from(bin, block);
+        if block.is_full() {
+            bin.unlist(&self.blocks, at);
+        }
+        Some(object)
     }
 
     /// Takes a run of superblocks as one object.
-    #[cold]
-    pub(super) fn take_large(&self, len: usize) -> Option<Loose> {
-        // A buffer's length is 32 bits; a run that long is refused like one that does not fit.
-        let count = u32::try_from(len).ok()?.div_ceil(SUPERBLOCK as u32);
+    fn take_large(&self, len: usize) -> Option<Loose> {
+        // Sizes and lengths have 32 bits; what is longer is refused like what does not fit.
+        let size = u32::try_from(len).ok()?.checked_next_multiple_of(SUPERBLOCK as u32)?;
         self.drain_returns();
-        let run = self.or_collect(|| self.vacant.take_run(count))?;
-        let at = BlockIx(run.start);
-        self.blocks.assign(run, BinIx::LARGE, count as usize * SUPERBLOCK, 1);
-        self.bins[BinIx::LARGE].adopt(&self.blocks, at, count);
+        let run = self.or_collect(|| self.vacant.take_run(size / SUPERBLOCK as u32))?;
+        self.blocks.assign(run, BinIx::LARGE, size as usize, 1);
+        self.bins[BinIx::LARGE].adopt(&self.blocks, run);
         self.take(BinIx::LARGE)
     }
 
+    /// Puts an object back to the bin it was taken from.
+    pub(super) fn put(&self, object: Loose) {
+        let at = object.slot().block();
+        let block = &self.blocks[at];
+        let bin = &self.bins[block.bin()];
+        if block.is_full() {
+            bin.enlist(&self.blocks, at);
+        }
+        self.put_into(bin, block, object);
+        if block.is_empty() && bin.spare() != at {
+            self.emptied(at);
+        }
+    }
+
     /// Decides what becomes of a superblock that has lost its last live object.
-    #[inline]
-    pub(super) fn emptied(&self, at: BlockIx) {
-        let bin = &self.bins[self.blocks[at].bin()];
+    fn emptied(&self, at: BlockIx) {
+        let bin_ix = self.blocks[at].bin();
+        let bin = &self.bins[bin_ix];
         match bin.policy() {
-            Policy::Class if bin.spare().get() == BlockIx::NONE => {
-                bin.spare().set(at);
+            Policy::Class if self.spare_of(bin_ix).is_none() => {
+                bin.keep_spare(at);
                 bin.defer(&self.blocks, at);
             }
             Policy::Class | Policy::Large => self.vacate(at),
             Policy::Pool => {}
-            Policy::ClosedPool => self.vacate_pool(self.blocks[at].bin()),
+            Policy::ClosedPool => self.vacate_pool(bin_ix),
         }
+    }
+
+    /// The empty superblock that a class keeps.
+    fn spare_of(&self, bin: BinIx) -> Option<BlockIx> {
+        let spare = self.bins[bin].spare();
+        (spare != BlockIx::NONE && self.blocks[spare].is_spare_of(bin)).then_some(spare)
     }
 
     /// Sets up a pool: `count` buffers of `size` bytes, in superblocks of their own.
@@ -64,18 +94,18 @@ impl Core {
         let needed = count.div_ceil(per_block);
         self.drain_returns();
         self.or_collect(|| (self.vacant.count() >= needed).then_some(()))?;
-        let mut bin_ix = None;
+        let mut pool = None;
         let mut left = count;
         while left > 0 {
-            let at = self.vacant.take_one().expect("as many are vacant as are needed");
-            let bin_ix = *bin_ix.get_or_insert(BinIx::pool(BlockIx(at)));
+            let run = self.vacant.take_one().expect("as many are vacant as are needed");
+            let bin = *pool.get_or_insert(BinIx::pool(run.head));
             let cap = left.min(per_block);
-            self.blocks.assign(at..at + 1, bin_ix, size, cap);
-            self.bins[bin_ix].set_policy(Policy::Pool);
-            self.bins[bin_ix].adopt(&self.blocks, BlockIx(at), 1);
+            self.blocks.assign(run, bin, size, cap);
+            self.bins[bin].set_policy(Policy::Pool);
+            self.bins[bin].adopt(&self.blocks, run);
             left -= cap;
         }
-        bin_ix
+        pool
     }
 
     /// Ends a pool. What is out stays valid; the superblocks return with the last of it.
@@ -84,7 +114,6 @@ impl Core {
         self.vacate_pool(bin_ix);
     }
 
-    #[cold]
     fn vacate_pool(&self, bin_ix: BinIx) {
         let bin = &self.bins[bin_ix];
         if bin.live() > 0 {
@@ -97,22 +126,18 @@ impl Core {
     }
 
     /// Returns an empty superblock, or run, from the ring of its bin to the common pool.
-    #[cold]
     fn vacate(&self, at: BlockIx) {
         let bin = &self.bins[self.blocks[at].bin()];
         let run = self.blocks.retire(at);
-        bin.give_up(&self.blocks, at, run.len() as u32);
+        bin.give_up(&self.blocks, run);
         self.vacant.put(run);
     }
 
     /// Tries again when it fails, with every empty superblock that a class keeps returned.
     fn or_collect<T>(&self, attempt: impl Fn() -> Option<T>) -> Option<T> {
         attempt().or_else(|| {
-            for bin in self.bins.classes() {
-                let spare = bin.spare().replace(BlockIx::NONE);
-                if spare != BlockIx::NONE {
-                    self.vacate(spare);
-                }
+            for spare in Class::all().filter_map(|class| self.spare_of(BinIx::class(class))) {
+                self.vacate(spare);
             }
             attempt()
         })
@@ -120,12 +145,12 @@ impl Core {
 
     /// Takes home what other threads have released.
     pub(super) fn drain_returns(&self) -> usize {
-        let count = self.shared.returns.drain(self.slots(), |object| self.put(object));
-        self.counters.count_remote(count);
-        count
+        self.shared.returns.drain(&self.slots, |object| {
+            self.counters.count_returned(self.object_size(object.slot()));
+            self.put(object);
+        })
     }
 
-    #[cold]
     pub(super) fn out_of_memory(&self, requested: usize) -> OutOfMemory {
         OutOfMemory { requested, free: self.shared.region.len() - self.counters.bytes_live() }
     }

@@ -2,7 +2,7 @@
 
 use super::core::Core;
 use crate::Pages;
-use crate::class::{CLASSES, class_size};
+use crate::class::{CLASSES, Class};
 use crate::superblock::{Bin, BinIx};
 use std::cell::Cell;
 
@@ -73,10 +73,17 @@ impl BinStats {
 }
 
 /// What is counted across bins.
+///
+/// Objects on other threads are counted apart, so that `here` tells by itself whether the core is still needed; the
+/// high-water mark is then kept relative to them.
 #[derive(Default)]
 pub(super) struct Counters {
-    bytes_live: Cell<usize>,
-    bytes_high_water: Cell<usize>,
+    /// Bytes of objects that are live on this thread.
+    here: Cell<usize>,
+    /// Bytes of objects that are live on other threads, or on their way back.
+    away: Cell<usize>,
+    /// The most bytes that were ever live at once, less `away`. Not below `here`.
+    high_water: Cell<usize>,
     foreign_copies: Cell<u64>,
     foreign_bytes: Cell<u64>,
     remote_frees: Cell<u64>,
@@ -85,35 +92,63 @@ pub(super) struct Counters {
 impl Counters {
     #[inline]
     pub(super) fn count_taken(&self, size: usize) {
-        let bytes = self.bytes_live.get() + size;
-        self.bytes_live.set(bytes);
-        self.bytes_high_water.set(self.bytes_high_water.get().max(bytes));
+        let here = self.here.get() + size;
+        self.here.set(here);
+        if here > self.high_water.get() {
+            self.high_water.set(here);
+        }
     }
 
     #[inline]
     pub(super) fn count_put(&self, size: usize) {
-        self.bytes_live.set(self.bytes_live.get() - size);
+        self.here.set(self.here.get() - size);
     }
 
-    #[inline]
+    pub(super) fn count_sent_away(&self, size: usize) {
+        self.here.set(self.here.get() - size);
+        self.away.set(self.away.get() + size);
+        self.high_water.set(self.high_water.get() - size);
+    }
+
+    pub(super) fn count_back(&self, size: usize) {
+        self.here.set(self.here.get() + size);
+        self.away.set(self.away.get() - size);
+        self.high_water.set(self.high_water.get() + size);
+    }
+
+    pub(super) fn count_returned(&self, size: usize) {
+        self.count_back(size);
+        self.remote_frees.set(self.remote_frees.get() + 1);
+    }
+
     pub(super) fn count_foreign(&self, bytes: usize) {
         self.foreign_copies.set(self.foreign_copies.get() + 1);
         self.foreign_bytes.set(self.foreign_bytes.get() + bytes as u64);
     }
 
-    pub(super) fn count_remote(&self, count: usize) {
-        self.remote_frees.set(self.remote_frees.get() + count as u64);
+    #[inline]
+    pub(super) fn nothing_live_here(&self) -> bool {
+        self.here.get() == 0
     }
 
     pub(super) fn bytes_live(&self) -> usize {
-        self.bytes_live.get()
+        self.here.get() + self.away.get()
+    }
+
+    fn bytes_high_water(&self) -> usize {
+        self.high_water.get() + self.away.get()
     }
 }
 
 impl Core {
     pub(super) fn stats(&self) -> HeapStats {
-        let classes =
-            std::array::from_fn(|class| BinStats::of(&self.bins.classes()[class], class_size(class)));
+        let classes = {
+            let mut classes = [BinStats::default(); CLASSES];
+            for (stats, class) in classes.iter_mut().zip(Class::all()) {
+                *stats = BinStats::of(&self.bins[BinIx::class(class)], class.size());
+            }
+            classes
+        };
         let large = BinStats::of(&self.bins[BinIx::LARGE], 0);
         let pools = self
             .bins
@@ -125,9 +160,9 @@ impl Core {
         HeapStats {
             region_size: region.len(),
             pages: region.pages(),
-            locked: region.locked() && self.slots().locked(),
-            bytes_live: self.counters.bytes_live.get(),
-            bytes_high_water: self.counters.bytes_high_water.get(),
+            locked: region.locked() && self.slots.locked(),
+            bytes_live: self.counters.bytes_live(),
+            bytes_high_water: self.counters.bytes_high_water(),
             objects_live: classes.iter().chain([&large, &pools]).map(|bin| bin.live).sum(),
             superblocks: self.blocks.len() as usize,
             superblocks_free: self.vacant.count() as usize,

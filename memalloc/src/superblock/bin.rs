@@ -3,26 +3,21 @@
 //! Invariant: a bin's ring holds exactly those of its superblocks that have a free object, so that the head, if there
 //! is one, can serve the next allocation; and its `live` is the sum of theirs.
 
-use super::{BlockIx, Blocks};
-use crate::class::CLASSES;
+use super::raw::Table;
+use super::{BlockIx, Blocks, Run};
+use crate::class::{CLASSES, Class};
 use std::cell::Cell;
-use std::ops::Index;
 
 /// Index of a bin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct BinIx(u32);
+pub(crate) struct BinIx(pub(super) u32);
 
 impl BinIx {
     pub(crate) const LARGE: Self = Self(CLASSES as u32);
 
     #[inline]
-    pub(crate) fn class(class: usize) -> Self {
-        Self(class as u32)
-    }
-
-    /// The class that this is the bin of.
-    pub(crate) fn as_class(self) -> usize {
-        self.0 as usize
+    pub(crate) fn class(class: Class) -> Self {
+        Self(class.index())
     }
 
     /// The bin of the pool whose first superblock is `first`. As the pool keeps that superblock for as long as it
@@ -48,7 +43,8 @@ pub(crate) enum Policy {
 pub(crate) struct Bin {
     policy: Cell<Policy>,
     head: Cell<BlockIx>,
-    /// Of a class: the empty superblock that is kept, for a program that allocates and releases about a boundary.
+    /// Of a class: the superblock that was the last to become empty and be kept. It may have been used again since, even
+    /// elsewhere; but if there is an empty one, it is this.
     spare: Cell<BlockIx>,
     live: Cell<u32>,
     high_water: Cell<u32>,
@@ -79,12 +75,17 @@ impl Bin {
     /// A superblock with a free object.
     #[inline]
     pub(crate) fn head(&self) -> Option<BlockIx> {
-        Some(self.head.get()).filter(|&at| at != BlockIx::NONE)
+        let head = self.head.get();
+        (head != BlockIx::NONE).then_some(head)
     }
 
     #[inline]
-    pub(crate) fn spare(&self) -> &Cell<BlockIx> {
-        &self.spare
+    pub(crate) fn spare(&self) -> BlockIx {
+        self.spare.get()
+    }
+
+    pub(crate) fn keep_spare(&self, at: BlockIx) {
+        self.spare.set(at);
     }
 
     #[inline]
@@ -109,7 +110,9 @@ impl Bin {
     pub(crate) fn count_taken(&self) {
         let live = self.live.get() + 1;
         self.live.set(live);
-        self.high_water.set(self.high_water.get().max(live));
+        if live > self.high_water.get() {
+            self.high_water.set(live);
+        }
     }
 
     #[inline]
@@ -117,16 +120,16 @@ impl Bin {
         self.live.set(self.live.get() - 1);
     }
 
-    /// Adds `count` superblocks that begin with `at`, which has a free object.
-    pub(crate) fn adopt(&self, blocks: &Blocks, at: BlockIx, count: u32) {
-        self.superblocks.set(self.superblocks.get() + count);
-        self.enlist(blocks, at);
+    /// Adds superblocks that have a free object.
+    pub(crate) fn adopt(&self, blocks: &Blocks, run: Run) {
+        self.superblocks.set(self.superblocks.get() + run.len);
+        self.enlist(blocks, run.head);
     }
 
-    /// Gives up `count` superblocks that begin with `at`, which is in the ring.
-    pub(crate) fn give_up(&self, blocks: &Blocks, at: BlockIx, count: u32) {
-        self.superblocks.set(self.superblocks.get() - count);
-        self.unlist(blocks, at);
+    /// Gives up superblocks, which are in the ring.
+    pub(crate) fn give_up(&self, blocks: &Blocks, run: Run) {
+        self.superblocks.set(self.superblocks.get() - run.len);
+        self.unlist(blocks, run.head);
     }
 
     /// Makes a superblock the head of the ring.
@@ -160,7 +163,7 @@ impl Bin {
 }
 
 /// All bins of a heap.
-pub(crate) struct Bins(Box<[Bin]>);
+pub(crate) struct Bins(pub(super) Table<Bin>);
 
 impl Bins {
     /// The bins of a heap with so many superblocks.
@@ -170,20 +173,7 @@ impl Bins {
         Self(classes.chain([Bin::new(Policy::Large)]).chain(pools).collect())
     }
 
-    pub(crate) fn classes(&self) -> &[Bin] {
-        &self.0[..CLASSES]
-    }
-
     pub(crate) fn pools(&self) -> &[Bin] {
         &self.0[CLASSES + 1..]
-    }
-}
-
-impl Index<BinIx> for Bins {
-    type Output = Bin;
-
-    #[inline]
-    fn index(&self, at: BinIx) -> &Bin {
-        &self.0[at.0 as usize]
     }
 }

@@ -15,9 +15,9 @@ mod slots;
 mod vacant;
 
 use std::cell::Cell;
-use std::ops::{Index, Range};
 
 pub(crate) use bin::{Bin, BinIx, Bins, Policy};
+use raw::Table;
 pub(crate) use returns::Returns;
 pub(crate) use slots::{Loose, Slot, Slots};
 pub(crate) use vacant::Vacant;
@@ -33,15 +33,31 @@ pub(crate) const SLOTS_PER_BLOCK: u32 = (SUPERBLOCK / GRANULE) as u32;
 /// granule of offset, never reaches the next multiple of the stride.
 const RECIPROCAL_BITS: u32 = 24;
 
-/// Index of a superblock in the region.
+/// Index of a superblock in its heap's region.
+///
+/// Made only in this module, from the indices that [`Vacant`] begins with and from slots of objects; so it can be
+/// trusted, unless it is [`BlockIx::NONE`], which is asked for before it is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct BlockIx(pub(crate) u32);
+pub(crate) struct BlockIx(u32);
 
 impl BlockIx {
     pub(crate) const NONE: Self = Self(u32::MAX);
 
-    pub(crate) fn first_slot(self) -> Slot {
+    fn first_slot(self) -> Slot {
         Slot(self.0 * SLOTS_PER_BLOCK)
+    }
+}
+
+/// Superblocks in a row, taken and returned together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Run {
+    pub(crate) head: BlockIx,
+    pub(crate) len: u32,
+}
+
+impl Run {
+    fn blocks(self) -> impl Iterator<Item = BlockIx> {
+        (self.head.0..self.head.0 + self.len).map(BlockIx)
     }
 }
 
@@ -51,9 +67,9 @@ pub(crate) struct Superblock {
     bin: Cell<BinIx>,
     /// The first superblock of the run that this one is part of; for all but tails, itself.
     head: Cell<BlockIx>,
-    /// Granules from one object to the next.
-    stride: Cell<u32>,
-    /// 2^24 / stride, rounded up; zero for a run, which has but one object.
+    /// Bytes from one object to the next, a multiple of the granule.
+    size: Cell<u32>,
+    /// 2^24 divided by the granules of an object, rounded up; zero for a run, which has but one object.
     reciprocal: Cell<u32>,
     /// First object of the free list.
     free: Cell<Slot>,
@@ -71,7 +87,7 @@ impl Superblock {
         Self {
             bin: Cell::new(BinIx::LARGE),
             head: Cell::new(at),
-            stride: Cell::new(1),
+            size: Cell::new(0),
             reciprocal: Cell::new(0),
             free: Cell::new(Slot::NONE),
             bump: Cell::new(Slot::NONE),
@@ -90,7 +106,7 @@ impl Superblock {
     /// Bytes of each object.
     #[inline]
     pub(crate) fn object_size(&self) -> usize {
-        self.stride.get() as usize * GRANULE
+        self.size.get() as usize
     }
 
     #[inline]
@@ -98,14 +114,26 @@ impl Superblock {
         self.live.get() == self.cap.get()
     }
 
+    /// Whether the next object taken is the last one free.
+    #[inline]
+    pub(crate) fn is_almost_full(&self) -> bool {
+        self.live.get() + 1 == self.cap.get()
+    }
+
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         self.live.get() == 0
     }
 
-    /// How many superblocks the run consists of that begins here.
-    fn run_len(&self) -> u32 {
-        self.stride.get().div_ceil(SLOTS_PER_BLOCK)
+    /// Whether the next object put back is the only one live.
+    #[inline]
+    pub(crate) fn is_almost_empty(&self) -> bool {
+        self.live.get() == 1
+    }
+
+    /// Whether it is without live objects, and the bin's.
+    pub(crate) fn is_spare_of(&self, bin: BinIx) -> bool {
+        self.cap.get() > 0 && self.is_empty() && self.bin.get() == bin
     }
 
     /// Takes an object that is free: the last one freed, else the next never used. Must not be full.
@@ -119,7 +147,7 @@ impl Superblock {
             return Loose::new(slot);
         }
         let slot = self.bump.get();
-        self.bump.set(Slot(slot.0 + self.stride.get()));
+        self.bump.set(Slot(slot.0 + self.size.get() / GRANULE as u32));
         Loose::new(slot)
     }
 
@@ -134,44 +162,41 @@ impl Superblock {
 }
 
 /// The entries of all superblocks.
-pub(crate) struct Blocks(Box<[Superblock]>);
+pub(crate) struct Blocks(Table<Superblock>);
 
 impl Blocks {
     pub(crate) fn new(count: u32) -> Self {
-        Self((0..count).map(|at| Superblock::vacant(BlockIx(at))).collect())
+        Self(Table::from_iter((0..count).map(|at| Superblock::vacant(BlockIx(at)))))
     }
 
     pub(crate) fn len(&self) -> u32 {
         self.0.len() as u32
     }
 
-    /// Gives vacant superblocks a purpose: `cap` objects of `size` bytes each. More than one superblock are a run,
-    /// with a single object.
-    pub(crate) fn assign(&self, run: Range<u32>, bin: BinIx, size: usize, cap: u32) {
-        let head = BlockIx(run.start);
-        debug_assert!(size.is_multiple_of(GRANULE) && size * cap as usize <= run.len() * SUPERBLOCK);
-        let stride = (size / GRANULE) as u32;
-        let block = &self[head];
+    /// Gives vacant superblocks a purpose: `cap` objects of `size` bytes each, or a single one in all of them.
+    pub(crate) fn assign(&self, run: Run, bin: BinIx, size: usize, cap: u32) {
+        debug_assert!(size.is_multiple_of(GRANULE) && size * cap as usize <= run.len as usize * SUPERBLOCK);
+        let block = &self[run.head];
         block.bin.set(bin);
-        block.stride.set(stride);
-        block.reciprocal.set(reciprocal(stride));
+        block.size.set(size as u32);
+        block.reciprocal.set(reciprocal((size / GRANULE) as u32));
         block.free.set(Slot::NONE);
-        block.bump.set(head.first_slot());
+        block.bump.set(run.head.first_slot());
         block.live.set(0);
         block.cap.set(cap);
-        for tail in run {
-            self[BlockIx(tail)].head.set(head);
+        for at in run.blocks() {
+            self[at].head.set(run.head);
         }
     }
 
     /// Takes the purpose of an empty superblock, or of the run it heads, and says which superblocks are vacant now.
-    pub(crate) fn retire(&self, head: BlockIx) -> Range<u32> {
+    pub(crate) fn retire(&self, head: BlockIx) -> Run {
         let block = &self[head];
         debug_assert!(block.is_empty());
-        let run = head.0..head.0 + block.run_len();
+        let run = Run { head, len: block.size.get().div_ceil(SUPERBLOCK as u32) };
         block.cap.set(0);
-        for at in run.clone() {
-            self[BlockIx(at)].head.set(BlockIx(at));
+        for at in run.blocks() {
+            self[at].head.set(at);
         }
         run
     }
@@ -184,16 +209,8 @@ impl Blocks {
         let block = &self[head];
         let within = u64::from(granule - head.first_slot().0);
         let index = ((within * u64::from(block.reciprocal.get())) >> RECIPROCAL_BITS) as u32;
-        (index < block.cap.get()).then(|| Slot(head.first_slot().0 + index * block.stride.get()))
-    }
-}
-
-impl Index<BlockIx> for Blocks {
-    type Output = Superblock;
-
-    #[inline]
-    fn index(&self, at: BlockIx) -> &Superblock {
-        &self.0[at.0 as usize]
+        (index < block.cap.get())
+            .then(|| Slot(head.first_slot().0 + index * (block.size.get() / GRANULE as u32)))
     }
 }
 
@@ -224,17 +241,18 @@ mod tests {
     #[test]
     fn tails_lead_to_their_head_until_it_is_retired() {
         let blocks = Blocks::new(4);
-        blocks.assign(1..4, BinIx::LARGE, 3 * SUPERBLOCK, 1);
+        let run = Run { head: BlockIx(1), len: 3 };
+        blocks.assign(run, BinIx::LARGE, 3 * SUPERBLOCK, 1);
         assert_eq!(blocks.object_at(4 * SUPERBLOCK - 1), Some(BlockIx(1).first_slot()));
         assert_eq!(blocks.object_at(SUPERBLOCK - 1), None);
-        assert_eq!(blocks.retire(BlockIx(1)), 1..4);
+        assert_eq!(blocks.retire(BlockIx(1)), run);
         assert_eq!(blocks.object_at(3 * SUPERBLOCK), None);
     }
 
     #[test]
     fn what_is_left_over_at_the_end_of_a_superblock_is_no_object() {
         let blocks = Blocks::new(1);
-        blocks.assign(0..1, BinIx::LARGE, 96 << 10, 2);
+        blocks.assign(Run { head: BlockIx(0), len: 1 }, BinIx::LARGE, 96 << 10, 2);
         assert_eq!(blocks.object_at(192 << 10), None);
         assert_eq!(blocks.object_at((192 << 10) - 1), Some(Slot((96 << 10) / 64)));
     }

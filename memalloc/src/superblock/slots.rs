@@ -25,9 +25,9 @@ const AWAY: u32 = Slot::NONE.0 - 1;
 /// Beyond this, another reference could be mistaken for a link: the process aborts.
 const MAX_REFERENCES: u32 = NOT_LIVE - 1;
 
-/// Index of a granule in the region: the name of the object that begins there.
+/// Index of a granule in its heap's region: the name of the object that begins there. Made only in this module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Slot(pub(crate) u32);
+pub(crate) struct Slot(pub(super) u32);
 
 impl Slot {
     /// The end of a list.
@@ -65,7 +65,8 @@ impl Loose {
     }
 }
 
-/// All words of a region.
+/// All words of a region. A clone is the same words.
+#[derive(Clone)]
 pub(crate) struct Slots(Words);
 
 impl Slots {
@@ -139,11 +140,11 @@ impl Slots {
 
     #[inline]
     fn load(&self, slot: Slot) -> u32 {
-        self.0[slot.0 as usize].load(Relaxed)
+        self.0[slot].load(Relaxed)
     }
 
     #[inline]
     fn store(&self, slot: Slot, word: u32) {
-        self.0[slot.0 as usize].store(word, Relaxed);
+        self.0[slot].store(word, Relaxed);
     }
 }

@@ -4,8 +4,8 @@
 //! Invariant: no word before `hint` has a bit set. Single superblocks are taken from the low end and runs from the
 //! high end, which keeps the middle contiguous.
 
+use super::{BlockIx, Run};
 use std::cell::Cell;
-use std::ops::Range;
 
 const BITS: u32 = u64::BITS;
 
@@ -21,7 +21,7 @@ impl Vacant {
     pub(crate) fn new(count: u32) -> Self {
         let words = (0..count.div_ceil(BITS)).map(|_| Cell::new(0)).collect();
         let vacant = Self { words, hint: Cell::new(0), count: Cell::new(0) };
-        vacant.put(0..count);
+        vacant.put(Run { head: BlockIx(0), len: count });
         vacant
     }
 
@@ -30,47 +30,47 @@ impl Vacant {
         self.count.get()
     }
 
-    pub(crate) fn put(&self, run: Range<u32>) {
-        for at in run.clone() {
+    pub(crate) fn put(&self, run: Run) {
+        for BlockIx(at) in run.blocks() {
             let word = &self.words[(at / BITS) as usize];
             debug_assert_eq!(word.get() & bit(at), 0, "superblock {at} is vacant already");
             word.set(word.get() | bit(at));
         }
-        self.hint.set(self.hint.get().min((run.start / BITS) as usize));
-        self.count.set(self.count.get() + run.len() as u32);
+        self.hint.set(self.hint.get().min((run.head.0 / BITS) as usize));
+        self.count.set(self.count.get() + run.len);
     }
 
     /// The lowest vacant superblock. Cost: amortised O(1), at worst a look at each 64 superblocks.
-    pub(crate) fn take_one(&self) -> Option<u32> {
+    pub(crate) fn take_one(&self) -> Option<Run> {
         let words = &self.words[self.hint.get()..];
         let skipped = words.iter().position(|word| word.get() != 0);
         self.hint.set(self.hint.get() + skipped.unwrap_or(words.len()));
         let word = &words[skipped?];
         let at = self.hint.get() as u32 * BITS + word.get().trailing_zeros();
-        self.take(at..at + 1);
-        Some(at)
+        Some(self.take(at, 1))
     }
 
     /// The highest run of `len` vacant superblocks. Cost: a look at each run that there is.
-    pub(crate) fn take_run(&self, len: u32) -> Option<Range<u32>> {
+    pub(crate) fn take_run(&self, len: u32) -> Option<Run> {
         let mut end = self.words.len() as u32 * BITS;
         loop {
             end = self.last_below(end, 0)? + 1;
             let start = self.last_below(end, u64::MAX).map_or(0, |at| at + 1);
             if end - start >= len {
-                self.take(end - len..end);
-                return Some(end - len..end);
+                return Some(self.take(end - len, len));
             }
             end = start;
         }
     }
 
-    fn take(&self, run: Range<u32>) {
-        for at in run.clone() {
+    fn take(&self, head: u32, len: u32) -> Run {
+        let run = Run { head: BlockIx(head), len };
+        for BlockIx(at) in run.blocks() {
             let word = &self.words[(at / BITS) as usize];
             word.set(word.get() & !bit(at));
         }
-        self.count.set(self.count.get() - run.len() as u32);
+        self.count.set(self.count.get() - len);
+        run
     }
 
     /// The last superblock below `end` that is vacant (`flip` is zero) or taken (`flip` is all ones).
@@ -97,13 +97,17 @@ fn bit(at: u32) -> u64 {
 mod tests {
     use super::*;
 
+    fn run(head: u32, len: u32) -> Run {
+        Run { head: BlockIx(head), len }
+    }
+
     #[test]
     fn singles_come_from_below_and_runs_from_above() {
         let vacant = Vacant::new(130);
-        assert_eq!(vacant.take_one(), Some(0));
-        assert_eq!(vacant.take_run(70), Some(60..130));
+        assert_eq!(vacant.take_one(), Some(run(0, 1)));
+        assert_eq!(vacant.take_run(70), Some(run(60, 70)));
         assert_eq!(vacant.take_run(60), None);
-        assert_eq!(vacant.take_run(59), Some(1..60));
+        assert_eq!(vacant.take_run(59), Some(run(1, 59)));
         assert_eq!((vacant.take_one(), vacant.take_run(1), vacant.count()), (None, None, 0));
     }
 
@@ -112,32 +116,32 @@ mod tests {
         let vacant = Vacant::new(200);
         while vacant.take_one().is_some() {}
         for at in (0..200).rev().step_by(2).chain((0..200).step_by(2)) {
-            vacant.put(at..at + 1);
+            vacant.put(run(at, 1));
         }
-        assert_eq!(vacant.take_run(200), Some(0..200));
+        assert_eq!(vacant.take_run(200), Some(run(0, 200)));
     }
 
     #[test]
     fn agrees_with_a_list_of_flags() {
         let mut rng = fastrand::Rng::with_seed(7);
         let vacant = Vacant::new(150);
-        let mut flags = vec![true; 150];
+        let mut flags = [true; 150];
         for _ in 0..if cfg!(miri) { 200 } else { 20_000 } {
             let len = rng.u32(1..20);
             if rng.bool() {
                 let expected =
                     (0..=150 - len).rev().find(|&at| flags[at as usize..][..len as usize].iter().all(|&f| f));
-                assert_eq!(vacant.take_run(len).map(|run| run.start), expected);
+                assert_eq!(vacant.take_run(len), expected.map(|at| run(at, len)));
                 expected.into_iter().for_each(|at| flags[at as usize..][..len as usize].fill(false));
             } else if rng.bool() {
                 let expected = flags.iter().position(|&flag| flag);
-                assert_eq!(vacant.take_one(), expected.map(|at| at as u32));
+                assert_eq!(vacant.take_one(), expected.map(|at| run(at as u32, 1)));
                 expected.into_iter().for_each(|at| flags[at] = false);
             } else {
-                for at in rng.usize(0..130)..150 {
-                    if !flags[at] && rng.bool() {
-                        vacant.put(at as u32..at as u32 + 1);
-                        flags[at] = true;
+                for (at, flag) in (0..).zip(&mut flags).skip(rng.usize(0..130)) {
+                    if !*flag && rng.bool() {
+                        vacant.put(run(at, 1));
+                        *flag = true;
                     }
                 }
             }

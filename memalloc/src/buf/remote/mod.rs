@@ -9,15 +9,13 @@ mod raw;
 use super::{Buf, RawBuf};
 use crate::Heap;
 use std::fmt;
-use std::sync::Arc;
 
 pub use raw::RemoteBuf;
 
 impl RemoteBuf {
     pub(super) fn new(buf: RawBuf) -> Result<Self, RawBuf> {
-        let (pin, object, data, len) = buf.try_into_loose()?;
-        pin.slots().send_away(&object);
-        Ok(Self::from_parts(Arc::clone(&pin.shared), object, data, len))
+        let (shared, object, data, len) = buf.try_send_away()?;
+        Ok(Self::from_parts(shared, object, data, len))
     }
 
     /// An ordinary buffer again.

@@ -41,6 +41,7 @@ impl RemoteBuf {
         let (object, shared) =
             unsafe { (ManuallyDrop::take(&mut this.object), std::ptr::read(&this.shared)) };
         let start = this.data.addr().get() - shared.region.base().addr().get() - object.slot().offset();
+        pin.count_back(object.slot());
         let mut raw = RawBuf::claim(pin, object, start + this.len as usize);
         raw.narrow(start, this.len as usize);
         // SAFETY: the object is held by this reference alone.
