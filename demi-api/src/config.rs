@@ -39,7 +39,7 @@ pub struct Config {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct HeapSection {
-    /// Size in MiB, at least 2; default 256. Reserved and touched once at start: everything received or
+    /// Size in MiB, 2 to 65536; default 256. Reserved and touched once at start: everything received or
     /// pushed lives in it, and an allocation beyond it fails.
     pub size_mib: usize,
     /// `"auto"` (default): huge pages if there are any, then transparent ones, then plain ones. `"never"`:
@@ -232,7 +232,7 @@ impl Config {
             }
             Err(self.reject(section, key, &format!("= {value} is out of range: {low} to {high}")))
         };
-        range("heap", "size_mib", self.heap.size_mib, 2, 256 << 10)?;
+        range("heap", "size_mib", self.heap.size_mib, 2, 64 << 10)?;
         range("queues", "max", self.queues.max, 1, (i32::MAX >> 2) as usize)?;
         range("queues", "memory_elements", self.queues.memory_elements, 1, 1 << 24)?;
         range("queues", "sort_lookahead", self.queues.sort_lookahead, 1, 1 << 20)?;
@@ -308,6 +308,16 @@ mod tests {
         assert!(message.contains("line 4") && message.contains("siz"), "{message}");
         let config = Config::parse("[catnap]\nsize = 7\n", "x.toml").unwrap();
         assert_eq!(config.section::<Section>("catnap").unwrap(), Section { size: 7 });
+    }
+
+    #[test]
+    fn the_documented_file_shows_the_defaults() {
+        let config = Config::parse(include_str!("../../docs/demi.toml"), "demi.toml").unwrap();
+        assert_eq!(config.heap, HeapSection::default());
+        assert_eq!(config.wait, WaitSection::default());
+        assert_eq!(config.queues, QueuesSection::default());
+        assert_eq!(config.tokens, TokensSection::default());
+        assert_eq!(config.tasks, TasksSection::default());
     }
 
     #[test]
