@@ -152,7 +152,7 @@ impl Buf {
 impl RawBuf {
     #[inline]
     fn offset(&self) -> usize {
-        self.core().map_or(0, |core| self.data().addr().get() - core.shared.region.base().addr().get())
+        self.core().map_or(0, |core| self.data().addr().get() - core.base.addr().get())
     }
 }
 

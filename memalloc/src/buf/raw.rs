@@ -38,7 +38,7 @@ impl RawBuf {
     pub(crate) unsafe fn from_parts(pin: &Pin, slot: Slot, offset: usize, len: usize) -> Self {
         debug_assert!(u32::try_from(len).is_ok());
         // SAFETY: the offset is that of a byte of the region, or of its end.
-        let data = unsafe { pin.shared.region.base().add(offset) };
+        let data = unsafe { pin.base.add(offset) };
         Self { heap: Some(pin.as_raw()), data, len: len as u32, slot }
     }
 
@@ -92,8 +92,7 @@ impl RawBuf {
     pub(super) fn room(&self) -> usize {
         let Some(core) = self.core() else { return 0 };
         let end = self.slot.offset() + core.object_size(self.slot);
-        let base = core.shared.region.base();
-        end - (self.data.addr().get() - base.addr().get())
+        end - (self.data.addr().get() - core.base.addr().get())
     }
 
     /// Changes the length; beyond the present one only as the only reference, and within the object.

@@ -12,6 +12,7 @@ use crate::superblock::{
 };
 use crate::{HeapConfig, HeapError, RegionInfo};
 use std::cell::{Cell, RefCell};
+use std::ptr::NonNull;
 use std::sync::Arc;
 
 /// A slot index has 31 bits, and two of its values are taken: 64 GiB stay well below.
@@ -31,8 +32,9 @@ pub(crate) struct Core {
     /// How many [`Pin`](super::Pin)s there are. The core goes when there is neither one nor a live object.
     pub(super) pins: Cell<usize>,
     pub(crate) shared: Arc<Shared>,
-    /// The same words as in `shared`.
+    /// The same words as in `shared`, and where its region begins: a step nearer.
     pub(crate) slots: Slots,
+    pub(crate) base: NonNull<u8>,
     pub(super) blocks: Blocks,
     pub(super) bins: Bins,
     pub(super) vacant: Vacant,
@@ -52,6 +54,7 @@ impl Core {
         Ok(Self {
             pins: Cell::new(0),
             slots: slots.clone(),
+            base: region.base(),
             shared: Arc::new(Shared { region, slots, returns: Returns::new() }),
             blocks: Blocks::new(superblocks),
             bins: Bins::new(superblocks),
@@ -85,9 +88,8 @@ impl Core {
     /// Where an address lies in the region. `None`: elsewhere.
     #[inline]
     pub(crate) fn offset_of(&self, ptr: *const u8) -> Option<usize> {
-        let region = &self.shared.region;
-        let offset = ptr.addr().wrapping_sub(region.base().addr().get());
-        (offset < region.len()).then_some(offset)
+        let offset = ptr.addr().wrapping_sub(self.base.addr().get());
+        (offset < self.shared.region.len()).then_some(offset)
     }
 
     /// Takes an object from a bin, if that is a matter of a few instructions. `None`: ask [`Core::take`].

@@ -199,7 +199,7 @@ impl Core {
     fn memory(&self, object: &Loose) -> (NonNull<u8>, usize) {
         let offset = object.slot().offset();
         // SAFETY: a slot is an index into the region, so its offset stays within it.
-        let memory = unsafe { self.shared.region.base().add(offset) };
+        let memory = unsafe { self.base.add(offset) };
         (memory, self.blocks[object.slot().block()].object_size())
     }
 }

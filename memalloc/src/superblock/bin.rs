@@ -40,6 +40,8 @@ pub(crate) enum Policy {
     ClosedPool,
 }
 
+/// Two to a cache line.
+#[repr(align(32))]
 pub(crate) struct Bin {
     policy: Cell<Policy>,
     head: Cell<BlockIx>,
