@@ -1,0 +1,137 @@
+//! Where an operation begins: the system call first, and only if that would block a place to wait.
+
+use demi_api::desc::QueueTable;
+use demi_api::error::Error;
+use demi_api::libos::Cx;
+use demi_api::op::{Op, Step};
+use demi_api::token::QToken;
+
+use super::Net;
+use super::socket::State;
+use crate::catnap::Queue;
+use crate::slab::Key;
+use crate::sys::epoll::Interest;
+
+impl Net {
+    #[inline]
+    pub(crate) fn start(
+        &mut self,
+        queues: &mut QueueTable<Queue>,
+        cx: &mut Cx<'_>,
+        token: QToken,
+        key: Key,
+        op: &mut Op,
+    ) -> Result<Step, Error> {
+        let socket = self.sockets.get_mut(key).ok_or(Error::BadDescriptor)?;
+        match (&mut socket.state, op) {
+            (State::Stream(stream), Op::Pop { limit }) => {
+                let step = stream.start_pop(&socket.fd, &mut self.io, cx.heap, token, *limit)?;
+                self.popping(key, step)
+            }
+            (State::Stream(stream), Op::Push { sga, to: None }) => {
+                let step = stream.start_push(&socket.fd, &mut self.io, token, sga)?;
+                self.pushing(key, step)
+            }
+            (State::Datagram(datagram), Op::Pop { .. }) => {
+                let step = datagram.start_pop(&socket.fd, &mut self.io, cx.heap, token);
+                self.popping(key, step)
+            }
+            (State::Datagram(datagram), Op::Push { sga, to }) => {
+                let step = datagram.start_push(&socket.fd, &mut self.io, socket.domain, token, sga, to)?;
+                self.pushing(key, step)
+            }
+            (State::Listener(_), Op::Accept) => self.start_accept(queues, token, key),
+            (State::Fresh, Op::Connect(peer)) => self.start_connect(token, key, peer),
+            (State::Datagram(_), Op::Connect(peer)) => self.connect_datagram(key, peer),
+            (State::Listener(_) | State::Connecting(_) | State::Stream(_), Op::Connect(_)) => {
+                Err(Error::AlreadyConnected)
+            }
+            (_, Op::Accept) => Err(Error::Invalid("accept needs a listening socket")),
+            (_, Op::Flush) => Err(Error::NotSupported("flush of a socket")),
+            (State::Stream(_), Op::Push { to: Some(_), .. }) => {
+                Err(Error::Invalid("a stream has one peer: push without an address"))
+            }
+            (State::Fresh | State::Listener(_) | State::Connecting(_), Op::Push { .. } | Op::Pop { .. }) => {
+                Err(Error::NotConnected)
+            }
+        }
+    }
+
+    /// Recalls an operation; posts it if that is possible.
+    pub(crate) fn cancel(&mut self, cx: &mut Cx<'_>, token: QToken, key: Key) -> Result<(), Error> {
+        let socket = self.sockets.get_mut(key).ok_or(Error::BadDescriptor)?;
+        match &mut socket.state {
+            State::Fresh => return Err(Error::NotCancellable),
+            State::Listener(accepts) => {
+                let place = accepts.iter().position(|other| *other == token).ok_or(Error::NotCancellable)?;
+                accepts.remove(place);
+            }
+            State::Connecting(connecting) if connecting.token == token => self.give_up_connect(key),
+            State::Connecting(_) => return Err(Error::NotCancellable),
+            State::Stream(stream) => stream.cancel(token)?,
+            State::Datagram(datagram) => datagram.cancel(token)?,
+        }
+        cx.done.post(token, Err(Error::Cancelled));
+        Ok(())
+    }
+
+    #[inline]
+    fn popping(&mut self, key: Key, step: Step) -> Result<Step, Error> {
+        if matches!(step, Step::Pending) {
+            self.await_bytes(key)?;
+        }
+        Ok(step)
+    }
+
+    #[inline]
+    fn pushing(&mut self, key: Key, step: Step) -> Result<Step, Error> {
+        if matches!(step, Step::Pending) {
+            self.await_room(key);
+        }
+        Ok(step)
+    }
+
+    /// Finds a pop that has just been queued its place to wait: the spin set, or else the kernel's.
+    #[inline]
+    fn await_bytes(&mut self, key: Key) -> Result<(), Error> {
+        let Some(socket) = self.sockets.get_mut(key) else { return Ok(()) };
+        if self.readiness.enter(&mut socket.watch, key) {
+            return Ok(());
+        }
+        if let Some(stale) = self.stale_spinner()
+            && self.demote(stale)
+        {
+            return self.await_bytes(key);
+        }
+        let registered = self.register(key, Interest::Read);
+        if registered.is_err() {
+            match self.sockets.get_mut(key).map(|socket| &mut socket.state) {
+                Some(State::Stream(stream)) => stream.take_last_pop(),
+                Some(State::Datagram(datagram)) => datagram.take_last_pop(),
+                Some(State::Fresh | State::Listener(_) | State::Connecting(_)) | None => {}
+            }
+        }
+        registered
+    }
+
+    fn stale_spinner(&self) -> Option<Key> {
+        (0..self.readiness.spinning()).filter_map(|place| self.readiness.spinner(place)).find(|key| {
+            self.sockets
+                .get(*key)
+                .is_none_or(|socket| !socket.waits_to_receive() || self.readiness.is_stale(&socket.watch))
+        })
+    }
+
+    /// A push waits: the kernel tells when there is room, or, where it cannot, time does.
+    fn await_room(&mut self, key: Key) {
+        // A socket that cannot be registered continues on every turn.
+        let registered = self.register(key, Interest::ReadWrite).is_ok();
+        let Some(socket) = self.sockets.get_mut(key) else { return };
+        if !registered {
+            self.readiness.put_again(&mut socket.watch, key);
+        }
+        if socket.must_retry() {
+            self.unclocked.push(key);
+        }
+    }
+}

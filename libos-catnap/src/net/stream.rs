@@ -1,0 +1,316 @@
+//! A connected byte stream, TCP or UNIX: pushes that wait for room, pops that wait for bytes.
+//!
+//! Invariants: pushes complete in the order in which they were started, each when the kernel has all of its
+//! bytes; what is queued is sent before the end of the stream is. Once a send has failed nothing more is
+//! sent, so that a peer never sees a stream with a hole in it. Bytes that arrived before a reset are still
+//! popped; then every pop reports the reset.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+
+use arrayvec::ArrayVec;
+use demi_api::error::Error;
+use demi_api::libos::{Cx, Shutdown};
+use demi_api::memalloc::Heap;
+use demi_api::op::{Done, Position, Step};
+use demi_api::sga::{MAX_SEGMENTS, SgArray};
+use demi_api::token::QToken;
+
+use super::{Io, Turn};
+use crate::sys::socket::{self, MAX_IOVECS};
+use crate::sys::{Attempt, Fd};
+
+/// Pops served, and sends made, for one socket in one turn.
+const PER_TURN: usize = 32;
+
+#[derive(Debug, Default)]
+pub(crate) struct Stream {
+    pops: VecDeque<Pop>,
+    pushes: VecDeque<Push>,
+    /// The local side ended receiving: every pop is the end of the stream.
+    read_shut: bool,
+    /// The local side ended sending: no more pushes.
+    write_shut: bool,
+    /// The end of the stream is to be sent once `pushes` is empty.
+    fin_due: bool,
+    /// Why no more can be sent.
+    send_failed: Option<Error>,
+    /// What to report in place of the end of the stream.
+    failed: Option<Error>,
+}
+
+#[derive(Debug)]
+struct Pop {
+    token: QToken,
+    limit: usize,
+}
+
+#[derive(Debug)]
+struct Push {
+    token: QToken,
+    rest: SgArray,
+    /// Some of its bytes have been sent: it can no longer be recalled.
+    begun: bool,
+}
+
+impl Stream {
+    #[inline]
+    pub(crate) fn start_pop(
+        &mut self,
+        fd: &Fd,
+        io: &mut Io,
+        heap: &Heap,
+        token: QToken,
+        limit: usize,
+    ) -> Result<Step, Error> {
+        if limit == 0 {
+            return Err(Error::Invalid("a pop of at most no bytes"));
+        }
+        if self.pops.is_empty() {
+            match self.receive(fd, io, heap, limit) {
+                Ok(Some(sga)) => return Ok(Step::Done(Ok(Done::Popped(sga)))),
+                Ok(None) => {}
+                Err(error) => return Ok(Step::Done(Err(error))),
+            }
+        }
+        self.pops.push_back(Pop { token, limit });
+        Ok(Step::Pending)
+    }
+
+    #[inline]
+    pub(crate) fn start_push(
+        &mut self,
+        fd: &Fd,
+        io: &mut Io,
+        token: QToken,
+        sga: &mut SgArray,
+    ) -> Result<Step, Error> {
+        if self.write_shut {
+            return Err(Error::Closed);
+        }
+        if let Some(error) = &self.send_failed {
+            return Ok(Step::Done(Err(error.clone())));
+        }
+        let mut sent = 0;
+        if self.pushes.is_empty() {
+            let len = sga.len();
+            match send_one(fd, io, sga, len) {
+                Ok(Some(all)) if all == len => return Ok(Step::Done(Ok(Done::Pushed(Position(0))))),
+                Ok(Some(part)) => sent = part,
+                Ok(None) => {}
+                Err(error) => return Ok(Step::Done(Err(self.send_broke(error)))),
+            }
+        }
+        let mut rest = std::mem::take(sga);
+        rest.advance(sent);
+        self.pushes.push_back(Push { token, rest, begun: sent > 0 });
+        Ok(Step::Pending)
+    }
+
+    /// Serves waiting pops until there is nothing to receive.
+    #[inline]
+    pub(crate) fn run_pops(&mut self, fd: &Fd, io: &mut Io, cx: &mut Cx<'_>) -> Turn {
+        let mut done = 0;
+        while let Some(Pop { token, limit }) = self.pops.front() {
+            if done == PER_TURN {
+                return Turn { done, more: true };
+            }
+            let (token, limit) = (*token, *limit);
+            let result = match self.receive(fd, io, cx.heap, limit) {
+                Ok(Some(sga)) => Ok(Done::Popped(sga)),
+                Ok(None) => break,
+                Err(error) => Err(error),
+            };
+            self.pops.pop_front();
+            cx.done.post(token, result);
+            done += 1;
+        }
+        Turn { done, more: false }
+    }
+
+    /// Sends what waits until there is no room.
+    pub(crate) fn run_pushes(&mut self, fd: &Fd, io: &mut Io, cx: &mut Cx<'_>) -> Turn {
+        let mut done = 0;
+        for _ in 0..PER_TURN {
+            done += self.complete_sent(cx);
+            if self.pushes.is_empty() {
+                self.send_fin(fd);
+                return Turn { done, more: false };
+            }
+            match self.send_queued(fd, io) {
+                Ok(Some(count)) => self.note_sent(count),
+                Ok(None) => return Turn { done, more: false },
+                Err(error) => {
+                    let error = self.send_broke(error);
+                    done += self.pushes.len();
+                    self.fail_pushes(cx, &error);
+                    return Turn { done, more: false };
+                }
+            }
+        }
+        done += self.complete_sent(cx);
+        Turn { done, more: true }
+    }
+
+    pub(crate) fn has_pops(&self) -> bool {
+        !self.pops.is_empty()
+    }
+
+    pub(crate) fn has_pushes(&self) -> bool {
+        !self.pushes.is_empty()
+    }
+
+    /// Ends one direction or both; the end of sending takes effect once everything pushed is sent.
+    pub(crate) fn shutdown(&mut self, fd: &Fd, cx: &mut Cx<'_>, how: Shutdown) -> Result<(), Error> {
+        if matches!(how, Shutdown::Write | Shutdown::Both) && !self.write_shut {
+            self.write_shut = true;
+            self.fin_due = true;
+            if self.pushes.is_empty() {
+                self.send_fin(fd);
+            }
+        }
+        if matches!(how, Shutdown::Read | Shutdown::Both) && !self.read_shut {
+            self.read_shut = true;
+            // The peer may be gone already, and with it what there was to shut down.
+            let _ = socket::shutdown(fd, Shutdown::Read);
+            for pop in self.pops.drain(..) {
+                cx.done.post(pop.token, Ok(Done::Popped(SgArray::new())));
+            }
+        }
+        Ok(())
+    }
+
+    /// Recalls one operation.
+    pub(crate) fn cancel(&mut self, token: QToken) -> Result<(), Error> {
+        if let Some(place) = self.pops.iter().position(|pop| pop.token == token) {
+            self.pops.remove(place);
+            return Ok(());
+        }
+        let place = self.pushes.iter().position(|push| push.token == token).ok_or(Error::NotCancellable)?;
+        if self.pushes[place].begun {
+            return Err(Error::NotCancellable);
+        }
+        self.pushes.remove(place);
+        Ok(())
+    }
+
+    /// Takes a pop back that cannot be waited for.
+    pub(crate) fn take_last_pop(&mut self) {
+        self.pops.pop_back();
+    }
+
+    pub(crate) fn cancel_pops(&mut self, cx: &mut Cx<'_>) {
+        for pop in self.pops.drain(..) {
+            cx.done.post(pop.token, Err(Error::Cancelled));
+        }
+    }
+
+    pub(crate) fn fail_pushes(&mut self, cx: &mut Cx<'_>, error: &Error) {
+        for push in self.pushes.drain(..) {
+            cx.done.post(push.token, Err(error.clone()));
+        }
+    }
+
+    #[inline]
+    fn receive(&mut self, fd: &Fd, io: &mut Io, heap: &Heap, limit: usize) -> Attempt<SgArray> {
+        if self.read_shut {
+            return Ok(Some(SgArray::new()));
+        }
+        match io.receiver.stream(heap, &mut io.counters, fd, limit) {
+            Ok(Some(sga)) if sga.segments().is_empty() => match &self.failed {
+                Some(error) => Err(error.clone()),
+                None => Ok(Some(sga)),
+            },
+            Err(Error::Closed) => Err(self.failed.get_or_insert(Error::ConnectionReset).clone()),
+            Err(Error::OutOfMemory(error)) => Err(error.into()),
+            Err(error) => Err(self.failed.insert(error).clone()),
+            received => received,
+        }
+    }
+
+    /// Remembers that nothing more can be sent. The kernel reports a reset once, to whoever asks first: here
+    /// it is kept for the pops too.
+    #[cold]
+    fn send_broke(&mut self, error: Error) -> Error {
+        let error = match (error, &self.failed) {
+            (Error::Closed, Some(reason)) => reason.clone(),
+            (error, _) => error,
+        };
+        if !matches!(error, Error::Closed | Error::NoBuffers) {
+            self.failed = Some(error.clone());
+        }
+        self.fin_due = false;
+        self.send_failed = Some(error.clone());
+        error
+    }
+
+    fn send_queued(&self, fd: &Fd, io: &mut Io) -> Attempt<usize> {
+        let mut parts: ArrayVec<IoSlice<'_>, MAX_IOVECS> = ArrayVec::new();
+        let segments =
+            self.pushes.iter().flat_map(|push| push.rest.segments()).filter(|part| !part.is_empty());
+        for segment in segments.take(MAX_IOVECS) {
+            parts.push(IoSlice::new(segment));
+        }
+        let len = parts.iter().map(|part| part.len()).sum();
+        let sent = socket::send_vectored(fd, &parts);
+        count_sent(io, &sent, len);
+        sent
+    }
+
+    fn note_sent(&mut self, mut count: usize) {
+        for push in &mut self.pushes {
+            let part = count.min(push.rest.len());
+            push.rest.advance(part);
+            push.begun |= part > 0;
+            count -= part;
+            if count == 0 {
+                break;
+            }
+        }
+    }
+
+    fn complete_sent(&mut self, cx: &mut Cx<'_>) -> usize {
+        let mut done = 0;
+        while self.pushes.front().is_some_and(|push| push.rest.is_empty()) {
+            let push = self.pushes.pop_front().expect("there is a front");
+            cx.done.post(push.token, Ok(Done::Pushed(Position(0))));
+            done += 1;
+        }
+        done
+    }
+
+    fn send_fin(&mut self, fd: &Fd) {
+        if std::mem::take(&mut self.fin_due) {
+            // Fails only when the connection is gone, which pops report.
+            let _ = socket::shutdown(fd, Shutdown::Write);
+        }
+    }
+}
+
+#[inline]
+fn send_one(fd: &Fd, io: &mut Io, sga: &SgArray, len: usize) -> Attempt<usize> {
+    let sent = match sga.segments() {
+        _ if len == 0 => return Ok(Some(0)),
+        [one] => socket::send(fd, one),
+        several => {
+            let parts: ArrayVec<IoSlice<'_>, MAX_SEGMENTS> =
+                several.iter().map(|part| IoSlice::new(part)).collect();
+            socket::send_vectored(fd, &parts)
+        }
+    };
+    count_sent(io, &sent, len);
+    sent
+}
+
+#[inline]
+fn count_sent(io: &mut Io, sent: &Attempt<usize>, len: usize) {
+    match sent {
+        Ok(Some(count)) => {
+            io.counters.send += 1;
+            io.counters.bytes_out += *count as u64;
+            io.counters.send_partial += u64::from(*count < len);
+        }
+        Ok(None) => io.counters.send_again += 1,
+        Err(_) => {}
+    }
+}

@@ -1,0 +1,11 @@
+//! The libOS through the instance's API, on real sockets and files of this machine.
+
+mod closing;
+mod common;
+mod connections;
+mod datagrams;
+mod files;
+mod misuse;
+mod options;
+mod streams;
+mod waiting;
