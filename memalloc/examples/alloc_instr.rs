@@ -22,7 +22,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let heap = Heap::new(&HeapConfig { size: 32 << 20, lock: false, ..HeapConfig::default() })?;
     let _held: Vec<_> = (0..live).map(|_| heap.alloc(size)).collect::<Result<_, _>>()?;
     run(&heap, size, pairs)?;
-    println!("{pairs} pairs of {size} B, {live} live");
+    println!("{pairs} pairs of {size} B, {live} live, pages: {:?}", heap.stats().pages);
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! Buffers: references to ranges of objects. [`BufMut`] is unique and writable, [`Buf`] shared and read-only.
 //!
 //! Invariant: bytes that a `Buf` covers do not change while it lives; an object is freed with the last buffer that
-//! refers to it, whichever that is. A buffer is 24 bytes, without a pointer to free; cloning and slicing touch one word.
+//! refers to it, whichever that is. A buffer is 24 bytes; cloning and slicing it change one word beside.
 //!
 //! | file | what it holds |
 //! |---|---|

@@ -106,10 +106,10 @@ impl Core {
     /// Takes an object from a superblock of a bin.
     #[inline]
     pub(super) fn take_from(&self, bin: &Bin, block: &Superblock) -> Loose {
+        self.check_poison(block);
         let object = block.pop(&self.slots);
         bin.count_taken();
         self.counters.count_taken(block.object_size());
-        self.check_poison(&object);
         object
     }
 

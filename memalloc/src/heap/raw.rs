@@ -5,7 +5,7 @@
 use super::core::{Core, POISON};
 use super::{Heap, Object};
 use crate::buf::RawBuf;
-use crate::superblock::Loose;
+use crate::superblock::{Loose, Superblock};
 use crate::{Buf, BufMut};
 use std::ops::Deref;
 use std::ptr::NonNull;
@@ -170,36 +170,29 @@ impl Core {
     #[inline]
     pub(super) fn poison(&self, object: &Loose) {
         if cfg!(debug_assertions) {
-            let (memory, size) = self.memory(object);
-            // SAFETY: the memory is in the region, and as the object is loose, nobody has a reference into it.
-            unsafe { memory.write_bytes(POISON, size) };
+            let size = self.object_size(object.slot());
+            // SAFETY: a slot's object lies in the region; as it is loose, nobody has a reference into it.
+            unsafe { self.base.add(object.slot().offset()).write_bytes(POISON, size) };
         }
     }
 
-    /// Panics if someone wrote to an object while it was free.
+    /// Panics if someone wrote, while it was free, to the object that is taken next. Nothing has changed then.
     #[inline]
-    pub(super) fn check_poison(&self, object: &Loose) {
+    pub(super) fn check_poison(&self, block: &Superblock) {
         const CLEAN: [u8; 4096] = [POISON; 4096];
         if !cfg!(debug_assertions) {
             return;
         }
-        let (memory, size) = self.memory(object);
-        // SAFETY: the memory is in the region and initialised; as the object is loose, nobody else uses it.
-        let bytes = unsafe { slice::from_raw_parts(memory.as_ptr(), size) };
+        let (offset, size) = (block.peek().offset(), block.object_size());
+        // SAFETY: a slot's object lies in the region, which is initialised; as it is free, nobody else uses it.
+        let bytes = unsafe { slice::from_raw_parts(self.base.add(offset).as_ptr(), size) };
         // By the page, which is a quick comparison; byte by byte only where it fails.
         let Some(page) = bytes.chunks(CLEAN.len()).position(|chunk| *chunk != CLEAN[..chunk.len()]) else {
             return;
         };
         let start = page * CLEAN.len();
         let within = bytes[start..].iter().position(|&byte| byte != POISON).expect("the page differs");
-        let offset = object.slot().offset() + start + within;
-        panic!("byte {offset} of the region was written after it was freed, in an object of {size} bytes");
-    }
-
-    fn memory(&self, object: &Loose) -> (NonNull<u8>, usize) {
-        let offset = object.slot().offset();
-        // SAFETY: a slot is an index into the region, so its offset stays within it.
-        let memory = unsafe { self.base.add(offset) };
-        (memory, self.blocks[object.slot().block()].object_size())
+        let at = offset + start + within;
+        panic!("byte {at} of the region was written after it was freed, in an object of {size} bytes");
     }
 }

@@ -136,6 +136,11 @@ impl Superblock {
         self.cap.get() > 0 && self.is_empty() && self.bin.get() == bin
     }
 
+    /// The object that is taken next.
+    pub(crate) fn peek(&self) -> Slot {
+        if self.free.get() == Slot::NONE { self.bump.get() } else { self.free.get() }
+    }
+
     /// Takes an object that is free: the last one freed, else the next never used. Must not be full.
     #[inline]
     pub(crate) fn pop(&self, slots: &Slots) -> Loose {

@@ -31,9 +31,9 @@ fn a_pool_is_exact_and_gets_its_own_back() {
 #[test]
 fn a_pool_does_not_starve_when_the_heap_is_full() {
     let heap = heap(2 << 20);
-    let pool = heap.pool(1 << 10, 10).unwrap();
-    let fill: Vec<_> = std::iter::from_fn(|| heap.alloc(1 << 10).ok()).collect();
-    assert!(fill.len() >= 7 * 256 && heap.pool(64, 1).is_err());
+    let pool = heap.pool(16 << 10, 10).unwrap();
+    let fill: Vec<_> = std::iter::from_fn(|| heap.alloc(16 << 10).ok()).collect();
+    assert!(fill.len() == 7 * 16 && heap.pool(64, 1).is_err());
     let out: Vec<_> = std::iter::from_fn(|| pool.take()).collect();
     assert_eq!(out.len(), 10);
     drop(out);
