@@ -1,0 +1,12 @@
+//! `pipeline` over the kernel's sockets.
+
+use std::process::ExitCode;
+
+use demi_examples::pipeline;
+use demi_libos_catnap::Catnap;
+
+type Demi = demi_api::Demikernel<Catnap>;
+
+fn main() -> ExitCode {
+    demi_examples::main(Demi::new, pipeline::run)
+}

@@ -1,0 +1,12 @@
+//! `relay` over the kernel's sockets.
+
+use std::process::ExitCode;
+
+use demi_examples::relay;
+use demi_libos_catnap::Catnap;
+
+type Demi = demi_api::Demikernel<Catnap>;
+
+fn main() -> ExitCode {
+    demi_examples::main(Demi::new, relay::run)
+}

@@ -1,0 +1,202 @@
+//! One connection.
+//!
+//! Invariant: what a client can make the server hold is bounded. Requests are popped only when all earlier ones are
+//! executed, and executed only while fewer than [`MOST_UNSENT`] bytes of replies wait to be sent. So a client that
+//! does not read stops being read from.
+
+use std::collections::VecDeque;
+
+use demi_api::graph::frame::Codec;
+use demi_api::{Demikernel, Error, LibOs, QDesc, QToken, SgArray};
+
+use super::command::{Context, Flow, Session, execute};
+use super::info::Server;
+use super::reply::Replies;
+use super::request::Request;
+use super::store::Store;
+
+/// Bytes of replies that may wait to be sent before no further request is executed.
+const MOST_UNSENT: usize = 256 << 10;
+
+/// Replies are pushed when there are this many bytes, although more requests wait.
+const GATHER: usize = 64 << 10;
+
+/// Requests that one pop takes at the most.
+const BATCH: usize = 64;
+
+/// What all clients share.
+pub(super) struct Shared<'a, L: LibOs> {
+    pub(super) demi: &'a Demikernel<L>,
+    pub(super) store: Store,
+    pub(super) replies: Replies,
+    pub(super) request: Request,
+    pub(super) commands: u64,
+}
+
+/// A connection and what is under way on it.
+pub(super) struct Client {
+    stream: QDesc,
+    framed: QDesc,
+    pop: Option<QToken>,
+    /// Pushes in the order in which they will complete, with their bytes.
+    pushes: VecDeque<(QToken, usize)>,
+    unsent: usize,
+    /// Popped, and not executed yet.
+    requests: VecDeque<SgArray>,
+    /// The argument from which the first of them is to go on.
+    resume: usize,
+    /// There will be no further request: close when all replies are sent.
+    leaving: bool,
+    session: Session,
+}
+
+/// A client must be closed at once.
+#[derive(Debug)]
+pub(super) struct Gone;
+
+impl Client {
+    /// A client on a new connection; nothing is asked of it yet.
+    pub(super) fn new<L: LibOs>(demi: &Demikernel<L>, stream: QDesc, id: u64) -> Result<Client, Error> {
+        let framed = demi.frame(stream, Codec::Resp)?;
+        Ok(Client {
+            stream,
+            framed,
+            pop: None,
+            pushes: VecDeque::new(),
+            unsent: 0,
+            requests: VecDeque::new(),
+            resume: 0,
+            leaving: false,
+            session: Session { id, name: Vec::new() },
+        })
+    }
+
+    pub(super) fn queues(&self) -> [QDesc; 2] {
+        [self.stream, self.framed]
+    }
+
+    /// Whether all is done that there was to do.
+    pub(super) fn is_finished(&self) -> bool {
+        self.leaving && self.requests.is_empty() && self.pushes.is_empty()
+    }
+
+    /// No request after those that are here.
+    pub(super) fn leave(&mut self) {
+        self.leaving = true;
+    }
+
+    /// Whether the token is that of the outstanding pop; it is not outstanding any more then.
+    #[inline]
+    pub(super) fn ends_pop(&mut self, token: QToken) -> bool {
+        let is_pop = self.pop == Some(token);
+        if is_pop {
+            self.pop = None;
+        }
+        is_pop
+    }
+
+    /// Takes note of a finished push; false if it is none of this client's.
+    #[inline]
+    pub(super) fn ends_push(&mut self, token: QToken) -> bool {
+        match self.pushes.front() {
+            Some((first, bytes)) if *first == token => {
+                self.unsent -= bytes;
+                self.pushes.pop_front();
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Takes in what a pop has yielded.
+    pub(super) fn received(&mut self, batch: Vec<SgArray>) {
+        self.requests.extend(batch);
+    }
+
+    /// The pop has failed: the peer is gone, or what it sends is no request.
+    pub(super) fn failed<L: LibOs>(&mut self, shared: &mut Shared<'_, L>, error: &Error) -> Result<(), Gone> {
+        tracing::debug!(client = self.session.id, %error, "no further request");
+        self.leaving = true;
+        match error {
+            Error::BadFrame(why) => self.complain(shared, why.strip_prefix("RESP: ").unwrap_or(why)),
+            Error::TooLarge { .. } => self.complain(shared, "invalid bulk length"),
+            // It may still read: what was asked is answered.
+            Error::EndOfStream | Error::Truncated => Ok(()),
+            _ => Err(Gone),
+        }
+    }
+
+    /// Executes what may be executed, sends the replies, and asks for more when all is executed.
+    pub(super) fn advance<L: LibOs>(
+        &mut self,
+        shared: &mut Shared<'_, L>,
+        server: &dyn Server,
+    ) -> Result<(), Gone> {
+        while self.unsent < MOST_UNSENT
+            && let Some(sga) = self.requests.pop_front()
+        {
+            if let Err(why) = shared.request.read(shared.demi.heap(), sga) {
+                self.requests.clear();
+                self.leaving = true;
+                self.complain(shared, &why.to_string())?;
+                break;
+            }
+            if shared.request.len() > 0 && !self.execute(shared, server)? {
+                self.requests.clear();
+                self.leaving = true;
+                break;
+            }
+        }
+        shared.request.clear();
+        self.send(shared)?;
+        if self.pop.is_none() && self.requests.is_empty() && !self.leaving && self.unsent < MOST_UNSENT {
+            self.pop = Some(shared.demi.pop_n(self.framed, BATCH).map_err(|_| Gone)?);
+        }
+        Ok(())
+    }
+
+    /// Executes the request that was just read; false if it is the last.
+    fn execute<L: LibOs>(&mut self, shared: &mut Shared<'_, L>, server: &dyn Server) -> Result<bool, Gone> {
+        let mut context = Context {
+            store: &mut shared.store,
+            out: &mut shared.replies,
+            server,
+            session: &mut self.session,
+            enough: GATHER,
+        };
+        let flow = execute(&mut context, &shared.request, std::mem::take(&mut self.resume));
+        if shared.replies.bytes() >= GATHER {
+            self.send(shared)?;
+        }
+        match flow {
+            Flow::Done => shared.commands += 1,
+            Flow::More(from) => {
+                self.requests.push_front(shared.request.bytes().into());
+                self.resume = from;
+            }
+            Flow::Close => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// Pushes what was written for this client. Past the frame, which adds nothing to replies.
+    fn send<L: LibOs>(&mut self, shared: &mut Shared<'_, L>) -> Result<(), Gone> {
+        let mut refused = false;
+        for sga in shared.replies.take() {
+            let bytes = sga.len();
+            match shared.demi.push(self.stream, sga) {
+                Ok(token) => {
+                    self.unsent += bytes;
+                    self.pushes.push_back((token, bytes));
+                }
+                Err(_) => refused = true,
+            }
+        }
+        if refused || shared.replies.take_starved() { Err(Gone) } else { Ok(()) }
+    }
+
+    fn complain<L: LibOs>(&mut self, shared: &mut Shared<'_, L>, why: &str) -> Result<(), Gone> {
+        shared.replies.error(&format!("ERR Protocol error: {why}"));
+        self.send(shared)
+    }
+}
