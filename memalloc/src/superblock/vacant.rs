@@ -126,7 +126,7 @@ mod tests {
         let mut rng = fastrand::Rng::with_seed(7);
         let vacant = Vacant::new(150);
         let mut flags = [true; 150];
-        for _ in 0..if cfg!(miri) { 200 } else { 20_000 } {
+        for _ in 0..if cfg!(miri) { 50 } else { 20_000 } {
             let len = rng.u32(1..20);
             if rng.bool() {
                 let expected =
