@@ -1,0 +1,79 @@
+//! Cores: staying on one, and how far two of them are apart.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use rustix::process::{Signal, set_parent_process_death_signal};
+use rustix::thread::{CpuSet, sched_setaffinity};
+use serde_json::json;
+
+#[derive(clap::Args)]
+pub(crate) struct CachelineArgs {
+    /// One core
+    #[arg(long, default_value_t = 0)]
+    core: usize,
+    /// The other
+    #[arg(long, default_value_t = 1)]
+    far_core: usize,
+    /// Round trips
+    #[arg(long, default_value_t = 20_000)]
+    count: u64,
+}
+
+/// Keeps this thread on `core`.
+pub(crate) fn pin(core: usize) -> Result<()> {
+    let mut set = CpuSet::new();
+    set.set(core);
+    sched_setaffinity(None, &set).with_context(|| format!("cannot stay on core {core}"))
+}
+
+/// Asks to be killed when whoever started this process goes, so that nothing spins on unattended.
+pub(crate) fn end_with_parent() -> Result<()> {
+    set_parent_process_death_signal(Some(Signal::KILL)).context("prctl(PR_SET_PDEATHSIG)")
+}
+
+/// Bounces one cache line between two threads, each on its core: the floor under every other figure, and a
+/// sign of how the machine has placed its cores at this moment.
+pub(crate) fn cacheline(args: &CachelineArgs) -> Result<()> {
+    #[repr(align(128))]
+    struct Line(AtomicU64);
+    let line = Line(AtomicU64::new(0));
+    let rounds = args.count.max(1);
+    let warmup = rounds / 4;
+    let turns = 2 * (warmup + rounds);
+    let bounce = |core: usize, parity: u64| -> Result<f64> {
+        pin(core)?;
+        let mut begin = Instant::now();
+        let mut turn = parity;
+        while turn < turns {
+            while line.0.load(Ordering::Acquire) != turn {
+                std::hint::spin_loop();
+            }
+            if turn / 2 == warmup {
+                begin = Instant::now();
+            }
+            line.0.store(turn + 1, Ordering::Release);
+            turn += 2;
+        }
+        Ok(begin.elapsed().as_nanos() as f64 / rounds as f64)
+    };
+    let nanos = std::thread::scope(|scope| {
+        let far = scope.spawn(|| bounce(args.far_core, 1));
+        let near = bounce(args.core, 0);
+        far.join().expect("the bouncing thread does not panic").and(near)
+    })?;
+    println!("{}", json!({ "cacheline_ns": nanos }));
+    Ok(())
+}
+
+/// A number from the kernel's account of this thread, such as `VmRSS` (in kB).
+pub(crate) fn status(key: &str) -> Result<u64> {
+    let text = std::fs::read_to_string("/proc/thread-self/status")?;
+    let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
+    let number = value.and_then(|value| value.split_whitespace().next());
+    number
+        .context("/proc/thread-self/status")?
+        .parse()
+        .with_context(|| format!("{key} in /proc/thread-self/status"))
+}

@@ -1,0 +1,105 @@
+//! The processes that `cargo xtask bench` starts and compares.
+//!
+//! Each invocation is one role in one measurement: one end of an echo, one relay, one process with many idle
+//! queues. It does its part on the core that it is given and prints JSON, one object per line. A role is
+//! started fresh for every alternation, or takes turns when told to on its standard input.
+//!
+//! - [`echo`]: both ends of an echo, over plain sockets or over a libOS
+//! - [`relay`]: a UDP relay three ways, and the client around it
+//! - [`wait`]: what one completion costs beside many idle queues
+//! - [`unreaped`]: pushes whose tokens nobody waits for
+//! - [`alloc`]: allocation and release
+//! - [`cpu`]: pinning, and the cache-line ping-pong; [`measure`]: warm-up, stop, percentiles
+//!
+//! Not in here: what to compare with what, how often and in which order. That is `xtask`'s.
+
+mod alloc;
+mod cpu;
+mod echo;
+mod measure;
+mod relay;
+mod unreaped;
+mod wait;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand, ValueEnum};
+use demi_api::{Config, Demikernel, LibOs};
+
+#[derive(Parser)]
+#[command(version, about = "One role of one measurement; `cargo xtask bench` starts these")]
+struct Cli {
+    #[command(subcommand)]
+    role: Role,
+}
+
+#[derive(Subcommand)]
+enum Role {
+    /// Round trip of a cache line between two cores
+    Cacheline(cpu::CachelineArgs),
+    /// Echo to one connection until it ends
+    EchoServer(echo::ServerArgs),
+    /// Keep a window of messages outstanding and time each
+    EchoClient(echo::ClientArgs),
+    /// Send datagrams to a relay and receive them behind it, one after the other
+    RelayClient(relay::ClientArgs),
+    /// Pass datagrams on until one is empty
+    Relay(relay::RelayArgs),
+    /// One active queue pair among idle ones; runs a slice per line on standard input
+    Wait(wait::Args),
+    /// Push without ever waiting for a token
+    Unreaped(unreaped::Args),
+    /// Time allocation and release against the system's malloc
+    Alloc(alloc::Args),
+    /// Allocate and release, and nothing else: for callgrind
+    Pairs(alloc::PairsArgs),
+}
+
+/// What stands behind a libOS role.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum LibosName {
+    Catnap,
+    Loopback,
+}
+
+/// What stands behind a role that also exists without a libOS.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Subject {
+    /// Plain sockets, non-blocking and spinning: the control.
+    Kernel,
+    /// The libOS over the same sockets.
+    Catnap,
+}
+
+fn main() -> ExitCode {
+    match run(&Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("demi-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: &Cli) -> Result<()> {
+    cpu::end_with_parent()?;
+    match &cli.role {
+        Role::Cacheline(args) => cpu::cacheline(args),
+        Role::EchoServer(args) => echo::server(args),
+        Role::EchoClient(args) => echo::client(args),
+        Role::RelayClient(args) => relay::client(args),
+        Role::Relay(args) => relay::relay(args),
+        Role::Wait(args) => wait::run(args),
+        Role::Unreaped(args) => unreaped::run(args),
+        Role::Alloc(args) => alloc::compare(args),
+        Role::Pairs(args) => alloc::pairs(args),
+    }
+}
+
+/// An instance with a heap of `mib` MiB and all else as shipped.
+fn instance<L: LibOs>(mib: usize) -> Result<Demikernel<L>> {
+    let mut config = Config::default();
+    config.heap.size_mib = mib;
+    Ok(Demikernel::new(&config)?)
+}

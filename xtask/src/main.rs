@@ -1,0 +1,70 @@
+//! The project's commands: `cargo xtask <command>`.
+//!
+//! - [`demo`]: a real client against the key-value store, and latency beside plain sockets
+//! - [`test`]: everything that must pass
+//! - [`lint`]: everything that must be clean
+//! - [`bench`]: comparisons, each against its control within one interleaved run
+//! - [`setup`]: the packages that the others need
+//!
+//! Below them: [`process`] (children that are always stopped), [`step`] (what runs and how long it took),
+//! [`compile`] (release binaries), [`term`] (tables, bars, histograms).
+//!
+//! Progress goes to standard error, results to standard output. Not in here: anything that is measured; that
+//! is `demi-bench`, so that it runs without this program's baggage.
+#![forbid(unsafe_code)]
+
+mod bench;
+mod compile;
+mod demo;
+mod lint;
+mod process;
+mod setup;
+mod step;
+mod tally;
+mod term;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version, about = "The project's commands")]
+#[command(disable_help_subcommand = true, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Build, serve a real client, and show round-trip latency beside plain sockets
+    Demo(demo::Args),
+    /// Run everything that must pass; the last line counts it
+    Test(test::Args),
+    /// Check format, lints, documentation, dependencies and where `unsafe` stands
+    Lint(lint::Args),
+    /// Measure against a control within one interleaved run
+    Bench(bench::Args),
+    /// Install the packages that the other commands use
+    Setup(setup::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = process::stop_all_on_signal().and_then(|()| match cli.command {
+        Command::Demo(args) => demo::run(&args),
+        Command::Test(args) => test::run(&args),
+        Command::Lint(args) => lint::run(&args),
+        Command::Bench(args) => bench::run(&args),
+        Command::Setup(args) => setup::run(&args),
+    });
+    process::await_stop_if_stopping();
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

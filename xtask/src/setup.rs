@@ -1,0 +1,122 @@
+//! Packages that the other commands use.
+//!
+//! As root they are installed without a question; otherwise the one line to run is printed. Nothing here is
+//! needed to build: the compiler and this program are enough for that.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::step::{self, Outcome};
+
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// A program, and the Debian package that it comes in.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tool {
+    pub(crate) program: &'static str,
+    package: &'static str,
+    purpose: &'static str,
+}
+
+pub(crate) const REDIS: Tool = Tool {
+    program: "redis-benchmark",
+    package: "redis-tools",
+    purpose: "drives the key-value store in `demo` and in tests",
+};
+
+pub(crate) const VALGRIND: Tool =
+    Tool { program: "valgrind", package: "valgrind", purpose: "counts instructions in `bench`" };
+
+/// Install the packages that the other commands use.
+///
+/// As root: installs them with apt-get, without a question. Otherwise: prints the one line to run, and exits
+/// with a failure if something is missing.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Only say what is there and what is missing
+    #[arg(long)]
+    check: bool,
+}
+
+/// Why a tool is not there.
+#[derive(Debug)]
+pub(crate) enum Missing {
+    /// Whoever is root can install it, with this line.
+    Run(String),
+    /// It cannot be had here.
+    Unavailable(String),
+}
+
+impl std::fmt::Display for Missing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Missing::Run(line) => write!(f, "run: {line}"),
+            Missing::Unavailable(why) => f.write_str(why),
+        }
+    }
+}
+
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let tools = [REDIS, VALGRIND];
+    let missing = if args.check { None } else { ensure(&tools).err() };
+    for tool in tools {
+        let place = find(tool.program).map_or("missing".to_owned(), |path| path.display().to_string());
+        println!("{:16} {:32} {}", tool.program, place, tool.purpose);
+    }
+    if let Some(missing) = missing {
+        println!("{missing}");
+    }
+    let complete = tools.iter().all(|tool| find(tool.program).is_some());
+    Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Sees to it that the tools are there.
+pub(crate) fn ensure(tools: &[Tool]) -> Result<(), Missing> {
+    let packages: Vec<_> =
+        tools.iter().filter(|tool| find(tool.program).is_none()).map(|tool| tool.package).collect();
+    if packages.is_empty() {
+        return Ok(());
+    }
+    let list = packages.join(" ");
+    if find("apt-get").is_none() {
+        return Err(Missing::Unavailable(format!("no apt-get here; install {list} as this system does")));
+    }
+    if !rustix::process::geteuid().is_root() {
+        let line = format!("sudo apt-get update && sudo apt-get install -y --no-install-recommends {list}");
+        return Err(Missing::Run(line));
+    }
+    let update = apt("refresh package lists", &["update", "-qq"]);
+    let mut install = vec!["install", "-y", "-qq", "--no-install-recommends"];
+    install.extend(&packages);
+    // Old lists may still do: whether the refresh failed matters only if the installation does.
+    match (apt("install packages", &install), update) {
+        (Outcome::Passed, _) if tools.iter().all(|tool| find(tool.program).is_some()) => Ok(()),
+        (_, Outcome::Failed(_)) => Err(Missing::Unavailable(format!(
+            "{list} could not be installed: the package lists cannot be fetched"
+        ))),
+        _ => Err(Missing::Unavailable(format!("{list} could not be installed: see apt-get's message above"))),
+    }
+}
+
+/// Where a program lies on the search path.
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
+    let places = std::env::var_os("PATH")?;
+    let mut found = std::env::split_paths(&places).map(|place| place.join(program));
+    found.find(|path| is_executable(path))
+}
+
+fn is_executable(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    path.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+}
+
+fn apt(name: &str, args: &[&str]) -> Outcome {
+    let mut command = Command::new("apt-get");
+    command.args(args).env("DEBIAN_FRONTEND", "noninteractive");
+    // Results have standard output for themselves.
+    command.stdout(std::io::stderr());
+    step::run_alone(name, &mut command, LIMIT)
+}

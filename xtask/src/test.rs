@@ -1,0 +1,82 @@
+//! Everything that must pass.
+
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::compile::cargo;
+use crate::setup;
+use crate::step::Steps;
+
+const TESTS_LIMIT: Duration = Duration::from_secs(600);
+const DOCS_LIMIT: Duration = Duration::from_secs(240);
+const MIRI_LIMIT: Duration = Duration::from_secs(420);
+
+/// Run everything that must pass.
+///
+/// Unit and integration tests, documentation tests (among them those that must not compile), memalloc's
+/// tests once more in release mode, and under Miri where a nightly toolchain is installed. Ends with a list
+/// of steps and, as the very last line, `N passed, N failed, N skipped`: counted from the test runners'
+/// output; a step that fails without a result counts as one failed test, a step left out as one skipped.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Leave out what is slow: release mode and Miri
+    #[arg(long)]
+    quick: bool,
+}
+
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let mut steps = Steps::default();
+    if let Err(missing) = setup::ensure(&[setup::REDIS]) {
+        steps.skip("tests with redis's own clients", missing.to_string());
+    }
+    let mut tests = cargo(&["test", "--workspace", "--lib", "--bins", "--tests", "--no-fail-fast"]);
+    steps.run_counted("unit and integration tests", &mut tests, TESTS_LIMIT);
+    let mut docs = cargo(&["test", "--workspace", "--doc", "--no-fail-fast"]);
+    steps.run_counted("documentation tests", &mut docs, DOCS_LIMIT);
+    if args.quick {
+        steps.skip("memalloc in release mode", "as --quick asks");
+        steps.skip("memalloc under Miri", "as --quick asks");
+    } else {
+        let mut release = cargo(&["test", "--release", "-p", "demi-memalloc", "--lib", "--tests"]);
+        steps.run_counted("memalloc in release mode", &mut release, TESTS_LIMIT);
+        under_miri(&mut steps);
+    }
+    let code = steps.summary();
+    let tally = steps.tally();
+    let skipped = tally.ignored + steps.skipped();
+    println!("{} passed, {} failed, {} skipped", tally.passed, tally.failed, skipped);
+    Ok(code)
+}
+
+fn under_miri(steps: &mut Steps) {
+    const NAME: &str = "memalloc under Miri";
+    if let Err(why) = miri_is_there() {
+        return steps.skip(NAME, why);
+    }
+    let mut miri = nightly(&["miri", "test", "-p", "demi-memalloc", "--lib", "--tests"]);
+    steps.run_counted(NAME, &mut miri, MIRI_LIMIT);
+}
+
+fn miri_is_there() -> Result<(), String> {
+    let toolchains = Command::new("rustup").args(["toolchain", "list"]).output();
+    let toolchains = toolchains.map_err(|_| "there is no rustup to fetch it with".to_owned())?;
+    if !String::from_utf8_lossy(&toolchains.stdout).lines().any(|line| line.starts_with("nightly-")) {
+        return Err("no nightly toolchain is installed (`rustup toolchain install nightly`)".to_owned());
+    }
+    let mut add = Command::new("rustup");
+    add.args(["component", "add", "--toolchain", "nightly", "miri", "rust-src"]);
+    let added = crate::step::run_alone("fetch Miri", &mut add, DOCS_LIMIT);
+    if !matches!(added, crate::step::Outcome::Passed) {
+        return Err("the component could not be fetched: see rustup's message above".to_owned());
+    }
+    Ok(())
+}
+
+/// A cargo command of the nightly toolchain, whichever one runs this program.
+fn nightly(args: &[&str]) -> Command {
+    let mut command = Command::new("rustup");
+    command.args(["run", "nightly", "cargo"]).args(args).current_dir(crate::compile::root());
+    command
+}
