@@ -1,7 +1,8 @@
 //! `pop_n` of a message queue: the elements that are there, once the first is.
 //!
 //! Invariants: it waits for one element only. A pop that is still outstanding when others have come is recalled;
-//! one that cannot be recalled is waited for, so no element is lost.
+//! one that cannot be recalled is waited for, so no element is lost. Each element is a pop of its own, which stands
+//! in line behind other pops of the same queue.
 
 use super::node::{Element, Next, Source};
 use crate::error::Error;

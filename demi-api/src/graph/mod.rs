@@ -25,7 +25,7 @@
 //! - *Closing a source under it*: its pops complete as [`Error::Cancelled`], now and later, once the elements that
 //!   it has already are popped; pushes are refused as [`Error::Cancelled`]. Its descriptor stays open until it is closed.
 //! - *Closures* that call into the instance get [`Error::Reentrant`]. When one panics, the element that it was given
-//!   is lost, and the operation it ran for does not complete; the queue itself can still be used and closed.
+//!   is lost, and the call that it ran in unwinds; the queue, and other operations on it, go on.
 //!
 //! | file | what it holds |
 //! |---|---|

@@ -26,7 +26,9 @@ impl Partition {
                 return next;
             }
         }
-        let Some(output) = outputs.iter_mut().find(|output| !output.waiting.is_empty()) else { return Next::Idle };
+        let Some(output) = outputs.iter_mut().find(|output| !output.waiting.is_empty()) else {
+            return Next::Idle;
+        };
         if let Some(error) = self.error.take() {
             return output.answer(Err(error)).unwrap_or(Next::Idle);
         }

@@ -1,7 +1,10 @@
 //! Elements up: carrying out what nodes want.
 //!
 //! Invariants: a pop asked of a node is answered on the spot if its element is there. A turn does a bounded number
-//! of steps, each with its own budget of elements, and nodes take turns.
+//! of steps, each with its own budget of elements, and nodes take turns. A closure that panics costs the element that
+//! it was given and the operation that it ran for, no other.
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use super::node::{Element, Next, Waiting};
 use super::{Graph, SLICE};
@@ -24,20 +27,27 @@ impl Graph {
         while steps < STEPS
             && let Some((node, port, token, result)) = cx.done.take_node()
         {
-            self.budget = SLICE;
-            self.deliver(libos, cx, node, port, token, result);
+            self.step(node, |graph| graph.deliver(libos, cx, node, port, token, result));
             steps += 1;
         }
         for _ in 0..self.work.len().min(STEPS) {
             let Some(id) = self.work.pop_front() else { break };
             if let Ok(node) = self.node_mut(id) {
                 node.scheduled = false;
-                self.budget = SLICE;
-                self.pump(libos, cx, id, None);
+                self.step(id, |graph| drop(graph.pump(libos, cx, id, None)));
             }
             steps += 1;
         }
         steps
+    }
+
+    /// Runs a step of a node. When a closure panics in it, the node goes on with what is behind that in a later turn.
+    fn step(&mut self, id: QDesc, run: impl FnOnce(&mut Graph)) {
+        self.budget = SLICE;
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| run(self))) {
+            self.schedule(id);
+            resume_unwind(panic);
+        }
     }
 
     /// Begins an operation on any queue, within the budget of this go.
@@ -52,15 +62,42 @@ impl Graph {
         if qd.tag() != Some(Tag::Graph) {
             return libos.start(cx, token, qd, op);
         }
-        let limit = match op {
-            Op::Pop { limit } => *limit,
-            Op::Push { .. } => return self.begin_push(libos, cx, token, qd, op),
-            Op::Flush => return self.begin_flush(libos, cx, token, qd, op),
-            Op::Accept | Op::Connect(_) => return Err(Error::NotSupported("operators are not sockets")),
-        };
+        match catch_unwind(AssertUnwindSafe(|| match op {
+            Op::Pop { limit } => self.begin_pop(libos, cx, token, qd, *limit),
+            Op::Push { .. } => self.begin_push(libos, cx, token, qd, op),
+            Op::Flush => self.begin_flush(libos, cx, token, qd, op),
+            Op::Accept | Op::Connect(_) => Err(Error::NotSupported("operators are not sockets")),
+        })) {
+            Ok(step) => step,
+            Err(panic) => {
+                self.withdraw(cx, token, qd);
+                resume_unwind(panic)
+            }
+        }
+    }
+
+    fn begin_pop<L: LibOs>(
+        &mut self,
+        libos: &mut L,
+        cx: &mut Cx<'_>,
+        token: QToken,
+        qd: QDesc,
+        limit: usize,
+    ) -> Result<Step, Error> {
         let (id, output) = self.resolve(qd)?;
         self.node_mut(id)?.outputs[output].waiting.push_back(Waiting { token, limit });
         Ok(self.pump(libos, cx, id, Some(token)).map_or(Step::Pending, Step::Done))
+    }
+
+    /// Whoever was to get this token is unwinding: nobody waits for it.
+    fn withdraw(&mut self, cx: &mut Cx<'_>, token: QToken, qd: QDesc) {
+        cx.done.unreserve(token);
+        if let Ok((id, output)) = self.resolve(qd)
+            && let Ok(node) = self.node_mut(id)
+            && let Some(output) = node.outputs.get_mut(output)
+        {
+            output.waiting.retain(|pop| pop.token != token);
+        }
     }
 
     /// Does what a node wants until it wants no more. A result for `caller` is returned, any other posted.

@@ -16,6 +16,8 @@ mod length;
 mod reader;
 mod received;
 pub mod resp;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 
