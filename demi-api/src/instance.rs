@@ -133,6 +133,9 @@ impl<L: LibOs> Demikernel<L> {
 
     /// Ends one direction of a connection; what was pushed before is still sent.
     pub fn shutdown(&self, qd: QDesc, how: Shutdown) -> Result<(), Error> {
+        if qd.tag() == Some(Tag::Graph) {
+            return self.with_graph(|graph, libos, cx| graph.shutdown(libos, cx, qd, how));
+        }
         self.control(|libos, cx| libos.shutdown(cx, qd, how))
     }
 
