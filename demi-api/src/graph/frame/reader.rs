@@ -63,7 +63,7 @@ impl<'a> Reader<'a> {
         if sign == b'-' {
             return Ok(Event::Error(line));
         }
-        let number = integer(sign, line.chunks().flatten().copied())?;
+        let number = line.integer(sign)?;
         match (sign, usize::try_from(number)) {
             (b':', _) => Ok(Event::Integer(number)),
             (b'*', Ok(count)) => Ok(Event::Array(count)),
@@ -207,6 +207,10 @@ impl<'a> Text<'a> {
 
     /// The bytes, if they lie in one buffer.
     pub fn as_slice(&self) -> Option<&'a [u8]> {
+        let first = self.first();
+        if first.len() == self.len {
+            return Some(first);
+        }
         let mut chunks = self.chunks();
         let first = chunks.next().unwrap_or(&[]);
         chunks.next().is_none().then_some(first)
@@ -257,7 +261,7 @@ impl<'a> Text<'a> {
 
     /// The bytes as a decimal number.
     pub fn to_integer(&self) -> Result<i64, Error> {
-        integer(b':', self.chunks().flatten().copied())
+        self.integer(b':')
     }
 
     /// The bytes, buffer by buffer; no piece is empty.
@@ -278,7 +282,25 @@ impl<'a> Text<'a> {
             .filter(|chunk| !chunk.is_empty())
     }
 
+    /// The bytes in the first buffer: nearly always all of them.
+    #[inline]
+    fn first(&self) -> &'a [u8] {
+        let Some(segment) = self.segments.first() else { return &[] };
+        &segment[self.skipped..segment.len().min(self.skipped + self.len)]
+    }
+
+    fn integer(&self, sign: u8) -> Result<i64, Error> {
+        match self.as_slice() {
+            Some(slice) => integer(sign, slice.iter().copied()),
+            None => integer(sign, self.chunks().flatten().copied()),
+        }
+    }
+
+    #[inline]
     fn byte(&self, index: usize) -> Option<u8> {
+        if let Some(byte) = self.first().get(index) {
+            return Some(*byte);
+        }
         let mut rest = index;
         self.chunks().find_map(|chunk| {
             let byte = chunk.get(rest).copied();
@@ -291,7 +313,11 @@ impl<'a> Text<'a> {
         self.position(|other| other == byte)
     }
 
+    #[inline]
     fn position(&self, wanted: impl Fn(u8) -> bool) -> Option<usize> {
+        if let Some(at) = self.first().iter().position(|byte| wanted(*byte)) {
+            return Some(at);
+        }
         let mut before = 0;
         self.chunks().find_map(|chunk| {
             let at = chunk.iter().position(|byte| wanted(*byte));
@@ -301,6 +327,7 @@ impl<'a> Text<'a> {
     }
 
     /// Takes the first `count` bytes off; there are so many.
+    #[inline]
     fn split_to(&mut self, count: usize) -> Text<'a> {
         let head = Text { len: count, ..*self };
         self.len -= count;
@@ -318,6 +345,9 @@ impl<'a> Text<'a> {
 /// Byte-wise.
 impl PartialEq<[u8]> for Text<'_> {
     fn eq(&self, other: &[u8]) -> bool {
-        self.len == other.len() && self.chunks().flatten().eq(other)
+        match self.as_slice() {
+            Some(slice) => slice == other,
+            None => self.len == other.len() && self.chunks().flatten().eq(other),
+        }
     }
 }

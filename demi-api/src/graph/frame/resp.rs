@@ -104,6 +104,7 @@ impl Parser {
 
     /// One step; `at` counts what was used of this feed before, `rest` is not empty. Returns how much it used,
     /// and whether that ends a value.
+    #[inline]
     fn advance(&mut self, at: usize, rest: &[u8]) -> Result<(usize, bool), Error> {
         let byte = rest[0];
         match self.state {
@@ -135,12 +136,14 @@ impl Parser {
                 None => Ok((rest.len(), false)),
             },
             State::Number(ref mut number) => {
-                if byte == b'\r' {
-                    self.state = State::LineFeed(number.finish()?);
-                } else {
-                    number.add(byte)?;
+                for (index, byte) in rest.iter().enumerate() {
+                    if *byte == b'\r' {
+                        self.state = State::LineFeed(number.finish()?);
+                        return Ok((index + 1, false));
+                    }
+                    number.add(*byte)?;
                 }
-                Ok((1, false))
+                Ok((rest.len(), false))
             }
             State::LineFeed(line) => {
                 if byte != b'\n' {
@@ -212,6 +215,7 @@ impl Number {
         Number { sign, negative: false, begun: false, digits: false, value: 0 }
     }
 
+    #[inline]
     fn add(&mut self, byte: u8) -> Result<(), Error> {
         match byte {
             b'-' if !self.begun => self.negative = true,
