@@ -20,6 +20,8 @@ pub(super) struct Request {
 /// A request that cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Malformed {
+    /// A value that starts with this byte in place of `*`: a reply, for instance.
+    ExpectedArray(u8),
     /// An element that starts with this byte in place of `$`.
     ExpectedBulk(u8),
     /// A length that is none.
@@ -32,6 +34,7 @@ pub(super) enum Malformed {
 impl fmt::Display for Malformed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Malformed::ExpectedArray(got) => write!(f, "expected '*', got '{}'", got.escape_ascii()),
             Malformed::ExpectedBulk(got) => write!(f, "expected '$', got '{}'", got.escape_ascii()),
             Malformed::BulkLength => f.write_str("invalid bulk length"),
             Malformed::UnbalancedQuotes => f.write_str("unbalanced quotes in request"),
@@ -91,7 +94,11 @@ impl Request {
         self.args.clear();
         self.quoted = None;
         self.bytes = sga.into_contiguous(heap)?;
-        if self.bytes.first() == Some(&b'*') { self.read_array() } else { self.read_inline(heap) }
+        match self.bytes.first() {
+            Some(b'*') => self.read_array(),
+            Some(sign @ (b'$' | b':' | b'+' | b'-')) => Err(Malformed::ExpectedArray(*sign)),
+            _ => self.read_inline(heap),
+        }
     }
 
     fn read_array(&mut self) -> Result<(), Malformed> {
@@ -222,6 +229,7 @@ mod tests {
         assert_eq!(read(b"*1\r\n$0\r\n\r\n").unwrap(), [b""]);
         assert!(read(b"*0\r\n").unwrap().is_empty());
         assert!(read(b"*-1\r\n").unwrap().is_empty());
+        assert_eq!(read(b"$4\r\nPING\r\n"), Err(Malformed::ExpectedArray(b'$')));
         assert_eq!(read(b"*1\r\n:5\r\n"), Err(Malformed::ExpectedBulk(b':')));
         assert_eq!(read(b"*1\r\n$-1\r\n"), Err(Malformed::BulkLength));
         assert_eq!(read(b"*1\r\n$9\r\nabc\r\n"), Err(Malformed::BulkLength));

@@ -1,4 +1,4 @@
-//! Messages: `<PRI>text` as they come in, `SEVERITY text` behind the digit of the severity as they go out.
+//! Messages: `<PRI>text` as they come in, `<N>SEVERITY text` as they go out, which is a message of syslog again.
 
 use std::cmp::Ordering;
 
@@ -6,6 +6,9 @@ use demi_api::{Error, Heap, SgArray};
 
 /// By number, the most urgent first.
 pub(super) const NAMES: [&str; 8] = ["EMERG", "ALERT", "CRIT", "ERROR", "WARNING", "NOTICE", "INFO", "DEBUG"];
+
+/// Bytes of `<N>`.
+const HEADER: usize = 3;
 
 /// Columns of the longest name.
 const NAME_WIDTH: usize = 7;
@@ -30,12 +33,12 @@ pub(super) fn name(heap: &Heap, sga: SgArray) -> Result<SgArray, Error> {
     let (severity, header) = priority(&whole).unwrap_or((DEFAULT, 0));
     let text = whole[header..].trim_ascii();
     let text = &text[..text.len().min(LONGEST)];
-    let start = 1 + NAME_WIDTH + 1;
+    let start = HEADER + NAME_WIDTH + 1;
     let mut named = heap.alloc(start + text.len())?;
-    named[0] = b'0' + severity;
-    named[1..start].fill(b' ');
+    named[..HEADER].copy_from_slice(&[b'<', b'0' + severity, b'>']);
+    named[HEADER..start].fill(b' ');
     let name = NAMES[usize::from(severity)].as_bytes();
-    named[1..1 + name.len()].copy_from_slice(name);
+    named[HEADER..HEADER + name.len()].copy_from_slice(name);
     for (to, from) in named[start..].iter_mut().zip(text) {
         *to = if from.is_ascii_control() { b'.' } else { *from };
     }
@@ -44,13 +47,13 @@ pub(super) fn name(heap: &Heap, sga: SgArray) -> Result<SgArray, Error> {
 
 /// The more urgent is the greater.
 pub(super) fn by_urgency(one: &SgArray, other: &SgArray) -> Ordering {
-    let digit = |sga: &SgArray| sga.segments().first().map_or(b'9', |segment| segment[0]);
+    let digit = |sga: &SgArray| sga.segments().first().map_or(b'9', |segment| segment[1]);
     digit(other).cmp(&digit(one))
 }
 
-/// A named message as text, without its digit.
+/// A named message as text, without its header.
 pub(super) fn text(sga: &SgArray) -> String {
-    String::from_utf8_lossy(sga.to_vec().get(1..).unwrap_or(&[])).into_owned()
+    String::from_utf8_lossy(sga.to_vec().get(HEADER..).unwrap_or(&[])).into_owned()
 }
 
 /// The severity that `<PRI>` at the begin says, and how long that is.
@@ -91,7 +94,7 @@ mod tests {
             let sga = heap.copy_from(text).unwrap().into();
             name(&heap, sga).unwrap()
         };
-        assert_eq!(text(&named(b"<11>disk\x1b[2J failed\n")), "ERROR  disk.[2J failed");
+        assert_eq!(text(&named(b"<11>disk\x1b[2J failed\n")), "ERROR   disk.[2J failed");
         assert_eq!(text(&named(b"plain")), "NOTICE  plain");
         assert_eq!(text(&named(b"")), "NOTICE  ");
         assert_eq!(by_urgency(&named(b"<0>a"), &named(b"<1>b")), Ordering::Greater);

@@ -33,6 +33,7 @@ use crate::net::Endpoint;
 #[command(
     version,
     about = "Merges, filters and sorts log messages from several sockets as they come",
+    group = clap::ArgGroup::new("what").required(true).args(["listen", "demo"]),
     after_help = "Examples:\n  \
         {bin} --demo\n  \
         {bin} --listen 127.0.0.1:5514 --listen tcp:127.0.0.1:5515 --severity 4\n  \
@@ -43,7 +44,7 @@ use crate::net::Endpoint;
 )]
 pub struct Args {
     /// A source, any number of times: [udp:]IP:PORT, or tcp:IP:PORT for lines of text
-    #[arg(long, value_name = "ADDR", required_unless_present = "demo")]
+    #[arg(long, value_name = "ADDR")]
     listen: Vec<Where>,
     /// Drop what is less urgent: 0 emergency, 3 error, 4 warning, 6 information, 7 everything
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(0..=7))]
@@ -55,7 +56,7 @@ pub struct Args {
     #[arg(long, value_name = "ADDR", conflicts_with = "demo")]
     send_to: Option<Endpoint>,
     /// Make messages and show what becomes of them
-    #[arg(long, conflicts_with = "listen")]
+    #[arg(long)]
     demo: bool,
     #[command(flatten)]
     common: Common,
