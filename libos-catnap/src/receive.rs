@@ -4,7 +4,7 @@
 //! before the receive; if a copy to size finds no room, the spare itself is handed out.
 
 use demi_api::error::Error;
-use demi_api::memalloc::{BufMut, Heap, OutOfMemory};
+use demi_api::memalloc::{Buf, BufMut, Heap, OutOfMemory};
 use demi_api::sga::SgArray;
 use rustix::net::SocketAddrAny;
 
@@ -31,7 +31,7 @@ impl Receiver {
         Receiver { recv_bytes, copy_threshold, stream_spare: None, datagram_spare: None }
     }
 
-    /// What one receive from a stream yields, at most `limit` bytes; an array without bytes is its end.
+    /// What one receive from a stream yields, 1 to `limit` bytes; an empty buffer is its end.
     #[inline]
     pub(crate) fn stream(
         &mut self,
@@ -39,7 +39,7 @@ impl Receiver {
         counters: &mut Counters,
         fd: &Fd,
         limit: usize,
-    ) -> Attempt<SgArray> {
+    ) -> Attempt<Buf> {
         let spare = spare(&mut self.stream_spare, heap, self.recv_bytes)?;
         let room = limit.min(spare.len());
         let Some(count) = recv(fd, &mut spare[..room])? else {
@@ -49,7 +49,7 @@ impl Receiver {
         counters.recv += 1;
         counters.bytes_in += count as u64;
         if count == 0 {
-            return Ok(Some(SgArray::new()));
+            return Ok(Some(Buf::empty()));
         }
         Ok(Some(hand_out(&mut self.stream_spare, heap, counters, count, self.copy_threshold)))
     }
@@ -62,7 +62,7 @@ impl Receiver {
         heap: &Heap,
         counters: &mut Counters,
         fd: &Fd,
-    ) -> Attempt<(SgArray, Option<SocketAddrAny>)> {
+    ) -> Attempt<(Buf, Option<SocketAddrAny>)> {
         let spare = spare(&mut self.datagram_spare, heap, DATAGRAM_ROOM)?;
         let Some((length, sender)) = recv_from(fd, spare)? else {
             counters.recv_again += 1;
@@ -74,13 +74,20 @@ impl Receiver {
             return Err(Error::TooLarge { len: length, limit: DATAGRAM_ROOM });
         }
         let keep = self.copy_threshold.max(DATAGRAM_KEEP);
-        let sga = if length == 0 {
-            SgArray::new()
+        let empty = length == 0;
+        let buf = if empty {
+            Buf::empty()
         } else {
             hand_out(&mut self.datagram_spare, heap, counters, length, keep)
         };
-        Ok(Some((sga, sender)))
+        Ok(Some((buf, sender)))
     }
+}
+
+/// What a received buffer pops as: bytes are one segment, none are none.
+#[inline]
+pub(crate) fn element(buf: Buf) -> SgArray {
+    if buf.is_empty() { SgArray::new() } else { buf.into() }
 }
 
 #[inline]
@@ -99,17 +106,17 @@ fn hand_out(
     counters: &mut Counters,
     count: usize,
     copy_up_to: usize,
-) -> SgArray {
-    let mut spare = slot.take().expect("the caller has received into it");
+) -> Buf {
     if count <= copy_up_to
+        && let Some(spare) = slot
         && let Ok(mut copy) = heap.alloc(count)
     {
         copy.copy_from_slice(&spare[..count]);
         counters.copied_receives += 1;
         counters.copied_bytes += count as u64;
-        *slot = Some(spare);
-        return copy.into();
+        return copy.freeze();
     }
+    let mut spare = slot.take().expect("the caller has received into it");
     spare.truncate(count);
-    spare.into()
+    spare.freeze()
 }

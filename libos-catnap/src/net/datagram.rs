@@ -17,6 +17,7 @@ use demi_api::token::QToken;
 use rustix::net::{AddressFamily, SocketAddrAny};
 
 use super::{Io, Turn};
+use crate::receive::element;
 use crate::sys::addr::{check, from_kernel};
 use crate::sys::socket;
 use crate::sys::{Attempt, Fd};
@@ -167,9 +168,8 @@ impl Datagram {
 
     #[inline]
     fn receive(&mut self, fd: &Fd, io: &mut Io, heap: &Heap) -> Attempt<SgArray> {
-        let Some((mut sga, sender)) = io.receiver.datagram(heap, &mut io.counters, fd)? else {
-            return Ok(None);
-        };
+        let Some((buf, sender)) = io.receiver.datagram(heap, &mut io.counters, fd)? else { return Ok(None) };
+        let mut sga = element(buf);
         sga.set_peer(Some(self.name(sender)));
         Ok(Some(sga))
     }

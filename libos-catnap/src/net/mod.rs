@@ -49,6 +49,9 @@ pub(crate) struct Io {
     pub(crate) counters: Counters,
 }
 
+/// What came of an operation's first try; `None`: it waits. Smaller than a `Step`, which is made once, last.
+pub(crate) type Tried<T> = Option<Result<T, Error>>;
+
 /// What came of one socket's turn.
 #[derive(Clone, Copy, Default, Debug)]
 pub(crate) struct Turn {

@@ -3,12 +3,13 @@
 use demi_api::desc::QueueTable;
 use demi_api::error::Error;
 use demi_api::libos::Cx;
-use demi_api::op::{Op, Step};
+use demi_api::op::{Done, Op, Position, Step};
 use demi_api::token::QToken;
 
 use super::Net;
 use super::socket::State;
 use crate::catnap::Queue;
+use crate::receive::element;
 use crate::slab::Key;
 use crate::sys::epoll::Interest;
 
@@ -25,20 +26,33 @@ impl Net {
         let socket = self.sockets.get_mut(key).ok_or(Error::BadDescriptor)?;
         match (&mut socket.state, op) {
             (State::Stream(stream), Op::Pop { limit }) => {
-                let step = stream.start_pop(&socket.fd, &mut self.io, cx.heap, token, *limit)?;
-                self.popping(key, step)
+                match stream.start_pop(&socket.fd, &mut self.io, cx.heap, token, *limit)? {
+                    Some(Ok(buf)) => return Ok(Step::Done(Ok(Done::Popped(element(buf))))),
+                    Some(Err(error)) => return Ok(Step::Done(Err(error))),
+                    None => self.await_bytes(key)?,
+                }
+                Ok(Step::Pending)
             }
             (State::Stream(stream), Op::Push { sga, to: None }) => {
-                let step = stream.start_push(&socket.fd, &mut self.io, token, sga)?;
-                self.pushing(key, step)
+                match stream.start_push(&socket.fd, &mut self.io, token, sga)? {
+                    Some(sent) => return Ok(Step::Done(sent.map(|()| Done::Pushed(Position(0))))),
+                    None => self.await_room(key),
+                }
+                Ok(Step::Pending)
             }
             (State::Datagram(datagram), Op::Pop { .. }) => {
                 let step = datagram.start_pop(&socket.fd, &mut self.io, cx.heap, token);
-                self.popping(key, step)
+                if matches!(step, Step::Pending) {
+                    self.await_bytes(key)?;
+                }
+                Ok(step)
             }
             (State::Datagram(datagram), Op::Push { sga, to }) => {
-                let step = datagram.start_push(&socket.fd, &mut self.io, socket.domain, token, sga, to)?;
-                self.pushing(key, step)
+                let step = datagram.start_push(&socket.fd, &mut self.io, socket.domain, token, sga, to);
+                if matches!(step, Ok(Step::Pending)) {
+                    self.await_room(key);
+                }
+                step
             }
             (State::Listener(_), Op::Accept) => self.start_accept(queues, token, key),
             (State::Fresh, Op::Connect(peer)) => self.start_connect(token, key, peer),
@@ -73,22 +87,6 @@ impl Net {
         }
         cx.done.post(token, Err(Error::Cancelled));
         Ok(())
-    }
-
-    #[inline]
-    fn popping(&mut self, key: Key, step: Step) -> Result<Step, Error> {
-        if matches!(step, Step::Pending) {
-            self.await_bytes(key)?;
-        }
-        Ok(step)
-    }
-
-    #[inline]
-    fn pushing(&mut self, key: Key, step: Step) -> Result<Step, Error> {
-        if matches!(step, Step::Pending) {
-            self.await_room(key);
-        }
-        Ok(step)
     }
 
     /// Finds a pop that has just been queued its place to wait: the spin set, or else the kernel's.

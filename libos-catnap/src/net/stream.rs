@@ -11,12 +11,13 @@ use std::io::IoSlice;
 use arrayvec::ArrayVec;
 use demi_api::error::Error;
 use demi_api::libos::{Cx, Shutdown};
-use demi_api::memalloc::Heap;
-use demi_api::op::{Done, Position, Step};
+use demi_api::memalloc::{Buf, Heap};
+use demi_api::op::{Done, Position};
 use demi_api::sga::{MAX_SEGMENTS, SgArray};
 use demi_api::token::QToken;
 
-use super::{Io, Turn};
+use super::{Io, Tried, Turn};
+use crate::receive::element;
 use crate::sys::socket::{self, MAX_IOVECS};
 use crate::sys::{Attempt, Fd};
 
@@ -62,19 +63,19 @@ impl Stream {
         heap: &Heap,
         token: QToken,
         limit: usize,
-    ) -> Result<Step, Error> {
+    ) -> Result<Tried<Buf>, Error> {
         if limit == 0 {
             return Err(Error::Invalid("a pop of at most no bytes"));
         }
         if self.pops.is_empty() {
             match self.receive(fd, io, heap, limit) {
-                Ok(Some(sga)) => return Ok(Step::Done(Ok(Done::Popped(sga)))),
+                Ok(Some(buf)) => return Ok(Some(Ok(buf))),
                 Ok(None) => {}
-                Err(error) => return Ok(Step::Done(Err(error))),
+                Err(error) => return Ok(Some(Err(error))),
             }
         }
         self.pops.push_back(Pop { token, limit });
-        Ok(Step::Pending)
+        Ok(None)
     }
 
     #[inline]
@@ -84,27 +85,27 @@ impl Stream {
         io: &mut Io,
         token: QToken,
         sga: &mut SgArray,
-    ) -> Result<Step, Error> {
+    ) -> Result<Tried<()>, Error> {
         if self.write_shut {
             return Err(Error::Closed);
         }
         if let Some(error) = &self.send_failed {
-            return Ok(Step::Done(Err(error.clone())));
+            return Ok(Some(Err(error.clone())));
         }
         let mut sent = 0;
         if self.pushes.is_empty() {
             let len = sga.len();
             match send_one(fd, io, sga, len) {
-                Ok(Some(all)) if all == len => return Ok(Step::Done(Ok(Done::Pushed(Position(0))))),
+                Ok(Some(all)) if all == len => return Ok(Some(Ok(()))),
                 Ok(Some(part)) => sent = part,
                 Ok(None) => {}
-                Err(error) => return Ok(Step::Done(Err(self.send_broke(error)))),
+                Err(error) => return Ok(Some(Err(self.send_broke(error)))),
             }
         }
         let mut rest = std::mem::take(sga);
         rest.advance(sent);
         self.pushes.push_back(Push { token, rest, begun: sent > 0 });
-        Ok(Step::Pending)
+        Ok(None)
     }
 
     /// Serves waiting pops until there is nothing to receive.
@@ -116,13 +117,12 @@ impl Stream {
                 return Turn { done, more: true };
             }
             let (token, limit) = (*token, *limit);
-            let result = match self.receive(fd, io, cx.heap, limit) {
-                Ok(Some(sga)) => Ok(Done::Popped(sga)),
+            match self.receive(fd, io, cx.heap, limit) {
+                Ok(Some(buf)) => cx.done.post(token, Ok(Done::Popped(element(buf)))),
                 Ok(None) => break,
-                Err(error) => Err(error),
-            };
+                Err(error) => cx.done.post(token, Err(error)),
+            }
             self.pops.pop_front();
-            cx.done.post(token, result);
             done += 1;
         }
         Turn { done, more: false }
@@ -212,19 +212,27 @@ impl Stream {
     }
 
     #[inline]
-    fn receive(&mut self, fd: &Fd, io: &mut Io, heap: &Heap, limit: usize) -> Attempt<SgArray> {
+    fn receive(&mut self, fd: &Fd, io: &mut Io, heap: &Heap, limit: usize) -> Attempt<Buf> {
         if self.read_shut {
-            return Ok(Some(SgArray::new()));
+            return Ok(Some(Buf::empty()));
         }
         match io.receiver.stream(heap, &mut io.counters, fd, limit) {
-            Ok(Some(sga)) if sga.segments().is_empty() => match &self.failed {
+            Ok(Some(buf)) if buf.is_empty() => match &self.failed {
                 Some(error) => Err(error.clone()),
-                None => Ok(Some(sga)),
+                None => Ok(Some(buf)),
             },
-            Err(Error::Closed) => Err(self.failed.get_or_insert(Error::ConnectionReset).clone()),
-            Err(Error::OutOfMemory(error)) => Err(error.into()),
-            Err(error) => Err(self.failed.insert(error).clone()),
+            Err(error) => Err(self.receive_broke(error)),
             received => received,
+        }
+    }
+
+    /// Remembers why the stream ended, unless it has not.
+    #[cold]
+    fn receive_broke(&mut self, error: Error) -> Error {
+        match error {
+            Error::OutOfMemory(_) => error,
+            Error::Closed => self.failed.get_or_insert(Error::ConnectionReset).clone(),
+            error => self.failed.insert(error).clone(),
         }
     }
 
