@@ -139,24 +139,24 @@ impl<L: LibOs> Demikernel<L> {
         self.control(|libos, cx| libos.shutdown(cx, qd, how))
     }
 
-    /// Sets a socket option.
+    /// Sets a socket option. Here and below, an operator over one socket stands for it.
     pub fn set_option(&self, qd: QDesc, option: SocketOption) -> Result<(), Error> {
-        self.control(|libos, cx| libos.set_option(cx, qd, option))
+        self.at_base(qd, |libos, cx, qd| libos.set_option(cx, qd, option))
     }
 
     /// Reads a socket option back.
     pub fn option(&self, qd: QDesc, name: OptionName) -> Result<SocketOption, Error> {
-        self.control(|libos, _| libos.option(qd, name))
+        self.at_base(qd, |libos, _, qd| libos.option(qd, name))
     }
 
     /// The local address of a socket.
     pub fn local_addr(&self, qd: QDesc) -> Result<Addr, Error> {
-        self.control(|libos, _| libos.local_addr(qd))
+        self.at_base(qd, |libos, _, qd| libos.local_addr(qd))
     }
 
     /// The address of a connected socket's peer.
     pub fn peer_addr(&self, qd: QDesc) -> Result<Addr, Error> {
-        self.control(|libos, _| libos.peer_addr(qd))
+        self.at_base(qd, |libos, _, qd| libos.peer_addr(qd))
     }
 
     // --- files and logs
@@ -314,6 +314,18 @@ impl<L: LibOs> Demikernel<L> {
         let mut core = self.core()?;
         let (libos, _, mut cx) = core.parts();
         call(libos, &mut cx)
+    }
+
+    /// Runs `call` with the libOS's queue below `qd`.
+    fn at_base<T>(
+        &self,
+        qd: QDesc,
+        call: impl FnOnce(&mut L, &mut Cx<'_>, QDesc) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let mut core = self.core()?;
+        let (libos, graph, mut cx) = core.parts();
+        let qd = graph.base(qd)?;
+        call(libos, &mut cx, qd)
     }
 
     fn submit(&self, qd: QDesc, op: &mut Op) -> Result<QToken, Error> {

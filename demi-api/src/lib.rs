@@ -61,6 +61,7 @@ pub use self::addr::{Addr, Domain, SocketKind};
 pub use self::config::Config;
 pub use self::desc::QDesc;
 pub use self::error::Error;
+pub use self::graph::frame::{self, Codec, Endian};
 pub use self::instance::{Counters, Demikernel, Interrupter};
 pub use self::libos::{LibOs, OpenOptions, OptionName, QueueKind, SeekTo, Shutdown, SocketOption};
 pub use self::op::{Completion, Done, Position, Refused};

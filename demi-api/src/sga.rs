@@ -1,10 +1,16 @@
 //! Scatter-gather arrays: the elements of every queue.
+//!
+//! An array is moved a dozen times between `push` and the device, and back to `wait`. Two segments therefore lie
+//! in it, so that such a move is a few registers; with more than two, all lie in a box that is used again.
+
+mod segments;
 
 use std::fmt;
 
 use arrayvec::ArrayVec;
 use demi_memalloc::{Buf, BufMut, Heap};
 
+use self::segments::Segments;
 use crate::addr::Addr;
 use crate::error::Error;
 
@@ -16,7 +22,7 @@ pub const MAX_SEGMENTS: usize = 8;
 /// Pushing hands over references, never bytes; cloning an array costs one count per segment.
 #[derive(Clone, Default)]
 pub struct SgArray {
-    segments: ArrayVec<Buf, MAX_SEGMENTS>,
+    segments: Segments,
     peer: Option<Addr>,
 }
 
@@ -33,12 +39,12 @@ impl SgArray {
 
     /// Appends a segment. Fails with [`Error::TooManySegments`] at the ninth.
     pub fn push(&mut self, segment: Buf) -> Result<(), Error> {
-        self.segments.try_push(segment).map_err(|_| Error::TooManySegments)
+        self.segments.insert(self.segments.len(), segment)
     }
 
     /// Puts a segment before the others.
     pub fn push_front(&mut self, segment: Buf) -> Result<(), Error> {
-        self.segments.try_insert(0, segment).map_err(|_| Error::TooManySegments)
+        self.segments.insert(0, segment)
     }
 
     /// The segments, in order.
@@ -46,14 +52,14 @@ impl SgArray {
         &self.segments
     }
 
-    /// The segments, to be trimmed or taken.
-    pub fn segments_mut(&mut self) -> &mut ArrayVec<Buf, MAX_SEGMENTS> {
+    /// The segments, to be trimmed or replaced.
+    pub fn segments_mut(&mut self) -> &mut [Buf] {
         &mut self.segments
     }
 
     /// The segments by value.
-    pub fn into_segments(self) -> ArrayVec<Buf, MAX_SEGMENTS> {
-        self.segments
+    pub fn into_segments(mut self) -> ArrayVec<Buf, MAX_SEGMENTS> {
+        self.segments.drain(MAX_SEGMENTS).collect()
     }
 
     /// Bytes in all segments.
@@ -78,8 +84,8 @@ impl SgArray {
 
     /// The bytes as one buffer: the only segment itself, or a counted copy of several.
     pub fn into_contiguous(mut self, heap: &Heap) -> Result<Buf, Error> {
-        if self.segments.len() == 1 {
-            return Ok(self.segments.remove(0));
+        if let [_] = self.segments() {
+            return Ok(self.segments.drain(1).next().expect("there is one"));
         }
         let mut joined: BufMut = heap.alloc(self.len())?;
         self.copy_to(&mut joined);
@@ -89,7 +95,7 @@ impl SgArray {
     /// Copies as many bytes as fit into `out`; returns how many.
     pub fn copy_to(&self, out: &mut [u8]) -> usize {
         let mut filled = 0;
-        for segment in &self.segments {
+        for segment in self.segments.iter() {
             let part = segment.len().min(out.len() - filled);
             out[filled..filled + part].copy_from_slice(&segment[..part]);
             filled += part;
@@ -110,7 +116,7 @@ impl SgArray {
     /// If there are fewer.
     pub fn advance(&mut self, mut count: usize) {
         let mut whole = 0;
-        for segment in &mut self.segments {
+        for segment in self.segments.iter_mut() {
             if segment.len() > count {
                 segment.advance(count);
                 count = 0;
@@ -120,7 +126,7 @@ impl SgArray {
             whole += 1;
         }
         assert_eq!(count, 0, "advanced past the end of an array");
-        self.segments.drain(..whole);
+        self.segments.drain(whole).for_each(drop);
     }
 
     /// Takes the first `count` bytes out, without a copy; the rest stays.
@@ -128,31 +134,28 @@ impl SgArray {
     /// # Panics
     /// If there are fewer.
     pub fn split_to(&mut self, mut count: usize) -> SgArray {
-        let mut head = SgArray { segments: ArrayVec::new(), peer: self.peer.clone() };
-        let mut whole = 0;
-        for segment in &mut self.segments {
-            if segment.len() > count {
-                if count > 0 {
-                    head.segments.push(segment.split_to(count));
-                }
-                count = 0;
-                break;
-            }
-            count -= segment.len();
-            head.segments.push(segment.clone());
-            whole += 1;
+        let whole = self
+            .segments
+            .iter()
+            .take_while(|segment| {
+                let fits = segment.len() <= count;
+                count -= if fits { segment.len() } else { 0 };
+                fits
+            })
+            .count();
+        let mut head: SgArray = self.segments.drain(whole).collect();
+        if count > 0 {
+            let split = self.segments.first_mut().expect("split past the end of an array").split_to(count);
+            head.push(split).expect("one segment was cut in two, and its rest stayed behind");
         }
-        assert_eq!(count, 0, "split past the end of an array");
-        self.segments.drain(..whole);
+        head.peer = self.peer.clone();
         head
     }
 }
 
 impl From<Buf> for SgArray {
     fn from(segment: Buf) -> SgArray {
-        let mut segments = ArrayVec::new();
-        segments.push(segment);
-        SgArray { segments, peer: None }
+        SgArray { segments: Segments::one(segment), peer: None }
     }
 }
 
@@ -166,7 +169,11 @@ impl FromIterator<Buf> for SgArray {
     /// # Panics
     /// At the ninth segment.
     fn from_iter<I: IntoIterator<Item = Buf>>(segments: I) -> SgArray {
-        SgArray { segments: segments.into_iter().collect(), peer: None }
+        let mut sga = SgArray::new();
+        for segment in segments {
+            sga.push(segment).expect("an array takes at most eight segments");
+        }
+        sga
     }
 }
 

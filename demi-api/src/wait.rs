@@ -3,7 +3,7 @@
 //! Invariants: only this module sleeps, and it holds no borrow while it does. It asks a libOS to arm before
 //! every sleep and sleeps only if that found nothing, so an event between the last poll and the sleep is not
 //! missed. An application that is never short of results still has its libOS polled every
-//! [`TAKES_PER_TURN`] results.
+//! 32 results.
 
 use std::time::Duration;
 
@@ -126,15 +126,12 @@ impl<L: LibOs> Demikernel<L> {
         }
         let mut deadline = None;
         let mut entered = false;
+        if let Some(value) = ready(&mut core)? {
+            core.policy.takes += 1;
+            return Ok(value);
+        }
         loop {
-            if let Some(value) = ready(&mut core)? {
-                core.policy.takes += 1;
-                return Ok(value);
-            }
-            if core.turn() > 0 {
-                continue;
-            }
-            // Completions may come of a turn in which no device work was done: look before sleeping.
+            let work = core.turn();
             if let Some(value) = ready(&mut core)? {
                 return Ok(value);
             }
@@ -150,10 +147,10 @@ impl<L: LibOs> Demikernel<L> {
                 if now >= deadline {
                     return Err(Error::TimedOut);
                 }
-            } else if core.is_hopeless() {
+            } else if core.is_hopeless() && work == 0 {
                 return Err(Error::NothingOutstanding);
             }
-            if !core.policy.wants_sleep(now) || !core.arm() {
+            if work > 0 || !core.policy.wants_sleep(now) || !core.arm() {
                 std::hint::spin_loop();
                 continue;
             }

@@ -2,7 +2,7 @@
 //!
 //! A token given to an [`Operation`] is that future's: `wait*` by the same token still works, `wait_next_n`
 //! leaves it alone. Runnable tasks come before polling, but a busy set of tasks does not starve the libOS:
-//! it is polled at least once every [`TASKS_PER_TURN`] steps.
+//! it is polled at least once every 64 steps.
 
 pub(crate) mod sched;
 mod stream;

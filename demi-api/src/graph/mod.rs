@@ -123,6 +123,19 @@ impl Graph {
         Ok(self.node(id)?.kind)
     }
 
+    /// The libOS's queue below a queue, which may be any. Those in memory have none, a merge has two.
+    pub(crate) fn base(&self, mut qd: QDesc) -> Result<QDesc, Error> {
+        while qd.tag() == Some(Tag::Graph) {
+            let (id, _) = self.resolve(qd)?;
+            qd = match &self.node(id)?.sources[..] {
+                [source] if source.open => source.qd,
+                [_] => return Err(Error::Cancelled),
+                _ => return Err(Error::NotSupported("this queue does not stand on one socket or file")),
+            };
+        }
+        Ok(qd)
+    }
+
     /// Whether another queue owns the pop side of this one.
     #[inline]
     pub(crate) fn is_claimed(&self, qd: QDesc) -> bool {
