@@ -1,9 +1,9 @@
 //! The project's commands: `cargo xtask <command>`.
 //!
 //! - [`demo`]: a real client against the key-value store, and latency beside plain sockets
-//! - [`test`]: everything that must pass
+//! - [`mod@test`]: everything that must pass
 //! - [`lint`]: everything that must be clean
-//! - [`bench`]: comparisons, each against its control within one interleaved run
+//! - [`mod@bench`]: comparisons, each against its control within one interleaved run
 //! - [`setup`]: the packages that the others need
 //!
 //! Below them: [`process`] (children that are always stopped), [`step`] (what runs and how long it took),
@@ -36,17 +36,13 @@ struct Cli {
     command: Command,
 }
 
+// Each is described at its arguments.
 #[derive(Subcommand)]
 enum Command {
-    /// Build, serve a real client, and show round-trip latency beside plain sockets
     Demo(demo::Args),
-    /// Run everything that must pass; the last line counts it
     Test(test::Args),
-    /// Check format, lints, documentation, dependencies and where `unsafe` stands
     Lint(lint::Args),
-    /// Measure against a control within one interleaved run
     Bench(bench::Args),
-    /// Install the packages that the other commands use
     Setup(setup::Args),
 }
 

@@ -1,7 +1,7 @@
 //! Steps of a command: what runs, how it ended, how long it took.
 
 use std::ffi::OsStr;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -21,6 +21,15 @@ pub(crate) enum Outcome {
     Skipped(String),
 }
 
+/// What it means that a step has not ended in time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum AtLimit {
+    /// Something hangs.
+    Fail,
+    /// The machine is slow; what has not run by then is left out.
+    Skip,
+}
+
 /// All steps of a command so far.
 #[derive(Debug, Default)]
 pub(crate) struct Steps {
@@ -38,21 +47,29 @@ impl Steps {
     }
 
     /// Runs a test runner: its output passed through, and its results counted.
-    pub(crate) fn run_counted(&mut self, name: &str, command: &mut Command, limit: Duration) {
+    pub(crate) fn run_counted(
+        &mut self,
+        name: &str,
+        command: &mut Command,
+        limit: Duration,
+        at_limit: AtLimit,
+    ) {
         let begin = Instant::now();
         announce(name, command);
         let mut tally = Tally::default();
-        let outcome =
-            counted(command, limit, &mut tally).unwrap_or_else(|error| Outcome::Failed(error.to_string()));
-        let outcome = match outcome {
-            // Such as a program that does not compile: it must not read as "0 failed".
-            Outcome::Failed(why) if tally.failed == 0 => {
-                tally.failed = 1;
-                Outcome::Failed(why)
-            }
-            Outcome::Failed(_) => Outcome::Failed(format!("failed: {}", tally.failures.join(", "))),
-            other => other,
+        let late = format!("did not end within {} s", limit.as_secs());
+        let outcome = match counted(command, limit, &mut tally) {
+            Ok(Some(status)) if status.success() => Outcome::Passed,
+            Ok(None) if at_limit == AtLimit::Skip && tally.failed == 0 => Outcome::Skipped(late),
+            Ok(_) if tally.failed > 0 => Outcome::Failed(tally.failures.join(", ")),
+            Ok(Some(status)) => Outcome::Failed(status.to_string()),
+            Ok(None) => Outcome::Failed(late),
+            Err(error) => Outcome::Failed(format!("{error:#}")),
         };
+        if matches!(outcome, Outcome::Failed(_)) {
+            // Such as a program that does not compile: it must not read as "0 failed".
+            tally.failed = tally.failed.max(1);
+        }
         self.tally.add(tally);
         self.note(name, outcome, begin.elapsed());
     }
@@ -126,16 +143,23 @@ fn passed_through(command: &mut Command, limit: Duration) -> Outcome {
     }
 }
 
-fn counted(command: &mut Command, limit: Duration, tally: &mut Tally) -> Result<Outcome> {
+/// `None`: it had not ended at the limit, and was stopped.
+fn counted(command: &mut Command, limit: Duration, tally: &mut Tally) -> Result<Option<ExitStatus>> {
     let process = Process::spawn(command.stdin(Stdio::null()).stdout(Stdio::piped()))?;
     let mut lines = process.lines()?;
     let deadline = Instant::now() + limit;
-    while let Some(line) = lines.next(deadline.saturating_duration_since(Instant::now()))? {
-        println!("{line}");
-        tally.read(&line);
+    let left = || deadline.saturating_duration_since(Instant::now());
+    loop {
+        match lines.next(left()) {
+            Ok(Some(line)) => {
+                println!("{line}");
+                tally.read(&line);
+            }
+            Ok(None) => return process.wait(left()).map(Some),
+            Err(_) if left().is_zero() => return Ok(None),
+            Err(error) => return Err(error),
+        }
     }
-    let status = process.wait(deadline.saturating_duration_since(Instant::now()))?;
-    Ok(if status.success() { Outcome::Passed } else { Outcome::Failed(status.to_string()) })
 }
 
 fn line(name: &str, outcome: &Outcome, took: Duration) -> String {

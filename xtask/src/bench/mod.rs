@@ -41,15 +41,10 @@ pub(crate) struct Args {
 
 #[derive(Subcommand)]
 enum Bench {
-    /// TCP echo: round-trip latency, and throughput with a window, beside plain spinning sockets
     Echo(echo::Args),
-    /// Allocation and release beside the system's malloc: time and instructions
     Alloc(alloc::Args),
-    /// Cost of a completion beside many idle queues, against the same beside few
     Wait(wait::Args),
-    /// UDP relay beside one over plain sockets and one over io_uring
     Relay(relay::Args),
-    /// A million pushes whose tokens nobody waits for: slowdown and growth
     Unreaped(unreaped::Args),
 }
 
