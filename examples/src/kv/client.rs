@@ -41,9 +41,10 @@ pub(super) struct Client {
     /// Pushes in the order in which they will complete, with their bytes.
     pushes: VecDeque<(QToken, usize)>,
     unsent: usize,
-    /// Popped, and not executed yet.
-    requests: VecDeque<SgArray>,
-    /// The argument from which the first of them is to go on.
+    /// What was popped last; the first `executed` of these requests are empty by now.
+    requests: Vec<SgArray>,
+    executed: usize,
+    /// The argument from which the next of them is to go on.
     resume: usize,
     /// There will be no further request: close when all replies are sent.
     leaving: bool,
@@ -64,7 +65,8 @@ impl Client {
             pop: None,
             pushes: VecDeque::new(),
             unsent: 0,
-            requests: VecDeque::new(),
+            requests: Vec::new(),
+            executed: 0,
             resume: 0,
             leaving: false,
             session: Session { id, name: Vec::new() },
@@ -110,7 +112,9 @@ impl Client {
 
     /// Takes in what a pop has yielded.
     pub(super) fn received(&mut self, batch: Vec<SgArray>) {
-        self.requests.extend(batch);
+        debug_assert!(self.requests.is_empty(), "there is no pop while requests wait");
+        self.requests = batch;
+        self.executed = 0;
     }
 
     /// The pop has failed: the peer is gone, or what it sends is no request.
@@ -133,19 +137,21 @@ impl Client {
         server: &dyn Server,
     ) -> Result<(), Gone> {
         while self.unsent < MOST_UNSENT
-            && let Some(sga) = self.requests.pop_front()
+            && let Some(message) = self.requests.get_mut(self.executed)
         {
-            if let Err(why) = shared.request.read(shared.demi.heap(), sga) {
-                self.requests.clear();
-                self.leaving = true;
+            if let Err(why) = shared.request.read(shared.demi.heap(), message) {
+                self.leave_early();
                 self.complain(shared, &why.to_string())?;
                 break;
             }
+            self.executed += 1;
             if shared.request.len() > 0 && !self.execute(shared, server)? {
-                self.requests.clear();
-                self.leaving = true;
+                self.leave_early();
                 break;
             }
+        }
+        if self.executed >= self.requests.len() {
+            self.requests.clear();
         }
         shared.request.clear();
         self.send(shared)?;
@@ -153,6 +159,12 @@ impl Client {
             self.pop = Some(shared.demi.pop_n(self.framed, BATCH).map_err(|_| Gone)?);
         }
         Ok(())
+    }
+
+    /// Executes no request any more, not even of those that are here.
+    fn leave_early(&mut self) {
+        self.requests.clear();
+        self.leaving = true;
     }
 
     /// Executes the request that was just read; false if it is the last.
@@ -171,7 +183,8 @@ impl Client {
         match flow {
             Flow::Done => shared.commands += 1,
             Flow::More(from) => {
-                self.requests.push_front(shared.request.bytes().into());
+                self.executed -= 1;
+                self.requests[self.executed] = shared.request.bytes().into();
                 self.resume = from;
             }
             Flow::Close => return Ok(false),

@@ -89,11 +89,15 @@ impl Request {
         self.args.clear();
     }
 
-    /// Takes in the next request. One that came in several pieces is joined in memory of its own size.
-    pub(super) fn read(&mut self, heap: &Heap, sga: SgArray) -> Result<(), Malformed> {
+    /// Takes in the next request, out of the array that it came in. One that came in several pieces is joined in
+    /// memory of its own size.
+    pub(super) fn read(&mut self, heap: &Heap, message: &mut SgArray) -> Result<(), Malformed> {
         self.args.clear();
         self.quoted = None;
-        self.bytes = sga.into_contiguous(heap)?;
+        self.bytes = match message.segments().len() {
+            1 => std::mem::take(&mut message.segments_mut()[0]),
+            _ => std::mem::take(message).into_contiguous(heap)?,
+        };
         match self.bytes.first() {
             Some(b'*') => self.read_array(),
             Some(sign @ (b'$' | b':' | b'+' | b'-')) => Err(Malformed::ExpectedArray(*sign)),
@@ -219,7 +223,7 @@ mod tests {
     fn read(text: &[u8]) -> Result<Vec<Vec<u8>>, Malformed> {
         let heap = Heap::new(&HeapConfig { size: 4 << 20, ..HeapConfig::default() }).unwrap();
         let mut request = Request::default();
-        request.read(&heap, heap.copy_from(text).unwrap().into())?;
+        request.read(&heap, &mut heap.copy_from(text).unwrap().into())?;
         Ok(request.rest(0).map(<[u8]>::to_vec).collect())
     }
 
@@ -253,9 +257,9 @@ mod tests {
     fn pieces_are_joined() {
         let heap = Heap::new(&HeapConfig { size: 4 << 20, ..HeapConfig::default() }).unwrap();
         let pieces = [&b"*1\r\n$"[..], b"4\r", b"\nPING\r\n"];
-        let sga: SgArray = pieces.iter().map(|piece| heap.copy_from(piece).unwrap()).collect();
+        let mut sga: SgArray = pieces.iter().map(|piece| heap.copy_from(piece).unwrap()).collect();
         let mut request = Request::default();
-        request.read(&heap, sga).unwrap();
+        request.read(&heap, &mut sga).unwrap();
         assert_eq!((request.len(), request.arg(0)), (1, &b"PING"[..]));
         request.clear();
         assert_eq!(heap.stats().objects_live, 0);
