@@ -29,8 +29,8 @@ use crate::sys::epoll::{Epoll, EventFlags, Events, Interest};
 /// Events taken from the kernel per turn.
 const EVENTS_PER_TURN: usize = 64;
 
-/// Times that a registered socket must be found ready by trying, with no demotion and no sleep between, before
-/// its registration is given up: two calls to save one callback per packet.
+/// Times that a registered socket must be found ready by trying before its registration is given up: at most two
+/// calls per so many packets, to save one callback in the sender's path for each.
 const BUSY_STREAK: u32 = 256;
 
 /// What the set knows about one socket; lies in the socket.

@@ -1,6 +1,7 @@
 //! Short names for what every test does. Every wait is bounded.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use demi_api::addr::{Addr, Domain, SocketKind};
@@ -32,8 +33,11 @@ pub(crate) fn local(domain: Domain) -> Addr {
         Domain::Inet => "127.0.0.1:0".parse().unwrap(),
         Domain::Inet6 => "[::1]:0".parse().unwrap(),
         Domain::Unix => {
-            let dir = tempfile::tempdir().unwrap().keep();
-            Addr::from(dir.join("socket"))
+            // The socket removes its file itself.
+            static COUNT: AtomicUsize = AtomicUsize::new(0);
+            let name =
+                format!("demi-catnap-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+            Addr::from(std::env::temp_dir().join(name))
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Datagrams: whole, with their sender, in order.
 
 use std::net::UdpSocket;
+use std::path::PathBuf;
 
 use demi_api::addr::{Addr, Domain, SocketKind};
 use demi_api::desc::QDesc;
@@ -176,4 +177,18 @@ fn an_unnamed_sender_is_unnamed() {
     let a = demi.socket(Domain::Unix, SocketKind::Datagram).unwrap();
     push_to(&demi, a, b"guess who", &b_addr).unwrap();
     assert_eq!(pop_from(&demi, b).peer(), Some(&Addr::Unnamed));
+}
+
+#[test]
+fn an_abstract_name_is_an_address() {
+    let demi = demi();
+    let [a, b] = [(); 2].map(|()| demi.socket(Domain::Unix, SocketKind::Datagram).unwrap());
+    let name = |end: &str| Addr::from(PathBuf::from(format!("\0demi-catnap-{}-{end}", std::process::id())));
+    demi.bind(a, name("a")).unwrap();
+    demi.bind(b, name("b")).unwrap();
+    let token = demi.push_to(a, demi.copy_from(b"hello").unwrap(), name("b")).unwrap();
+    wait(&demi, token).unwrap();
+    let token = demi.pop(b).unwrap();
+    let sga = completion(&demi, token).popped().unwrap();
+    assert_eq!((sga.to_vec(), sga.peer()), (b"hello".to_vec(), Some(&name("a"))));
 }

@@ -138,6 +138,24 @@ fn a_sender_without_room_sleeps_until_there_is_some() {
 }
 
 #[test]
+fn a_busy_receiver_still_learns_that_there_is_room_to_send() {
+    let demi = demi();
+    let listening = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = connect(&demi, &listening.local_addr().unwrap().into()).unwrap();
+    let mut peer = listening.accept().unwrap().0;
+    let pushed = demi.push(client, demi.copy_from(&pattern(8 << 20)).unwrap()).unwrap();
+    assert!(is_pending(&demi, pushed));
+    for _ in 0..600 {
+        let token = demi.pop(client).unwrap();
+        peer.write_all(b"x").unwrap();
+        assert_eq!(completion(&demi, token).popped().unwrap().to_vec(), b"x");
+    }
+    let thread = std::thread::spawn(move || peer.read_exact(&mut vec![0; 8 << 20]).unwrap());
+    completion(&demi, pushed).pushed().unwrap();
+    thread.join().unwrap();
+}
+
+#[test]
 fn idle_queues_are_not_tried() {
     let demi = demi();
     let pairs: Vec<_> = (0..100).map(|_| pair(&demi, Domain::Unix)).collect();
