@@ -16,6 +16,9 @@ const TAG_BITS: u32 = 2;
 pub struct QDesc(u32);
 
 impl QDesc {
+    /// Names no queue.
+    pub(crate) const NONE: QDesc = QDesc(u32::MAX);
+
     fn new(index: u32, tag: Tag) -> QDesc {
         QDesc(index << TAG_BITS | tag as u32)
     }

@@ -66,13 +66,14 @@ impl<L: LibOs> Demikernel<L> {
         let libos = L::create(Setup { config, heap: &heap, tag: Tag::First })?;
         let (kick, kicker) = sys::pipe()?;
         let device = sys::duplicate(libos.wait_fd())?;
+        let mut rng = fastrand::Rng::with_seed(sys::seed());
         let core = Core {
             libos,
             graph: Graph::new(&config.queues),
-            done: Completions::new(config.tokens.max),
+            done: Completions::beginning_at(config.tokens.max, rng.u32(1..=1 << 31)),
             scheduler: Scheduler::new(config.tasks.max, sys::duplicate(kicker.as_fd())?),
             heap: heap.clone(),
-            rng: fastrand::Rng::with_seed(sys::seed()),
+            rng,
             clock: Clock::start(),
             now: Instant::default(),
             policy: Policy::new(config.wait.spin()),

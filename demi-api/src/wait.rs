@@ -21,6 +21,9 @@ const TAKES_PER_TURN: u32 = 32;
 /// How often a busy instance looks whether it was interrupted.
 const KICK_PERIOD: Duration = Duration::from_millis(1);
 
+/// Fruitless polls on one reading of the clock, which takes longer than many a poll.
+const POLLS_PER_TURN: usize = 4;
+
 /// The contract of the SOSP'21 system: an application enters its libOS at least this often.
 const OVERDUE: Duration = Duration::from_millis(1);
 
@@ -164,7 +167,7 @@ impl<L: LibOs> Demikernel<L> {
 }
 
 impl<L: LibOs> Core<L> {
-    /// One turn: read the clock, poll the libOS, run the operators that have something to do.
+    /// One turn: read the clock, poll the libOS until something is found but not for long, run the operators that have something to do.
     pub(crate) fn turn(&mut self) -> usize {
         let now = self.clock.now();
         self.policy.begin_turn(now - self.now);
@@ -175,7 +178,13 @@ impl<L: LibOs> Core<L> {
         let fired = self.scheduler.fire_timers(now);
         let woken = self.done.woken();
         let (libos, graph, mut cx) = self.parts();
-        let work = libos.poll(&mut cx) + graph.drain(libos, &mut cx);
+        let mut work = 0;
+        for _ in 0..POLLS_PER_TURN {
+            work = libos.poll(&mut cx) + graph.drain(libos, &mut cx);
+            if work > 0 {
+                break;
+            }
+        }
         let work = work + fired + self.done.woken().wrapping_sub(woken);
         if work > 0 {
             self.policy.idle_since = now;

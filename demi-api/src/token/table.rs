@@ -76,6 +76,60 @@ struct Slot {
     outcome: Outcome,
 }
 
+impl Owner {
+    /// The ready list that its results go to. A future has none: its task is woken.
+    #[inline]
+    fn list(self) -> Option<usize> {
+        match self {
+            Owner::App => Some(APP_LIST),
+            Owner::Set(set) => Some(FIRST_SET_LIST + set as usize),
+            Owner::Node { .. } => Some(NODE_LIST),
+            Owner::Task | Owner::Discard => None,
+        }
+    }
+}
+
+impl Outcome {
+    #[inline]
+    fn of(result: Result<Done, Error>, large: &mut Side<Result<Done, Error>>) -> Outcome {
+        match result {
+            Ok(Done::Pushed(position)) => Outcome::Pushed(position),
+            Ok(Done::Connected) => Outcome::Connected,
+            Ok(Done::Flushed) => Outcome::Flushed,
+            Ok(Done::Moved(count)) => Outcome::Moved(count),
+            result => Outcome::Large(large.insert(result)),
+        }
+    }
+}
+
+impl Slot {
+    const FRESH: Slot = Slot {
+        generation: 1,
+        state: State::Free,
+        owner: Owner::App,
+        qd: QDesc::NONE,
+        at: QDesc::NONE,
+        next: NONE,
+        prev: NONE,
+        watch: 0,
+        offset: 0,
+        sequence: 0,
+        outcome: Outcome::None,
+    };
+
+    /// Becomes the head of the free list, under its next generation. False: it has had its last.
+    #[inline]
+    fn retire(&mut self, free: u32) -> bool {
+        self.state = State::Free;
+        if self.generation == u32::MAX {
+            return false;
+        }
+        self.generation += 1;
+        self.next = free;
+        true
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 struct List {
     head: u32,
@@ -93,9 +147,11 @@ const FIRST_SET_LIST: usize = 2;
 /// The tokens of an instance. A libOS only ever [`post`](Completions::post)s.
 #[derive(Debug)]
 pub struct Completions {
-    chunks: Vec<Box<[Slot]>>,
+    chunks: Vec<Box<[Slot; CHUNK]>>,
     used: u32,
     max: usize,
+    /// Of every fresh slot.
+    first_generation: u32,
     live: usize,
     pending: usize,
     free: u32,
@@ -114,10 +170,17 @@ pub struct Completions {
 impl Completions {
     /// A table for at most `max` tokens.
     pub fn new(max: usize) -> Completions {
+        Completions::beginning_at(max, 1)
+    }
+
+    /// A table whose generations begin at `first_generation`, from 1 to half of all there are: tables that begin
+    /// at random do not take each other's tokens for their own.
+    pub(crate) fn beginning_at(max: usize, first_generation: u32) -> Completions {
         Completions {
             chunks: Vec::new(),
             used: 0,
             max: max.min(NONE as usize - 1),
+            first_generation,
             live: 0,
             pending: 0,
             free: NONE,
@@ -138,33 +201,55 @@ impl Completions {
     ///
     /// A token that is not pending is a fault of the libOS: it is counted and nobody's result changes.
     pub fn post(&mut self, token: QToken, result: Result<Done, Error>) {
-        let Ok(index) = self.find(token, State::Pending) else {
+        let index = token.slot();
+        let known =
+            self.chunks.get_mut(index as usize / CHUNK).map(|chunk| &mut chunk[index as usize % CHUNK]);
+        let Some(slot) =
+            known.filter(|slot| slot.generation == token.generation() && slot.state == State::Pending)
+        else {
             debug_assert!(false, "{token} posted, but not pending");
             self.stale_posts += 1;
             return;
         };
         self.pending -= 1;
-        let owner = self.slot(index).owner;
-        let list = match owner {
-            Owner::App => APP_LIST,
-            Owner::Set(set) => FIRST_SET_LIST + set as usize,
-            Owner::Node { .. } => NODE_LIST,
-            Owner::Task => {
-                if let Outcome::Waker(waker) = self.slot(index).outcome {
-                    self.wakers.take(waker).wake();
-                }
-                self.woken += 1;
-                self.make_ready(index, result);
-                return;
+        let Some(list) = slot.owner.list() else { return self.post_unlisted(index, result) };
+        slot.state = State::Ready;
+        slot.sequence = self.sequence;
+        slot.outcome = Outcome::of(result, &mut self.large);
+        let watched = slot.watch == self.watch;
+        let tail = std::mem::replace(&mut self.lists[list].tail, index);
+        slot.prev = tail;
+        slot.next = NONE;
+        self.sequence = self.sequence.wrapping_add(1);
+        if watched && self.watch != 0 {
+            self.watch_hits += 1;
+            if self.watch_first == NONE {
+                self.watch_first = index;
             }
-            Owner::Discard => {
-                self.sequence = self.sequence.wrapping_add(1);
-                self.release(index);
-                return;
-            }
-        };
-        self.make_ready(index, result);
-        self.link(list, index);
+        }
+        if tail == NONE {
+            self.lists[list].head = index;
+        } else {
+            self.slot_mut(tail).next = index;
+        }
+    }
+
+    /// Completes an operation that a future owns, or nobody.
+    fn post_unlisted(&mut self, index: u32, result: Result<Done, Error>) {
+        let sequence = self.sequence;
+        self.sequence = sequence.wrapping_add(1);
+        if self.slot(index).owner == Owner::Discard {
+            return self.release(index);
+        }
+        if let Outcome::Waker(waker) = self.slot(index).outcome {
+            self.wakers.take(waker).wake();
+        }
+        self.woken += 1;
+        let outcome = Outcome::of(result, &mut self.large);
+        let slot = self.slot_mut(index);
+        slot.state = State::Ready;
+        slot.sequence = sequence;
+        slot.outcome = outcome;
     }
 
     /// How many tokens are outstanding or unreaped.
@@ -399,41 +484,26 @@ impl Completions {
         }
     }
 
-    fn make_ready(&mut self, index: u32, result: Result<Done, Error>) {
-        let outcome = match result {
-            Ok(Done::Pushed(position)) => Outcome::Pushed(position),
-            Ok(Done::Connected) => Outcome::Connected,
-            Ok(Done::Flushed) => Outcome::Flushed,
-            Ok(Done::Moved(count)) => Outcome::Moved(count),
-            large => Outcome::Large(self.large.insert(large)),
-        };
-        let (sequence, watch) = (self.sequence, self.watch);
-        self.sequence = sequence.wrapping_add(1);
-        let slot = self.slot_mut(index);
-        slot.state = State::Ready;
-        slot.sequence = sequence;
-        slot.outcome = outcome;
-        let watched = slot.watch == watch && watch != 0;
-        slot.next = NONE;
-        slot.prev = NONE;
-        if watched {
-            self.watch_hits += 1;
-            if self.watch_first == NONE {
-                self.watch_first = index;
-            }
-        }
-    }
-
     fn take_head(&mut self, list: usize) -> Option<Completion> {
         let index = self.lists[list].head;
         (index != NONE).then(|| self.take_ready(index))
     }
 
+    #[inline]
     fn take_ready(&mut self, index: u32) -> Completion {
-        self.unlink(index);
+        self.live -= 1;
+        let free = self.free;
         let slot = self.slot_mut(index);
         let (token, qd) = (QToken::new(index, slot.generation), slot.qd);
-        let result = match std::mem::replace(&mut slot.outcome, Outcome::None) {
+        let (list, prev, next) = (slot.owner.list(), slot.prev, slot.next);
+        let outcome = std::mem::replace(&mut slot.outcome, Outcome::None);
+        if slot.retire(free) {
+            self.free = index;
+        }
+        if let Some(list) = list {
+            self.bridge(list, prev, next);
+        }
+        let result = match outcome {
             Outcome::Pushed(position) => Ok(Done::Pushed(position)),
             Outcome::Connected => Ok(Done::Connected),
             Outcome::Flushed => Ok(Done::Flushed),
@@ -441,33 +511,18 @@ impl Completions {
             Outcome::Large(at) => self.large.take(at),
             Outcome::None | Outcome::Waker(_) => unreachable!("a ready slot has a result"),
         };
-        self.release(index);
         Completion { token, qd, result }
     }
 
-    /// Frees a slot that is in no list. One whose generations are used up stays retired.
+    /// Frees a slot that is in no list.
     fn release(&mut self, index: u32) {
         if let Outcome::Waker(waker) = std::mem::replace(&mut self.slot_mut(index).outcome, Outcome::None) {
             drop(self.wakers.take(waker));
         }
         self.live -= 1;
         let free = self.free;
-        let slot = self.slot_mut(index);
-        slot.state = State::Free;
-        if slot.generation == u32::MAX {
-            return;
-        }
-        slot.generation += 1;
-        slot.next = free;
-        self.free = index;
-    }
-
-    fn list_of(owner: Owner) -> Option<usize> {
-        match owner {
-            Owner::App => Some(APP_LIST),
-            Owner::Set(set) => Some(FIRST_SET_LIST + set as usize),
-            Owner::Node { .. } => Some(NODE_LIST),
-            Owner::Task | Owner::Discard => None,
+        if self.slot_mut(index).retire(free) {
+            self.free = index;
         }
     }
 
@@ -486,8 +541,14 @@ impl Completions {
 
     fn unlink(&mut self, index: u32) {
         let slot = self.slot(index);
-        let Some(list) = Self::list_of(slot.owner) else { return };
-        let (prev, next) = (slot.prev, slot.next);
+        if let Some(list) = slot.owner.list() {
+            self.bridge(list, slot.prev, slot.next);
+        }
+    }
+
+    /// Joins the neighbours of a slot that has left its list.
+    #[inline]
+    fn bridge(&mut self, list: usize, prev: u32, next: u32) {
         if prev == NONE {
             self.lists[list].head = next;
         } else {
@@ -503,10 +564,8 @@ impl Completions {
     #[inline]
     fn find_live(&self, token: QToken) -> Result<u32, Error> {
         let index = token.slot();
-        if index >= self.used {
-            return Err(Error::BadToken);
-        }
-        let slot = self.slot(index);
+        let chunk = self.chunks.get(index as usize / CHUNK).ok_or(Error::BadToken)?;
+        let slot = &chunk[index as usize % CHUNK];
         let known = slot.generation == token.generation() && slot.state != State::Free;
         if known { Ok(index) } else { Err(Error::BadToken) }
     }
@@ -552,20 +611,8 @@ impl Completions {
             return Err(Error::TooManyTokens(self.max));
         }
         if self.used as usize == self.chunks.len() * CHUNK {
-            let fresh = |_| Slot {
-                generation: 1,
-                state: State::Free,
-                owner: Owner::App,
-                qd: QDesc::from_raw(u32::MAX),
-                at: QDesc::from_raw(u32::MAX),
-                next: NONE,
-                prev: NONE,
-                watch: 0,
-                offset: 0,
-                sequence: 0,
-                outcome: Outcome::None,
-            };
-            self.chunks.push((0..CHUNK).map(fresh).collect());
+            let chunk: Box<[Slot]> = (0..CHUNK).map(|_| Slot::FRESH).collect();
+            self.chunks.push(chunk.try_into().unwrap_or_else(|_| unreachable!("it has CHUNK slots")));
         }
         self.used += 1;
         Ok(self.used - 1)
