@@ -13,8 +13,8 @@ use crate::term;
 /// Idle queues of the control.
 const FEW: usize = 10;
 
-/// Operations of a slice; each is two completions.
-const SLICE: u64 = 4000;
+/// Alternations that one look at the cache line stands for.
+const CACHELINE_EVERY: usize = 10;
 
 /// Cost of a completion beside many idle queues, against the same beside 10.
 ///
@@ -33,7 +33,7 @@ pub(crate) struct Args {
     #[arg(long, value_enum, default_value_t = How::NextN)]
     how: How,
     /// Turns that each gets
-    #[arg(long, default_value_t = 40)]
+    #[arg(long, default_value_t = 120)]
     alternations: usize,
     /// Count instructions per completion too, by callgrind
     #[arg(long)]
@@ -60,13 +60,22 @@ pub(super) fn run(args: &Args, session: &Session) -> Result<()> {
     for side in &mut sides {
         side.read()?;
     }
+    // Some milliseconds, so that a slice in which other programs got the core is one of few. Each operation is
+    // two completions.
+    let slice = match args.libos {
+        Libos::Catnap => 1000,
+        Libos::Loopback => 20_000,
+    };
     let progress = session.progress(args.alternations);
+    let mut cacheline = f64::NAN;
     let mut costs = [Vec::new(), Vec::new()];
     for index in 0..args.alternations {
-        let cacheline = session.roles.cacheline()?;
+        if index % CACHELINE_EVERY == 0 {
+            cacheline = session.roles.cacheline()?;
+        }
         for step in 0..2 {
             let side = (index + step) % 2;
-            sides[side].tell(&SLICE.to_string())?;
+            sides[side].tell(&slice.to_string())?;
             let mut report = sides[side].read()?;
             costs[side].push(number(&report, "ns_per_completion")?);
             report["subject"] = format!("{} idle", idle[side]).into();
