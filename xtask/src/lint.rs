@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use crate::compile::{cargo, root};
 use crate::setup;
-use crate::step::{Outcome, Steps};
+use crate::step::{Outcome, Steps, run_alone};
 
 const LIMIT: Duration = Duration::from_secs(900);
 
@@ -50,7 +50,15 @@ fn dependencies(steps: &mut Steps, install: bool) {
         }
         steps.run("install cargo-deny", &mut cargo(&["install", "cargo-deny", "--locked"]), LIMIT);
     }
-    steps.run(NAME, &mut cargo(&["deny", "--workspace", "check", "--hide-inclusion-graph"]), LIMIT);
+    let mut rules = cargo(&["deny", "--workspace", "check", "--hide-inclusion-graph"]);
+    steps.run(NAME, rules.args(["bans", "licenses", "sources"]), LIMIT);
+    const ADVISORIES: &str = "advisories";
+    if !matches!(run_alone("fetch advisories", &mut cargo(&["deny", "fetch", "db"]), LIMIT), Outcome::Passed)
+    {
+        return steps.skip(ADVISORIES, "their database cannot be fetched: see the message above");
+    }
+    let mut advisories = cargo(&["deny", "--workspace", "check", "--hide-inclusion-graph"]);
+    steps.run(ADVISORIES, advisories.args(["--disable-fetch", "advisories"]), LIMIT);
 }
 
 fn unsafe_is_contained() -> Result<Outcome> {
@@ -76,6 +84,7 @@ fn unsafe_is_contained() -> Result<Outcome> {
 /// `unsafe fn` is only a contract, as what it does must stand in blocks of its own.
 fn has_unsafe(line: &str) -> bool {
     let code = line.split("//").next().unwrap_or("");
+    let code = code.replace("\\\"", "").replace("'\"'", "");
     let code = code.split('"').step_by(2).collect::<Vec<_>>().join(" ");
     let mut words = code.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| !word.is_empty());
     words.any(|word| word == "unsafe") && words.next() != Some("fn")
