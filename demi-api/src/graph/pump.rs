@@ -66,7 +66,9 @@ impl Graph {
             Op::Pop { limit } => self.begin_pop(libos, cx, token, qd, *limit),
             Op::Push { .. } => self.begin_push(libos, cx, token, qd, op),
             Op::Flush => self.begin_flush(libos, cx, token, qd, op),
-            Op::Accept | Op::Connect(_) => Err(Error::NotSupported("operators are not sockets")),
+            Op::Accept | Op::Connect(_) => {
+                self.resolve(qd).and(Err(Error::NotSupported("operators are not sockets")))
+            }
         })) {
             Ok(step) => step,
             Err(panic) => {

@@ -611,7 +611,8 @@ impl Completions {
             return Err(Error::TooManyTokens(self.max));
         }
         if self.used as usize == self.chunks.len() * CHUNK {
-            let chunk: Box<[Slot]> = (0..CHUNK).map(|_| Slot::FRESH).collect();
+            let generation = self.first_generation;
+            let chunk: Box<[Slot]> = (0..CHUNK).map(|_| Slot { generation, ..Slot::FRESH }).collect();
             self.chunks.push(chunk.try_into().unwrap_or_else(|_| unreachable!("it has CHUNK slots")));
         }
         self.used += 1;
