@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 
+use demi_api::sga::MAX_SEGMENTS;
 use demi_api::{Buf, Done, Error, Position, QToken, SgArray};
 use fastrand::Rng;
 
@@ -207,16 +208,14 @@ fn take(buffer: &mut VecDeque<Buf>, len: &mut usize, limit: usize) -> SgArray {
     let mut sga = SgArray::new();
     let mut missing = limit;
     while missing > 0
+        && sga.segments().len() < MAX_SEGMENTS
         && let Some(front) = buffer.front_mut()
     {
         let whole = front.len() <= missing;
         let part = if whole { front.clone() } else { front.split_to(missing) };
-        let bytes = part.len();
-        if sga.push(part).is_err() {
-            break;
-        }
-        missing -= bytes;
-        *len -= bytes;
+        missing -= part.len();
+        *len -= part.len();
+        sga.push(part).expect("there is room, as was looked at");
         if whole {
             buffer.pop_front();
         }

@@ -1,0 +1,5 @@
+//! The conformance suite, for every libOS that needs no device, and pairs of them.
+#![forbid(unsafe_code)]
+
+mod catnap;
+mod loopback;
