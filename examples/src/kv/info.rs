@@ -68,7 +68,7 @@ pub(super) fn text(server: &dyn Server, store: &Store, sections: &[String]) -> S
             std::process::id(),
             facts.port
         )?;
-        write!(text, "uptime_in_seconds:{}\r\n", store.uptime().as_secs())
+        write!(text, "uptime_in_seconds:{}\r\n", store.now() / 1000)
     });
     section("Clients", &|text| write!(text, "connected_clients:{}\r\n", facts.clients));
     section("Memory", &|text| {

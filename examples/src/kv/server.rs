@@ -53,12 +53,12 @@ struct Kv<'a, L: LibOs> {
 impl<L: LibOs> Kv<'_, L> {
     fn run(&mut self, mut listener: Listener, stop: &Stop) -> anyhow::Result<()> {
         let demi = self.shared.demi;
+        let start = Instant::now();
         let mut results = Vec::new();
         loop {
-            let until_expiry = self.shared.store.tick();
-            let timeout = [until_expiry, listener.patience()].into_iter().flatten().min();
+            let timeout = [self.shared.store.until_expiry(), listener.patience()].into_iter().flatten().min();
             let go_on = stop.wait(demi, &mut results, timeout)?;
-            self.shared.store.tick();
+            self.shared.store.tick(start.elapsed());
             for completion in results.drain(..) {
                 if !listener.owns(&completion) {
                     self.step(completion);

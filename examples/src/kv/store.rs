@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use demi_api::{Buf, Heap};
 
@@ -16,14 +16,13 @@ const SWEEP: usize = 64;
 /// Bytes that a key costs beside itself, its value's buffer aside: an estimate of what lies outside the heap.
 const KEY_OVERHEAD: usize = 96;
 
-/// A moment, in ms since the server started; 0 is none.
+/// A moment, in ms since just before the server started; 0 is none.
 type Moment = u64;
 
 pub(super) struct Store {
     heap: Heap,
     entries: HashMap<Rc<[u8]>, Entry>,
     deadlines: BTreeSet<(Moment, Rc<[u8]>)>,
-    start: Instant,
     now: Moment,
     copy_threshold: usize,
     limit: usize,
@@ -31,6 +30,8 @@ pub(super) struct Store {
     keys: usize,
     /// Bytes that may be used before the heap's account must be looked at again.
     allowance: usize,
+    /// Bytes taken off the allowance since it was looked at.
+    spent: usize,
     pub(super) counts: Counts,
 }
 
@@ -65,50 +66,46 @@ pub(super) enum Expiry {
 
 impl Store {
     pub(super) fn new(heap: &Heap, limit: usize, copy_threshold: usize) -> Store {
-        Store {
+        let mut store = Store {
             heap: heap.clone(),
             entries: HashMap::new(),
             deadlines: BTreeSet::new(),
-            start: Instant::now(),
-            now: 0,
+            now: 1,
             copy_threshold,
             limit,
             keys: 0,
             allowance: 0,
+            spent: 0,
             counts: Counts::default(),
-        }
+        };
+        store.measure();
+        store
     }
 
-    /// Sets the time for the commands to come, and removes some of the keys that have expired. Returns how long
-    /// there is until the next does.
-    pub(super) fn tick(&mut self) -> Option<Duration> {
-        if self.deadlines.is_empty() {
-            return None;
-        }
-        self.read_clock();
+    /// Sets the time, counted from the server's start, for the commands to come, and removes some of the keys that
+    /// have expired.
+    pub(super) fn tick(&mut self, uptime: Duration) {
+        self.now = uptime.as_millis() as Moment + 1;
         for _ in 0..SWEEP {
-            match self.deadlines.first() {
-                Some((deadline, key)) if *deadline <= self.now => {
-                    let key = Rc::clone(key);
-                    self.counts.expired += 1;
-                    self.remove_entry(&key);
-                }
-                Some((deadline, _)) => return Some(Duration::from_millis(deadline - self.now)),
-                None => return None,
+            let Some((deadline, key)) = self.deadlines.first() else { return };
+            if *deadline > self.now {
+                return;
             }
+            let key = Rc::clone(key);
+            self.counts.expired += 1;
+            self.remove_entry(&key);
         }
-        Some(Duration::ZERO)
     }
 
-    /// Now, in ms since the start, and never 0.
-    pub(super) fn read_clock(&mut self) -> Moment {
-        self.now = self.start.elapsed().as_millis() as Moment + 1;
+    /// How long there is until the next key expires; none, if the last sweep has left some.
+    pub(super) fn until_expiry(&self) -> Option<Duration> {
+        let (deadline, _) = self.deadlines.first()?;
+        Some(Duration::from_millis(deadline.saturating_sub(self.now)))
+    }
+
+    /// The moment of the last tick.
+    pub(super) fn now(&self) -> Moment {
         self.now
-    }
-
-    /// How long the server has been running.
-    pub(super) fn uptime(&self) -> Duration {
-        self.start.elapsed()
     }
 
     pub(super) fn len(&self) -> usize {
@@ -216,7 +213,7 @@ impl Store {
         self.entries = HashMap::new();
         self.deadlines.clear();
         self.keys = 0;
-        self.allowance = 0;
+        self.measure();
     }
 
     fn insert(&mut self, key: &[u8], value: Buf, expiry: Expiry) {
@@ -266,7 +263,7 @@ impl Store {
         if value.len() > self.copy_threshold {
             let held = self.heap.find(value.as_ptr()).map_or(value.len(), |object| object.capacity);
             let fair = held / 2 <= value.len();
-            if (fair || self.allowance > self.limit / 2) && self.afford(overhead + held).is_ok() {
+            if (fair || self.has_plenty()) && self.afford(overhead + held).is_ok() {
                 self.counts.kept_in_place += 1;
                 return Ok(value);
             }
@@ -276,19 +273,33 @@ impl Store {
         self.heap.copy_from(&value).map_err(|_| self.refuse())
     }
 
+    /// Whether at least half of the memory is free, as far as is known.
+    fn has_plenty(&mut self) -> bool {
+        if self.allowance < self.limit / 2 && self.spent >= self.limit / 16 {
+            self.measure();
+        }
+        self.allowance >= self.limit / 2
+    }
+
     /// Takes `bytes` off what may still be used. What is freed meanwhile is not added; the heap's own account is
     /// asked when this estimate runs out.
     #[inline]
     fn afford(&mut self, bytes: usize) -> Result<(), NoRoom> {
         if self.allowance < bytes {
-            let used = self.heap.stats().bytes_live + self.keys;
-            self.allowance = self.limit.saturating_sub(used);
+            self.measure();
             if self.allowance < bytes {
                 return Err(self.refuse());
             }
         }
         self.allowance -= bytes;
+        self.spent += bytes;
         Ok(())
+    }
+
+    fn measure(&mut self) {
+        let used = self.heap.stats().bytes_live + self.keys;
+        self.allowance = self.limit.saturating_sub(used);
+        self.spent = 0;
     }
 
     fn refuse(&mut self) -> NoRoom {
@@ -296,3 +307,6 @@ impl Store {
         NoRoom
     }
 }
+
+#[cfg(test)]
+mod tests;

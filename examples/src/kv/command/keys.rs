@@ -77,7 +77,7 @@ fn expire_in(cx: &mut Context<'_>, request: &Request, unit_ms: i64, name: &str) 
 }
 
 fn time_left(cx: &mut Context<'_>, request: &Request, unit_ms: u64) -> Result<Flow, Complaint> {
-    let now = cx.store.read_clock();
+    let now = cx.store.now();
     cx.out.integer(match cx.store.deadline(request.arg(1)) {
         None => -2,
         Some(0) => -1,

@@ -161,10 +161,10 @@ fn integer(request: &Request, index: usize) -> Result<i64, Complaint> {
 }
 
 /// A moment `amount` units of `unit_ms` from now.
-fn moment(store: &mut Store, amount: i64, unit_ms: i64, command: &str) -> Result<i64, Complaint> {
+fn moment(store: &Store, amount: i64, unit_ms: i64, command: &str) -> Result<i64, Complaint> {
     amount
         .checked_mul(unit_ms)
-        .and_then(|ms| ms.checked_add(store.read_clock() as i64))
+        .and_then(|ms| ms.checked_add(store.now() as i64))
         .ok_or_else(|| invalid_expiry(command))
 }
 
