@@ -94,6 +94,7 @@ impl Graph {
         qd: QDesc,
         how: Shutdown,
     ) -> Result<(), Error> {
+        self.resolve(qd)?;
         match how {
             Shutdown::Write => self.end(libos, cx, qd),
             Shutdown::Read | Shutdown::Both => {
