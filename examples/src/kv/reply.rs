@@ -1,7 +1,11 @@
 //! Replies: gathered in heap memory, cut into as few arrays as possible.
 //!
 //! Invariant: memory for small replies comes from a reserve that stored values cannot use up, so that a server out
-//! of memory can still say so. A value above the threshold becomes a segment of its own, the stored buffer itself.
+//! of memory can still say so.
+//!
+//! A value above the threshold becomes a segment of its own, the stored buffer itself. An array holds few segments and
+//! a push costs more than a copy of some kilobytes, so of many values asked for at once only the first few are sent
+//! that way, unless they are larger than a buffer for replies.
 
 use demi_api::memalloc::Pool;
 use demi_api::sga::MAX_SEGMENTS;
@@ -11,6 +15,10 @@ use super::number;
 
 /// Bytes of a buffer that replies are gathered in; several clients' replies follow each other in it.
 const ROOM: usize = 16 << 10;
+
+/// An array with more segments than this takes up only values larger than [`ROOM`] as segments. What is left of it
+/// holds as much text as is gathered before it is pushed.
+const MOST_TO_SHARE: usize = 2;
 
 /// With less room left than this, the next buffer is begun.
 const LEAST_ROOM: usize = 64;
@@ -102,7 +110,8 @@ impl Replies {
 
     /// A stored value: copied if it is small, else sent from where it lies.
     pub(super) fn value(&mut self, value: &Buf) {
-        if value.len() <= self.copy_threshold {
+        let share = value.len() > ROOM || self.array.segments().len() <= MOST_TO_SHARE;
+        if value.len() <= self.copy_threshold || !share {
             return self.bulk(value);
         }
         self.number(b'$', value.len() as i64);
@@ -232,10 +241,25 @@ mod tests {
     }
 
     #[test]
+    fn of_many_values_the_first_are_shared() {
+        let heap = heap();
+        let mut replies = replies(&heap);
+        let value = heap.copy_from(&[b'v'; 4000]).unwrap();
+        for _ in 0..16 {
+            replies.value(&value);
+        }
+        let arrays: Vec<SgArray> = replies.take().collect();
+        assert_eq!(arrays.len(), 1);
+        let shared = arrays[0].segments().iter().filter(|it| it.shares_object_with(&value));
+        assert_eq!(shared.count(), 2);
+        assert_eq!(arrays[0].to_vec(), [&b"$4000\r\n"[..], &value, b"\r\n"].concat().repeat(16));
+    }
+
+    #[test]
     fn large_values_are_not_copied() {
         let heap = heap();
         let mut replies = replies(&heap);
-        let value = heap.copy_from(&[b'v'; 513]).unwrap();
+        let value = heap.copy_from(&[b'v'; ROOM + 1]).unwrap();
         for _ in 0..10 {
             replies.value(&value);
         }
@@ -244,7 +268,7 @@ mod tests {
         let shared = arrays.iter().flat_map(|sga| sga.segments()).filter(|it| it.shares_object_with(&value));
         assert_eq!(shared.count(), 10);
         let text: Vec<u8> = arrays.iter().flat_map(|sga| sga.to_vec()).collect();
-        assert_eq!(text, [&b"$513\r\n"[..], &value, b"\r\n"].concat().repeat(10));
+        assert_eq!(text, [&b"$16385\r\n"[..], &value, b"\r\n"].concat().repeat(10));
     }
 
     #[test]
