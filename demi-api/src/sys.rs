@@ -1,4 +1,4 @@
-//! The only system calls of this crate: sleeping, being woken, the time, and a seed. They go to the kernel directly,
+//! The only system calls of this crate: sleeping, being woken, and a seed. They go to the kernel directly,
 //! not through the C library's symbols, which a preload shim may have replaced.
 
 use std::io;
@@ -57,13 +57,6 @@ pub(crate) fn duplicate(fd: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
         Some(code) => translate(Errno::from_raw_os_error(code)),
         None => Error::TooManyFiles,
     })
-}
-
-/// Nanoseconds of the monotonic clock.
-#[inline]
-pub(crate) fn monotonic_nanos() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
 /// Random bits from the kernel.

@@ -3,8 +3,6 @@
 use std::ops::{Add, Sub};
 use std::time::Duration;
 
-use crate::sys;
-
 /// Nanoseconds since some fixed moment of this instance's clock.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Instant(u64);
@@ -44,19 +42,19 @@ impl Sub for Instant {
 
 /// The monotonic clock of the operating system, counted from its creation.
 #[derive(Clone, Copy, Debug)]
-pub struct Clock {
-    zero: u64,
-}
+pub struct Clock(std::time::Instant);
 
 impl Clock {
     /// A clock that starts at zero now.
     pub fn start() -> Clock {
-        Clock { zero: sys::monotonic_nanos() }
+        Clock(std::time::Instant::now())
     }
 
     /// What time it is. One vDSO call, about 25 ns.
+    // By the standard library: rustix's own way to the vDSO does not survive valgrind.
     #[inline]
     pub fn now(&self) -> Instant {
-        Instant(sys::monotonic_nanos() - self.zero)
+        let passed = self.0.elapsed();
+        Instant(passed.as_secs() * 1_000_000_000 + u64::from(passed.subsec_nanos()))
     }
 }
