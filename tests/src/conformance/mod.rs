@@ -3,25 +3,10 @@
 //! A libOS joins by implementing [`Harness`] and naming the groups that it has:
 //!
 //! ```
-//! use std::path::PathBuf;
+//! use demi_tests::Loopback;
+//! use demi_tests::conformance::InProcess;
 //!
-//! use demi_api::Addr;
-//! use demi_tests::conformance::Harness;
-//!
-//! struct InProcess;
-//!
-//! impl Harness for InProcess {
-//!     type LibOs = demi_tests::Loopback;
-//!     fn new() -> InProcess { InProcess }
-//!     fn stream_addr(&self) -> Option<Addr> { "127.0.0.1:0".parse().ok() }
-//!     fn datagram_addr(&self) -> Option<Addr> { "127.0.0.1:0".parse().ok() }
-//!     fn path(&self) -> Option<PathBuf> { Some("a log".into()) }
-//! }
-//!
-//! mod in_process {
-//!     use super::*;
-//!     demi_tests::conformance!(InProcess: general streams datagrams storage);
-//! }
+//! demi_tests::conformance!(InProcess<Loopback>: general streams datagrams storage);
 //! ```
 //!
 //! Invariants: every test is bounded in time and number; each begins with a fresh instance, and ends with the
@@ -31,6 +16,7 @@
 //! | file | what it holds |
 //! |---|---|
 //! | `rig` | the instance, its accounts, short names for common steps |
+//! | `in_process` | the harness of libOSes that need nothing around them |
 //! | `line` | every kind of queue as a way from a near end to a far end |
 //! | `streams`, `connections` | stream sockets: their bytes; their beginning and end |
 //! | `datagrams`, `storage` | datagram sockets; files and logs |
@@ -42,6 +28,7 @@ pub mod closing;
 pub mod connections;
 pub mod datagrams;
 pub mod hostile;
+mod in_process;
 pub mod joined;
 mod line;
 pub mod queues;
@@ -52,6 +39,7 @@ pub mod tasks;
 pub mod tokens;
 pub mod waiting;
 
+pub use self::in_process::InProcess;
 pub use self::line::Line;
 pub use self::rig::{Harness, PATIENCE, Rig, pattern, run};
 

@@ -1,0 +1,114 @@
+//! The fuzz targets' corpora, and some random bytes, through the same functions as the fuzzer's.
+#![forbid(unsafe_code)]
+
+use std::path::Path;
+
+use demi_tests::fuzz;
+use proptest::prelude::*;
+
+#[test]
+fn the_corpus_of_frames_is_harmless() {
+    replay("frames", fuzz::frames);
+}
+
+#[test]
+fn the_corpus_of_resp_is_harmless() {
+    replay("resp", fuzz::resp);
+}
+
+#[test]
+fn the_corpus_of_config_is_harmless() {
+    replay("config", fuzz::config);
+}
+
+fn replay(target: &str, run: fn(&[u8])) {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
+    let mut files = 0;
+    for entry in std::fs::read_dir(&dir).unwrap() {
+        let path = entry.unwrap().path();
+        println!("{}", path.display());
+        run(&std::fs::read(&path).unwrap());
+        files += 1;
+    }
+    assert!(files >= 10, "{} has lost its files", dir.display());
+}
+
+/// What RESP is made of, and some of what it is not.
+const RESP_PARTS: &[&[u8]] = &[
+    b"*",
+    b"$",
+    b":",
+    b"+",
+    b"-",
+    b"\r\n",
+    b"\r",
+    b"\n",
+    b"0",
+    b"1",
+    b"2",
+    b"3",
+    b"-1",
+    b"9999",
+    b"PING",
+    b"a",
+    b" ",
+    b"\0\xff",
+    b"*1\r\n",
+    b"$1\r\n",
+    b"*2\r\n$1\r\nx\r\n",
+    b"$3\r\nabc\r\n",
+];
+
+const CONFIG_LINES: &[&str] = &[
+    "[heap]",
+    "[wait]",
+    "[queues]",
+    "[tokens]",
+    "[catnap]",
+    "size_mib = 4",
+    "size_mib = 0",
+    "lock = true",
+    "max = 1",
+    "max = -1",
+    "spin_min_us = 7",
+    "spin_max_us = 3",
+    "linger_ms = 1e3",
+    "x = [",
+    "= 3",
+    "\u{0}",
+    "frame_max_bytes = 18446744073709551616",
+    "huge_pages = 'auto'",
+    "a.b.c = {}",
+    "# remark",
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn random_streams_are_harmless(data in prop::collection::vec(any::<u8>(), 0..300)) {
+        fuzz::frames(&data);
+    }
+
+    #[test]
+    fn random_resp_is_harmless(
+        parts in prop::collection::vec(
+            prop::sample::select(RESP_PARTS),
+            0..40,
+        ),
+    ) {
+        let data = parts.concat();
+        fuzz::resp(&data);
+        fuzz::frames(&[&[7, data.len() as u8 % 7][..], &data].concat());
+    }
+
+    #[test]
+    fn random_configurations_are_harmless(
+        lines in prop::collection::vec(
+            prop::sample::select(CONFIG_LINES),
+            0..8,
+        ),
+    ) {
+        fuzz::config(lines.join("\n").as_bytes());
+    }
+}
