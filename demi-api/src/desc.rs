@@ -116,7 +116,10 @@ impl<T> QueueTable<T> {
         if qd.tag() != Some(self.tag) {
             return Err(Error::BadDescriptor);
         }
-        self.slots.get(qd.index()).and_then(Option::as_ref).ok_or(Error::BadDescriptor)
+        match self.slots.get(qd.index()) {
+            Some(Some(queue)) => Ok(queue),
+            _ => Err(Error::BadDescriptor),
+        }
     }
 
     /// The queue behind `qd`, to be changed.
@@ -125,7 +128,10 @@ impl<T> QueueTable<T> {
         if qd.tag() != Some(self.tag) {
             return Err(Error::BadDescriptor);
         }
-        self.slots.get_mut(qd.index()).and_then(Option::as_mut).ok_or(Error::BadDescriptor)
+        match self.slots.get_mut(qd.index()) {
+            Some(Some(queue)) => Ok(queue),
+            _ => Err(Error::BadDescriptor),
+        }
     }
 
     /// Every open queue, in order of descriptor.

@@ -82,6 +82,17 @@ impl SgArray {
         self.peer = peer;
     }
 
+    /// The only segment of an array from nobody; any other array comes back.
+    #[inline]
+    pub(crate) fn into_single(mut self) -> Result<Buf, SgArray> {
+        if self.peer.is_none()
+            && let Some(segment) = self.segments.take_single()
+        {
+            return Ok(segment);
+        }
+        Err(self)
+    }
+
     /// The bytes as one buffer: the only segment itself, or a counted copy of several.
     pub fn into_contiguous(mut self, heap: &Heap) -> Result<Buf, Error> {
         if let [_] = self.segments() {

@@ -8,6 +8,7 @@ use super::{Graph, SLICE};
 use crate::desc::{QDesc, Tag};
 use crate::error::Error;
 use crate::libos::{Cx, LibOs, QueueKind, Shutdown};
+use crate::op::{Completion, Done};
 use crate::token::{Owner, QToken};
 
 impl Graph {
@@ -223,7 +224,7 @@ impl Graph {
         let mut freed = [None; 2];
         for (source, freed) in node.sources.iter_mut().zip(&mut freed) {
             if let Some(pop) = source.pop.take() {
-                let _ = cx.done.give_to(pop, Owner::Discard);
+                dropped += u64::from(discard(cx, pop));
             }
             if std::mem::replace(&mut source.open, false) {
                 *freed = Some(source.qd);
@@ -300,6 +301,17 @@ impl Graph {
             at = node.next_watcher;
         }
     }
+}
+
+/// Forgets a pop of a node that is gone. Returns whether an element is lost with it: one that it had yielded already.
+fn discard(cx: &mut Cx<'_>, pop: QToken) -> bool {
+    if cx.done.is_pending(pop) != Ok(false) {
+        let _ = cx.done.give_to(pop, Owner::Discard);
+        return false;
+    }
+    let _ = cx.done.give_to(pop, Owner::App);
+    let done = cx.done.take(pop);
+    matches!(done, Ok(Some(Completion { result: Ok(Done::Popped(_)), .. })))
 }
 
 impl Output {

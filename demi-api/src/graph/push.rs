@@ -96,7 +96,8 @@ impl Graph {
                 Operator::Sort(_) => {}
                 Operator::Connect(_) | Operator::Batch(_) => return Err(Error::BadDescriptor),
             }
-            qd = source.ok_or(Error::BadDescriptor)?;
+            let Some(source) = source else { return Err(Error::BadDescriptor) };
+            qd = source;
         }
         let step = libos.start(cx, token, qd, op)?;
         if let Step::Pending = step {

@@ -56,6 +56,15 @@ impl Segments {
         }
     }
 
+    /// Takes the only segment out, if there is just one.
+    #[inline]
+    pub(super) fn take_single(&mut self) -> Option<Buf> {
+        match self {
+            Segments::Few(few) if few.len() == 1 => few.pop(),
+            Segments::Few(_) | Segments::Many(_) => None,
+        }
+    }
+
     /// Takes the first `count` out, or as many as there are.
     pub(super) fn drain(&mut self, count: usize) -> impl Iterator<Item = Buf> {
         let count = count.min(self.len());

@@ -7,6 +7,8 @@
 
 use std::task::Waker;
 
+use demi_memalloc::Buf;
+
 use super::QToken;
 use super::side::Side;
 use crate::desc::QDesc;
@@ -44,6 +46,8 @@ enum Outcome {
     Connected,
     Flushed,
     Moved(u64),
+    /// One segment of nobody's: what most pops yield.
+    Popped(Buf),
     Large(u32),
     Waker(u32),
 }
@@ -85,19 +89,6 @@ impl Owner {
             Owner::Set(set) => Some(FIRST_SET_LIST + set as usize),
             Owner::Node { .. } => Some(NODE_LIST),
             Owner::Task | Owner::Discard => None,
-        }
-    }
-}
-
-impl Outcome {
-    #[inline]
-    fn of(result: Result<Done, Error>, large: &mut Side<Result<Done, Error>>) -> Outcome {
-        match result {
-            Ok(Done::Pushed(position)) => Outcome::Pushed(position),
-            Ok(Done::Connected) => Outcome::Connected,
-            Ok(Done::Flushed) => Outcome::Flushed,
-            Ok(Done::Moved(count)) => Outcome::Moved(count),
-            result => Outcome::Large(large.insert(result)),
         }
     }
 }
@@ -200,7 +191,23 @@ impl Completions {
     /// Completes `token`: once, by whoever has taken on its operation.
     ///
     /// A token that is not pending is a fault of the libOS: it is counted and nobody's result changes.
+    #[inline]
     pub fn post(&mut self, token: QToken, result: Result<Done, Error>) {
+        let outcome = match result {
+            Ok(Done::Pushed(position)) => Outcome::Pushed(position),
+            Ok(Done::Connected) => Outcome::Connected,
+            Ok(Done::Flushed) => Outcome::Flushed,
+            Ok(Done::Moved(count)) => Outcome::Moved(count),
+            Ok(Done::Popped(sga)) => match sga.into_single() {
+                Ok(segment) => Outcome::Popped(segment),
+                Err(sga) => Outcome::Large(self.large.insert(Ok(Done::Popped(sga)))),
+            },
+            result => Outcome::Large(self.large.insert(result)),
+        };
+        self.settle(token, outcome);
+    }
+
+    fn settle(&mut self, token: QToken, outcome: Outcome) {
         let index = token.slot();
         let known =
             self.chunks.get_mut(index as usize / CHUNK).map(|chunk| &mut chunk[index as usize % CHUNK]);
@@ -209,18 +216,19 @@ impl Completions {
         else {
             debug_assert!(false, "{token} posted, but not pending");
             self.stale_posts += 1;
-            return;
+            return self.forget(outcome);
         };
         self.pending -= 1;
-        let Some(list) = slot.owner.list() else { return self.post_unlisted(index, result) };
+        let sequence = self.sequence;
+        self.sequence = sequence.wrapping_add(1);
+        let Some(list) = slot.owner.list() else { return self.settle_unlisted(index, sequence, outcome) };
         slot.state = State::Ready;
-        slot.sequence = self.sequence;
-        slot.outcome = Outcome::of(result, &mut self.large);
+        slot.sequence = sequence;
+        slot.outcome = outcome;
         let watched = slot.watch == self.watch;
         let tail = std::mem::replace(&mut self.lists[list].tail, index);
         slot.prev = tail;
         slot.next = NONE;
-        self.sequence = self.sequence.wrapping_add(1);
         if watched && self.watch != 0 {
             self.watch_hits += 1;
             if self.watch_first == NONE {
@@ -235,21 +243,25 @@ impl Completions {
     }
 
     /// Completes an operation that a future owns, or nobody.
-    fn post_unlisted(&mut self, index: u32, result: Result<Done, Error>) {
-        let sequence = self.sequence;
-        self.sequence = sequence.wrapping_add(1);
+    fn settle_unlisted(&mut self, index: u32, sequence: u32, outcome: Outcome) {
         if self.slot(index).owner == Owner::Discard {
+            self.forget(outcome);
             return self.release(index);
         }
-        if let Outcome::Waker(waker) = self.slot(index).outcome {
-            self.wakers.take(waker).wake();
-        }
         self.woken += 1;
-        let outcome = Outcome::of(result, &mut self.large);
         let slot = self.slot_mut(index);
         slot.state = State::Ready;
         slot.sequence = sequence;
-        slot.outcome = outcome;
+        if let Outcome::Waker(waker) = std::mem::replace(&mut slot.outcome, outcome) {
+            self.wakers.take(waker).wake();
+        }
+    }
+
+    /// Drops a result that nobody gets.
+    fn forget(&mut self, outcome: Outcome) {
+        if let Outcome::Large(at) = outcome {
+            drop(self.large.take(at));
+        }
     }
 
     /// How many tokens are outstanding or unreaped.
@@ -299,11 +311,7 @@ impl Completions {
     /// Takes the result out if it is there. `Err(BadToken)`: there is no such operation.
     #[inline]
     pub(crate) fn take(&mut self, token: QToken) -> Result<Option<Completion>, Error> {
-        let index = self.find_callers(token)?;
-        match self.slot(index).state {
-            State::Ready => Ok(Some(self.take_ready(index))),
-            State::Pending | State::Free => Ok(None),
-        }
+        Ok(if self.is_finished(token)? { Some(self.take_finished(token)) } else { None })
     }
 
     /// Takes the application's oldest result, of any token that is in no set.
@@ -382,9 +390,22 @@ impl Completions {
         self.watch_hits
     }
 
+    /// Takes the result of an operation that is known to be finished.
+    #[inline]
+    pub(crate) fn take_finished(&mut self, token: QToken) -> Completion {
+        self.take_ready(token.slot())
+    }
+
     /// Whether the operation is under way. `Err(BadToken)`: there is no such operation.
+    #[inline]
     pub(crate) fn is_pending(&self, token: QToken) -> Result<bool, Error> {
         Ok(self.slot(self.find_live(token)?).state == State::Pending)
+    }
+
+    /// Whether the application's operation is finished. `Err(BadToken)`: it has no such operation.
+    #[inline]
+    pub(crate) fn is_finished(&self, token: QToken) -> Result<bool, Error> {
+        Ok(self.slot(self.find_callers(token)?).state == State::Ready)
     }
 
     /// The queue where a pending operation is now.
@@ -508,6 +529,7 @@ impl Completions {
             Outcome::Connected => Ok(Done::Connected),
             Outcome::Flushed => Ok(Done::Flushed),
             Outcome::Moved(count) => Ok(Done::Moved(count)),
+            Outcome::Popped(segment) => Ok(Done::Popped(segment.into())),
             Outcome::Large(at) => self.large.take(at),
             Outcome::None | Outcome::Waker(_) => unreachable!("a ready slot has a result"),
         };
@@ -564,7 +586,7 @@ impl Completions {
     #[inline]
     fn find_live(&self, token: QToken) -> Result<u32, Error> {
         let index = token.slot();
-        let chunk = self.chunks.get(index as usize / CHUNK).ok_or(Error::BadToken)?;
+        let Some(chunk) = self.chunks.get(index as usize / CHUNK) else { return Err(Error::BadToken) };
         let slot = &chunk[index as usize % CHUNK];
         let known = slot.generation == token.generation() && slot.state != State::Free;
         if known { Ok(index) } else { Err(Error::BadToken) }

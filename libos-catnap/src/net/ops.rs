@@ -23,7 +23,7 @@ impl Net {
         key: Key,
         op: &mut Op,
     ) -> Result<Step, Error> {
-        let socket = self.sockets.get_mut(key).ok_or(Error::BadDescriptor)?;
+        let Some(socket) = self.sockets.get_mut(key) else { return Err(Error::BadDescriptor) };
         match (&mut socket.state, op) {
             (State::Stream(stream), Op::Pop { limit }) => {
                 match stream.start_pop(&socket.fd, &mut self.io, cx.heap, token, *limit)? {
@@ -73,7 +73,7 @@ impl Net {
 
     /// Recalls an operation; posts it if that is possible.
     pub(crate) fn cancel(&mut self, cx: &mut Cx<'_>, token: QToken, key: Key) -> Result<(), Error> {
-        let socket = self.sockets.get_mut(key).ok_or(Error::BadDescriptor)?;
+        let Some(socket) = self.sockets.get_mut(key) else { return Err(Error::BadDescriptor) };
         match &mut socket.state {
             State::Fresh => return Err(Error::NotCancellable),
             State::Listener(accepts) => {

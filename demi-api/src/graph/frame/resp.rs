@@ -224,7 +224,8 @@ impl Number {
                 let digit = i64::from(byte - b'0');
                 let digit = if self.negative { -digit } else { digit };
                 let wider = self.value.checked_mul(10).and_then(|value| value.checked_add(digit));
-                self.value = wider.ok_or(Error::BadFrame("RESP: number too large"))?;
+                let Some(wider) = wider else { return Err(Error::BadFrame("RESP: number too large")) };
+                self.value = wider;
                 self.digits = true;
             }
             _ => return Err(Error::BadFrame("RESP: not a number")),
