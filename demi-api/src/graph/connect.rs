@@ -95,7 +95,7 @@ impl Connect {
             Ok(_) => self.moved += 1,
             // What a filter at the far end does not want, this end need not be told of.
             Err(Error::Rejected) => return 1,
-            Err(error) => return self.sink_fails(error),
+            Err(error) => return 1 + self.sink_fails(error),
         }
         0
     }
