@@ -48,6 +48,7 @@ impl SgArray {
     }
 
     /// The segments, in order.
+    #[inline]
     pub fn segments(&self) -> &[Buf] {
         &self.segments
     }
@@ -63,11 +64,16 @@ impl SgArray {
     }
 
     /// Bytes in all segments.
+    #[inline]
     pub fn len(&self) -> usize {
-        self.segments.iter().map(|segment| segment.len()).sum()
+        match self.segments() {
+            [one] => one.len(),
+            several => several.iter().map(|segment| segment.len()).sum(),
+        }
     }
 
     /// Whether there is not one byte.
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.segments.iter().all(|segment| segment.is_empty())
     }

@@ -167,7 +167,6 @@ impl<L: LibOs> Demikernel<L> {
                 return Err(Error::NothingOutstanding);
             }
             if work > 0 || !core.policy.wants_sleep(now) || !core.arm() {
-                std::hint::spin_loop();
                 continue;
             }
             let limit = core.sleep_limit(deadline);

@@ -87,7 +87,10 @@ impl Clone for Segments {
     #[inline]
     fn clone(&self) -> Segments {
         match self {
-            Segments::Few(few) => Segments::Few(few.clone()),
+            Segments::Few(few) => match &few[..] {
+                [one] => Segments::one(one.clone()),
+                _ => Segments::Few(few.clone()),
+            },
             Segments::Many(many) => {
                 let mut copy = Boxed::new();
                 copy.extend(many.iter().cloned());
