@@ -2,7 +2,7 @@
 //!
 //! - [`loopback`]: [`Loopback`], queues inside one instance. It shows that the suite and the layer above a libOS
 //!   need no device, and it decides when things happen: on the spot, in the next turn, or some turns later.
-//! - [`conformance`]: one function per behaviour of the API, generic over the libOS. [`conformance!`] makes
+//! - [`mod@conformance`]: one function per behaviour of the API, generic over the libOS. [`conformance!`] makes
 //!   tests of them.
 //! - [`fuzz`]: what the fuzz targets run, and the ordinary tests with their corpora.
 //!

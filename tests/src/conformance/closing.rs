@@ -193,7 +193,8 @@ pub fn bad_frames_are_final_errors<H: Harness>(rig: &Rig<H>) {
     let huge = |error: &Error| matches!(error, Error::TooLarge { .. });
     let malformed = |error: &Error| matches!(error, Error::BadFrame(_));
     let truncated = |error: &Error| *error == Error::Truncated;
-    let cases: [(Codec, &[u8], fn(&Error) -> bool); 7] = [
+    type Expected = fn(&Error) -> bool;
+    let cases: [(Codec, &[u8], Expected); 7] = [
         (codec(), b"\xff\xff\xff\xffrest", huge),
         (codec(), b"\0\0\0\x05abc", truncated),
         (codec(), b"\0\0", truncated),

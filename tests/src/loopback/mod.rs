@@ -6,10 +6,11 @@
 //!
 //! Invariants: a queue is looked at only when something happened to it, so queues with nothing but an outstanding
 //! pop cost a turn nothing, however many there are (`queues_visited` counts the looks). Everything that happens,
-//! happens in [`Loopback::visit`], whatever the flavour: flavours differ in when it is called, in nothing else.
+//! happens in a visit, whatever the flavour: flavours differ in when it is called, in nothing else.
 //!
 //! | file | what it holds |
 //! |---|---|
+//! | `turn` | visits: doing what there is to do for a queue |
 //! | `agenda` | what is to be looked at, and when |
 //! | `pipe` | one direction of a connection |
 //! | `stream` | connect, accept, close of stream sockets |
@@ -25,8 +26,9 @@ mod names;
 mod options;
 mod pipe;
 mod stream;
+mod turn;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::io::{PipeReader, PipeWriter};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
@@ -37,7 +39,7 @@ use demi_api::libos::{Cx, Setup};
 use demi_api::op::{Op, Step};
 use demi_api::time::Instant;
 use demi_api::{
-    Addr, Domain, Done, Error, LibOs, OpenOptions, OptionName, Position, QDesc, QToken, QueueKind, SeekTo,
+    Addr, Domain, Error, LibOs, OpenOptions, OptionName, Position, QDesc, QToken, QueueKind, SeekTo,
     Shutdown, SocketKind, SocketOption,
 };
 
@@ -48,6 +50,7 @@ use self::names::Names;
 use self::options::Options;
 use self::pipe::{PipeId, Pipes};
 use self::stream::{Connecting, Ends, Listener};
+use self::turn::Turn;
 
 /// Queues looked at in one turn at the most.
 const VISITS_PER_TURN: usize = 64;
@@ -338,83 +341,7 @@ impl Queue {
     }
 }
 
-/// What a visit is given: where to post, and whose result is to be returned instead.
-struct Turn<'a, 'c> {
-    cx: &'a mut Cx<'c>,
-    caller: Option<QToken>,
-    answer: Option<Result<Done, Error>>,
-}
-
-impl Turn<'_, '_> {
-    fn post(&mut self, token: QToken, result: Result<Done, Error>) {
-        if self.caller == Some(token) {
-            self.answer = Some(result);
-        } else {
-            self.cx.done.post(token, result);
-        }
-    }
-}
-
-impl<const TURNS: u64> Loopback<TURNS> {
-    /// Does what there is to do for a queue or a direction. Harmless where there is nothing, or nothing any more.
-    fn visit(&mut self, turn: &mut Turn<'_, '_>, work: Work) {
-        self.visits += 1;
-        let qd = match work {
-            Work::Pipe(id) => return self.visit_pipe(turn, id),
-            Work::Queue(qd) => qd,
-        };
-        let Ok(queue) = self.queues.get_mut(qd) else { return };
-        queue.scheduled = false;
-        match queue.state {
-            State::Listener(_) => self.visit_listener(turn, qd),
-            State::Connecting(_) => self.visit_connecting(turn, qd),
-            State::Datagram(_) => self.visit_datagram(turn, qd),
-            State::Log(_) => self.visit_log(turn, qd),
-            State::Fresh | State::Stream(_) => {}
-        }
-    }
-
-    fn schedule(&mut self, cx: &mut Cx<'_>, work: Work) {
-        match work {
-            Work::Pipe(id) => self.schedule_pipe(cx, id),
-            Work::Queue(qd) => self.schedule_queue(cx, qd),
-        }
-    }
-
-    fn schedule_queue(&mut self, cx: &mut Cx<'_>, qd: QDesc) {
-        if let Ok(queue) = self.queues.get_mut(qd)
-            && !std::mem::replace(&mut queue.scheduled, true)
-        {
-            self.agenda.add(delay::<TURNS>(cx), Work::Queue(qd));
-        }
-    }
-
-    fn schedule_pipe(&mut self, cx: &mut Cx<'_>, id: PipeId) {
-        if self.pipes.begin_schedule(id) {
-            self.agenda.add(delay::<TURNS>(cx), Work::Pipe(id));
-        }
-    }
-
-    /// What a call changed takes effect before it returns, if that is the flavour.
-    fn settle(&mut self, cx: &mut Cx<'_>) {
-        if TURNS == 0 {
-            self.drain(&mut Turn { cx, caller: None, answer: None });
-        }
-    }
-
-    fn drain(&mut self, turn: &mut Turn<'_, '_>) {
-        while let Some(work) = self.agenda.take_due() {
-            self.visit(turn, work);
-        }
-    }
-}
-
-/// How many turns from now an effect shows.
-fn delay<const TURNS: u64>(cx: &mut Cx<'_>) -> u64 {
-    if TURNS > 1 { cx.rng.u64(1..=TURNS) } else { TURNS }
-}
-
-fn take_token(tokens: &mut std::collections::VecDeque<QToken>, token: QToken) -> bool {
+fn take_token(tokens: &mut VecDeque<QToken>, token: QToken) -> bool {
     let place = tokens.iter().position(|other| *other == token);
     place.is_some_and(|place| tokens.remove(place).is_some())
 }

@@ -3,3 +3,4 @@
 
 mod operators;
 mod streams;
+mod world;

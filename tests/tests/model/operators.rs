@@ -5,12 +5,11 @@
 //! were pushed to one queue come to one queue in that order, unless sorted; and in the end, what was pushed was
 //! popped, or dropped and counted.
 
-use std::collections::{HashMap, HashSet};
-use std::time::Duration;
-
-use demi_api::{Completion, Config, Demikernel, Done, Error, QDesc, QToken, SgArray, Shutdown};
+use demi_api::{Config, Demikernel, Error, QDesc, QToken, SgArray, Shutdown};
 use demi_tests::Loopback;
 use proptest::prelude::*;
+
+use super::world::{Issued, World};
 
 /// A call; numbers choose among what is open, or alive.
 #[derive(Clone, Debug)]
@@ -71,71 +70,17 @@ proptest! {
 
 /// An open queue, as the oracle sees it.
 #[derive(Clone)]
-struct Open {
-    qd: QDesc,
+pub(crate) struct Open {
+    pub(crate) qd: QDesc,
     /// Told apart from others that had the number.
-    serial: usize,
+    pub(crate) serial: usize,
     /// The in-memory queues that a push reaches, by serial number.
-    bases: Vec<usize>,
+    pub(crate) bases: Vec<usize>,
     /// It is behind one side of a partition: others of the same elements may come by the other.
-    split: bool,
+    pub(crate) split: bool,
 }
 
-enum Issued {
-    Push { id: u32, copies: usize },
-    Pop { serial: usize },
-    Connect,
-}
-
-struct World<'a> {
-    demi: &'a Demikernel<Loopback>,
-    open: Vec<Open>,
-    issued: HashMap<QToken, Issued>,
-    /// In order of issue, for cancelling.
-    tokens: Vec<QToken>,
-    serial: usize,
-    next_id: u32,
-    /// Of each element, the base it was pushed to, if it was one.
-    origin: HashMap<u32, usize>,
-    popped: HashMap<u32, usize>,
-    failed: HashSet<u32>,
-    /// Copies that were taken in: at least, and at most.
-    accepted: (usize, usize),
-    /// The last element that came from a base to a queue.
-    last: HashMap<(usize, usize), u32>,
-    /// Queues whose elements may come in another order: sorted, merged, or fed by one that is.
-    unordered: HashSet<usize>,
-    /// From these bases to this one, in order of the latter.
-    connections: Vec<(Vec<usize>, usize)>,
-    /// The bases of every queue that there ever was.
-    bases: HashMap<usize, Vec<usize>>,
-    dropped_before: u64,
-    live_before: usize,
-}
-
-impl<'a> World<'a> {
-    fn new(demi: &'a Demikernel<Loopback>) -> World<'a> {
-        let counters = demi.counters().unwrap();
-        World {
-            demi,
-            open: Vec::new(),
-            issued: HashMap::new(),
-            tokens: Vec::new(),
-            serial: 0,
-            next_id: 0,
-            origin: HashMap::new(),
-            popped: HashMap::new(),
-            failed: HashSet::new(),
-            accepted: (0, 0),
-            last: HashMap::new(),
-            unordered: HashSet::new(),
-            connections: Vec::new(),
-            bases: HashMap::new(),
-            dropped_before: counters.elements_dropped,
-            live_before: counters.heap.objects_live,
-        }
-    }
-
+impl World<'_> {
     fn call(&mut self, call: &Call) {
         match call {
             Call::Queue(bound) => {
@@ -145,7 +90,9 @@ impl<'a> World<'a> {
             Call::Turn => self.demi.poll().unwrap(),
             Call::Reap(count) => self.reap(*count),
             Call::Cancel(choice) => self.cancel(*choice),
-            Call::Filter(choice) => self.derive(*choice, |demi, qd| demi.filter(qd, |sga| id(sga) % 3 != 0)),
+            Call::Filter(choice) => {
+                self.derive(*choice, |demi, qd| demi.filter(qd, |sga| !id(sga).is_multiple_of(3)))
+            }
             Call::Map(choice) => {
                 self.derive(*choice, |demi, qd| demi.map(qd, |_, sga| Ok(sga), |_, sga| Ok(sga)))
             }
@@ -224,7 +171,7 @@ impl<'a> World<'a> {
     fn partition(&mut self, choice: usize) {
         let Some(source) = self.choose(choice) else { return };
         let unordered = self.is_unordered(&source);
-        match self.demi.partition(source.qd, |sga| id(sga) % 2 == 0) {
+        match self.demi.partition(source.qd, |sga| id(sga).is_multiple_of(2)) {
             Ok((yes, no)) => {
                 self.opened(Ok(yes), |_| source.bases.clone(), unordered);
                 self.opened(Ok(no), |_| source.bases, unordered);
@@ -305,106 +252,8 @@ impl<'a> World<'a> {
             Err(error) => assert_eq!(error, Error::Claimed),
         }
     }
-
-    fn issue(&mut self, token: QToken, issued: Issued) {
-        assert!(self.issued.insert(token, issued).is_none(), "{token} is two operations'");
-        self.tokens.push(token);
-    }
-
-    fn cancel(&mut self, choice: usize) {
-        let Some(choice) = choice.checked_rem(self.tokens.len()) else { return };
-        let token = self.tokens[choice];
-        let known = self.issued.contains_key(&token);
-        match self.demi.cancel(token) {
-            Ok(()) | Err(Error::NotCancellable) => assert!(known),
-            Err(error) => assert_eq!((error, known), (Error::BadToken, false)),
-        }
-    }
-
-    fn reap(&mut self, count: usize) {
-        let mut results = Vec::new();
-        match self.demi.wait_next_n(&mut results, count, Some(Duration::ZERO)) {
-            Ok(_) | Err(Error::TimedOut) => {}
-            Err(error) => panic!("{error}"),
-        }
-        for done in results {
-            self.account(done);
-        }
-    }
-
-    fn account(&mut self, done: Completion) {
-        let issued = self.issued.remove(&done.token).expect("a token completes once");
-        match (issued, done.result) {
-            (Issued::Push { copies, .. }, Ok(Done::Pushed(_))) => {
-                self.accepted.0 += copies;
-                self.accepted.1 += copies;
-            }
-            (Issued::Push { copies, .. }, Err(Error::Branch { .. })) => self.accepted.1 += copies - 1,
-            (Issued::Push { id, .. }, Err(_)) => {
-                assert!(!self.popped.contains_key(&id), "{id} was popped, and its push failed");
-                self.failed.insert(id);
-            }
-            (Issued::Pop { serial }, Ok(Done::Popped(sga))) => {
-                let mut last = std::mem::take(&mut self.last);
-                self.arrived(serial, &sga, &mut last);
-                self.last = last;
-            }
-            // A batch keeps its elements for a moment while other pops overtake it.
-            (Issued::Pop { serial }, Ok(Done::Batch(batch))) => {
-                assert!(!batch.is_empty());
-                let mut last = HashMap::new();
-                batch.iter().for_each(|sga| self.arrived(serial, sga, &mut last));
-            }
-            (Issued::Pop { .. }, Err(Error::Cancelled | Error::EndOfStream)) => {}
-            (Issued::Connect, Ok(Done::Moved(_)) | Err(Error::Cancelled | Error::Closed)) => {}
-            (_, other) => panic!("{other:?}"),
-        }
-    }
-
-    fn arrived(&mut self, serial: usize, sga: &SgArray, last: &mut HashMap<(usize, usize), u32>) {
-        let id = id(sga);
-        assert!(!self.failed.contains(&id), "{id} was popped, and its push failed");
-        *self.popped.entry(id).or_default() += 1;
-        let Some(base) = self.origin.get(&id).copied() else { return };
-        assert_eq!(self.popped[&id], 1, "{id} came twice");
-        let ordered = !self.unordered.contains(&serial) && !self.unordered.contains(&base);
-        let ordered = ordered && !self.bases[&serial].iter().any(|base| self.unordered.contains(base));
-        let last = last.insert((serial, base), id);
-        assert!(!ordered || last < Some(id), "{id} came after {last:?}");
-    }
-
-    fn forget_closed(&mut self) {
-        let demi = self.demi;
-        self.open.retain(|open| demi.kind(open.qd) != Err(Error::BadDescriptor));
-    }
-
-    fn finish(mut self) {
-        while let Some(queue) = self.open.pop() {
-            self.demi.close(queue.qd).unwrap();
-            self.forget_closed();
-        }
-        for _ in 0..1000 {
-            self.demi.poll().unwrap();
-            self.reap(64);
-            if self.issued.is_empty() {
-                break;
-            }
-        }
-        assert!(self.issued.is_empty(), "{} operations never completed", self.issued.len());
-        let counters = self.demi.counters().unwrap();
-        assert_eq!((counters.operations_pending, counters.operations_unreaped), (0, 0));
-        assert_eq!(counters.stale_posts, 0);
-        assert_eq!(counters.heap.objects_live, self.live_before, "elements leaked");
-        let dropped = (counters.elements_dropped - self.dropped_before) as usize;
-        let popped: usize = self.popped.values().sum();
-        let (least, most) = self.accepted;
-        assert!(
-            (least..=most).contains(&(popped + dropped)),
-            "{least} to {most} were pushed, {popped} popped and {dropped} dropped"
-        );
-    }
 }
 
-fn id(sga: &SgArray) -> u32 {
+pub(crate) fn id(sga: &SgArray) -> u32 {
     u32::from_be_bytes(sga.to_vec().try_into().expect("every element has four bytes"))
 }
