@@ -1,11 +1,12 @@
 //! Faults of cost, by counts that are the same on every machine.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::process::Command;
 
 use demi_api::{Demikernel, Domain, Done, LibOs, QDesc, QToken, SocketKind};
 use demi_tests::Loopback;
 
-use super::sys::allocated;
+use super::sys::{allocated, disable_huge_pages};
 use super::{PATIENCE, instance, localhost};
 
 /// Fault 2: tokens that nobody reaped made throughput collapse.
@@ -50,15 +51,100 @@ fn fault_02_unreaped_tokens_cost_nothing_but_their_slots() {
 /// Fault 4: a wait cost what existed, not what was ready.
 ///
 /// The same exchange beside 10 and beside 100,000 idle queues, each with a pop outstanding, by every way of waiting
-/// that is meant to scale. With the fault, in the libOS or above it, more queues are looked at, or memory is asked for.
+/// that is meant to scale. With the fault in the libOS, more queues are looked at; memory must not be asked for either.
 #[test]
 fn fault_04_idle_queues_cost_a_wait_nothing() {
-    let few = beside_idle_queues(10);
-    let many = beside_idle_queues(100_000);
+    let costs = |idle| {
+        let now = |demi: &Demi| (visited(demi), allocated().0);
+        beside_idle_queues(idle, now, |demi, before| (visited(demi) - before.0, allocated().0 - before.1))
+    };
+    let (few, many) = (costs(10), costs(100_000));
     assert_eq!(few, many, "visits and allocations for each way of waiting, beside 10 and beside 100,000");
 }
 
-fn beside_idle_queues(idle: usize) -> Vec<(u64, u64)> {
+/// Fault 4, above the libOS: whoever looks at each of 100,000 tokens touches their memory, some 6 MiB of it.
+///
+/// The kernel keeps account of the pages that were touched, of the whole process: so each side has one of its own.
+#[test]
+fn fault_04_a_wait_touches_no_memory_of_idle_tokens() {
+    compare_pages(IDLE, [10, 100_000]);
+}
+
+/// Fault 2, in the same way: a hundred more pushes and polls do not touch what a million pushes have left unreaped.
+#[test]
+fn fault_02_unreaped_tokens_are_not_touched() {
+    compare_pages(UNREAPED, [100, 1_000_000]);
+}
+
+const IDLE: &str = "DEMI_TEST_IDLE_QUEUES";
+const UNREAPED: &str = "DEMI_TEST_UNREAPED_TOKENS";
+
+/// Runs the test below in two processes, and checks that the one with more touches no more memory to speak of.
+fn compare_pages(what: &str, counts: [usize; 2]) {
+    let [few, many] = counts.map(|count| -> Vec<u64> {
+        let mut child = Command::new(std::env::current_exe().unwrap());
+        child.args(["--exact", "cost::pages_touched", "--nocapture"]).env(what, count.to_string());
+        let output = child.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8_lossy(&output.stdout);
+        text.lines().filter_map(|line| line.strip_prefix("touched ")?.parse().ok()).collect()
+    });
+    // Where the kernel does not tell, both are empty.
+    assert_eq!(few.len(), many.len());
+    for (few, many) in few.iter().zip(&many) {
+        assert!(*many < few + 1024, "KiB touched beside {counts:?}: {few} and {many}");
+    }
+}
+
+/// The child of the tests above; by itself it does nothing.
+#[test]
+fn pages_touched() {
+    let count = |name| std::env::var(name).ok().and_then(|count| count.parse().ok());
+    // On huge pages, two tokens would be all tokens.
+    disable_huge_pages();
+    let touched = match (count(IDLE), count(UNREAPED)) {
+        (Some(idle), _) => beside_idle_queues(idle, |_| forget_pages(), |_, forgotten| pages(forgotten)),
+        (None, Some(unreaped)) => vec![behind_unreaped_tokens(unreaped)],
+        (None, None) => return,
+    };
+    // The runner of the tests has begun a line of its own.
+    println!();
+    touched.into_iter().flatten().for_each(|kib| println!("touched {kib}"));
+}
+
+fn behind_unreaped_tokens(count: usize) -> Option<u64> {
+    let demi = instance::<Loopback>();
+    let (near, _far) = datagrams(&demi);
+    let message = demi.copy_from(&[1; 64]).unwrap();
+    let push = |count: usize| {
+        for _ in 0..count {
+            demi.push(near, message.clone()).unwrap();
+            demi.poll().unwrap();
+        }
+    };
+    push(count);
+    let forgotten = forget_pages();
+    push(100);
+    pages(forgotten)
+}
+
+/// Has the kernel forget which pages were touched; false if it does not keep account.
+fn forget_pages() -> bool {
+    std::fs::write("/proc/self/clear_refs", "1").is_ok()
+}
+
+/// KiB touched since then.
+fn pages(forgotten: bool) -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("Referenced:"))?;
+    let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    forgotten.then_some(kib)
+}
+
+type Demi = Demikernel<Loopback>;
+
+/// What a hundred exchanges cost by each way of waiting.
+fn beside_idle_queues<T, C>(idle: usize, begin: impl Fn(&Demi) -> T, end: impl Fn(&Demi, T) -> C) -> Vec<C> {
     let demi = instance::<Loopback>();
     let (near, far) = datagrams(&demi);
     let set = demi.wait_set().unwrap();
@@ -66,7 +152,11 @@ fn beside_idle_queues(idle: usize) -> Vec<(u64, u64)> {
         let qd = demi.socket(Domain::Inet, SocketKind::Datagram).unwrap();
         let host = u8::try_from(2 + index / 10_000).unwrap();
         demi.bind(qd, SocketAddr::from((Ipv4Addr::new(127, 0, 0, host), 0))).unwrap();
-        set.add(demi.pop(qd).unwrap()).unwrap();
+        let pop = demi.pop(qd).unwrap();
+        // Half of them are in the set, half in nobody's.
+        if index % 2 == 0 {
+            set.add(pop).unwrap();
+        }
     }
     for _ in 0..=idle / 64 {
         demi.poll().unwrap();
@@ -88,19 +178,20 @@ fn beside_idle_queues(idle: usize) -> Vec<(u64, u64)> {
         }),
     ];
     let message = demi.copy_from(b"x").unwrap();
-    let mut costs = Vec::new();
-    for way in &mut ways {
-        for round in 0..200 {
+    let hundred = |way: &mut Box<dyn FnMut(QToken)>| {
+        for _ in 0..100 {
             let pop = demi.pop(far).unwrap();
             let push = demi.push(near, message.clone()).unwrap();
             way(push);
             way(pop);
-            if round == 99 {
-                costs.push((visited(&demi), allocated().0));
-            }
         }
-        let (visits, allocations) = costs.pop().unwrap();
-        costs.push((visited(&demi) - visits, allocated().0 - allocations));
+    };
+    let mut costs = Vec::with_capacity(ways.len());
+    for way in &mut ways {
+        hundred(way);
+        let before = begin(&demi);
+        hundred(way);
+        costs.push(end(&demi, before));
     }
     costs
 }

@@ -79,3 +79,9 @@ impl ThreadId {
         unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), self.0, libc::SIGUSR1) };
     }
 }
+
+/// Has this process use small pages from now on.
+pub(crate) fn disable_huge_pages() {
+    // SAFETY: the call takes numbers only; where it is refused nothing changes.
+    unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) };
+}

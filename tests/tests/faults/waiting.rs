@@ -13,25 +13,30 @@ use super::{PATIENCE, connected, instance, localhost, send, within_limit};
 
 /// Fault 1: whoever waited for its oldest push waited for ever, because any push could take any acknowledgement.
 ///
-/// Pushes pile up behind a peer that does not read; when it does, the oldest alone is waited for. With the fault its
-/// completion has gone to another token, and this wait times out.
+/// Pushes pile up behind a peer that does not read. Then it reads just what the oldest pending one ends with, and stops:
+/// with the fault, the completion that this yields goes to another token, and the wait for the oldest times out.
 #[test]
 fn fault_01_waiting_for_the_oldest_push_makes_progress() {
     let demi = instance::<Catnap>();
     let (qd, mut peer) = connected(&demi);
-    let block = demi.copy_from(&vec![7; 256 << 10]).unwrap();
+    let block = demi.copy_from(&vec![7; 512 << 10]).unwrap();
     let pushes: Vec<QToken> = (0..64).map(|_| demi.push(qd, block.clone()).unwrap()).collect();
-    let total = pushes.len() * block.len();
-    assert!(demi.counters().unwrap().operations_pending > 1, "nothing piles up");
+    let is_pending = |push: QToken| demi.wait(push, Some(Duration::ZERO)).is_err();
+    let oldest = pushes.iter().position(|push| is_pending(*push)).expect("something piles up");
+    let (length, newest) = (block.len(), pushes[63]);
+    let (resume, resumed) = mpsc::channel();
     let reader = std::thread::spawn(move || {
-        let mut missing = vec![0; total];
-        peer.read_exact(&mut missing).unwrap();
-        peer
+        peer.read_exact(&mut vec![0; (oldest + 1) * length]).unwrap();
+        let () = resumed.recv().unwrap();
+        peer.read_exact(&mut vec![0; (63 - oldest) * length]).unwrap();
     });
-    for push in pushes {
-        demi.wait(push, PATIENCE).unwrap().pushed().unwrap();
+    demi.wait(pushes[oldest], PATIENCE).unwrap().pushed().unwrap();
+    assert!(is_pending(newest), "all of it was taken, so this says nothing");
+    resume.send(()).unwrap();
+    for push in &pushes[oldest + 1..] {
+        demi.wait(*push, PATIENCE).unwrap().pushed().unwrap();
     }
-    drop(reader.join().unwrap());
+    reader.join().unwrap();
     demi.close(qd).unwrap();
 }
 
