@@ -104,9 +104,7 @@ impl SgArray {
         if let [_] = self.segments() {
             return Ok(self.segments.drain(1).next().expect("there is one"));
         }
-        let mut joined: BufMut = heap.alloc(self.len())?;
-        self.copy_to(&mut joined);
-        Ok(joined.freeze())
+        Ok(heap.join(self.segments.iter())?.freeze())
     }
 
     /// Copies as many bytes as fit into `out`; returns how many.

@@ -92,6 +92,22 @@ impl Heap {
         Ok(buf.freeze())
     }
 
+    /// The bytes of several buffers, one behind the other, in a buffer of their own. Counted, as `copy_from` is.
+    ///
+    /// # Errors
+    /// As for [`Heap::alloc`].
+    pub fn join<'a>(&self, pieces: impl Iterator<Item = &'a Buf> + Clone) -> Result<BufMut, OutOfMemory> {
+        let len = pieces.clone().map(|piece| piece.len()).sum();
+        let mut whole = self.alloc(len)?;
+        let mut filled = 0;
+        for piece in pieces {
+            whole[filled..filled + piece.len()].copy_from_slice(piece);
+            filled += piece.len();
+        }
+        self.core().counters.count_join(len);
+        Ok(whole)
+    }
+
     /// `count` buffers of `stride` bytes (rounded up to a multiple of 64), set aside until the pool is dropped:
     /// for a device that must not starve.
     ///

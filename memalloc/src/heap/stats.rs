@@ -35,6 +35,10 @@ pub struct HeapStats {
     pub foreign_copies: u64,
     /// How many foreign bytes were copied in.
     pub foreign_bytes: u64,
+    /// How often pieces were copied into one buffer.
+    pub joins: u64,
+    /// How many bytes were copied doing so.
+    pub joined_bytes: u64,
     /// Objects that came home from other threads.
     pub remote_frees: u64,
 }
@@ -86,6 +90,8 @@ pub(super) struct Counters {
     high_water: Cell<usize>,
     foreign_copies: Cell<u64>,
     foreign_bytes: Cell<u64>,
+    joins: Cell<u64>,
+    joined_bytes: Cell<u64>,
     remote_frees: Cell<u64>,
 }
 
@@ -124,6 +130,11 @@ impl Counters {
     pub(super) fn count_foreign(&self, bytes: usize) {
         self.foreign_copies.set(self.foreign_copies.get() + 1);
         self.foreign_bytes.set(self.foreign_bytes.get() + bytes as u64);
+    }
+
+    pub(super) fn count_join(&self, bytes: usize) {
+        self.joins.set(self.joins.get() + 1);
+        self.joined_bytes.set(self.joined_bytes.get() + bytes as u64);
     }
 
     #[inline]
@@ -171,6 +182,8 @@ impl Core {
             pools,
             foreign_copies: self.counters.foreign_copies.get(),
             foreign_bytes: self.counters.foreign_bytes.get(),
+            joins: self.counters.joins.get(),
+            joined_bytes: self.counters.joined_bytes.get(),
             remote_frees: self.counters.remote_frees.get(),
         }
     }

@@ -107,3 +107,14 @@ fn buffers_show_what_they_hold() {
     assert_eq!(format!("{:?}", heap.copy_from(b"GET\r\n").unwrap()), r"Buf(5 B: GET\r\n)");
     assert_eq!(format!("{:?}", heap.copy_from(&[b'x'; 17]).unwrap()), "Buf(17 B: xxxxxxxxxxxxxxxx…)");
 }
+
+#[test]
+fn copies_are_counted() {
+    let heap = heap(2 << 20);
+    let pieces = [heap.copy_from(b"one ").unwrap(), Buf::empty(), heap.copy_from(b"two").unwrap()];
+    let whole = heap.join(pieces.iter()).unwrap();
+    assert_eq!(&whole[..], b"one two");
+    let stats = heap.stats();
+    assert_eq!((stats.foreign_copies, stats.foreign_bytes), (2, 7));
+    assert_eq!((stats.joins, stats.joined_bytes), (1, 7));
+}

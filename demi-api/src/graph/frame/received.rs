@@ -61,12 +61,8 @@ impl Received {
             sga.advance(head);
             sga
         } else {
-            let mut one = heap.alloc(self.len)?;
-            let mut filled = 0;
-            for piece in self.pieces.drain(..) {
-                one[filled..filled + piece.len()].copy_from_slice(&piece);
-                filled += piece.len();
-            }
+            let mut one = heap.join(self.pieces.iter())?;
+            self.pieces.clear();
             one.advance(head);
             one.into()
         };
