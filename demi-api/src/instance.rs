@@ -221,7 +221,8 @@ impl<L: LibOs> Demikernel<L> {
     }
 
     /// Starts a sized pop: of a stream, 1 to `count` bytes as one array; of a message queue, 1 to `count`
-    /// elements, as many as are there once the first is, as [`Done::Batch`](crate::op::Done::Batch).
+    /// elements, as many as are there once the first is, as [`Done::Batch`](crate::op::Done::Batch). It asks
+    /// for elements one after the other, so pops that are started later may complete before it.
     pub fn pop_n(&self, qd: QDesc, count: usize) -> Result<QToken, Error> {
         if count == 0 {
             return Err(Error::Invalid("pop_n of nothing"));

@@ -10,7 +10,8 @@
 //! - **Copy little, hold little.** A small receive is copied to its size out of a buffer that stays; a large
 //!   one is handed out in the buffer it came in.
 //! - **Nothing is half done.** Pushes complete in order, each when the kernel has all of it, and go on after
-//!   `close` for as long as linger allows; a stream that cannot be finished is aborted, never ended early.
+//!   `close` for as long as linger allows; a TCP stream that cannot be finished is aborted, never
+//!   ended early (a UNIX stream cannot be aborted: its peer sees an end).
 //!
 //! | module | what it holds |
 //! |---|---|
