@@ -1,8 +1,7 @@
 //! The only system calls of this crate: sleeping, being woken, and a seed. They go to the kernel directly,
 //! not through the C library's symbols, which a preload shim may have replaced.
 
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
@@ -53,10 +52,7 @@ pub(crate) fn either(first: BorrowedFd<'_>, second: BorrowedFd<'_>) -> Result<Ow
 
 /// A second descriptor for the same open file.
 pub(crate) fn duplicate(fd: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
-    fd.as_fd().try_clone_to_owned().map_err(|error: io::Error| match error.raw_os_error() {
-        Some(code) => translate(Errno::from_raw_os_error(code)),
-        None => Error::TooManyFiles,
-    })
+    rustix::io::fcntl_dupfd_cloexec(fd, 0).map_err(translate)
 }
 
 /// Random bits from the kernel.

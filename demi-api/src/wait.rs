@@ -125,8 +125,8 @@ impl<L: LibOs> Demikernel<L> {
         Ok(count)
     }
 
-    /// Turns the loop until `ready` yields something. `ready` runs before each poll and must cost O(1) after
-    /// its first call.
+    /// Turns the loop until `ready` yields something. `ready` runs before each poll and each sleep and must cost
+    /// O(1) after its first call.
     pub(crate) fn wait_until<T>(
         &self,
         timeout: Option<Duration>,
@@ -168,6 +168,12 @@ impl<L: LibOs> Demikernel<L> {
             }
             if work > 0 || !core.policy.wants_sleep(now) || !core.arm() {
                 continue;
+            }
+            // Another thread may have woken a task while nobody would have heard a kick. A task that this
+            // caller does not run is no reason to stay awake.
+            if let Some(result) = ready(&mut core).transpose() {
+                core.scheduler.wake_up();
+                return result;
             }
             let limit = core.sleep_limit(deadline);
             drop(core);
@@ -220,7 +226,7 @@ impl<L: LibOs> Core<L> {
         let (libos, graph, mut cx) = self.parts();
         let quiet = graph.is_idle() && libos.arm(&mut cx);
         // Arming may reap the last completions and post them: those are work, whatever it says.
-        if !quiet || self.done.posted() != posted || self.scheduler.has_ready() {
+        if !quiet || self.done.posted() != posted {
             self.scheduler.wake_up();
             return false;
         }
@@ -294,10 +300,26 @@ impl Policy {
 
     /// A sleep that a little more spinning would have spared lets the spin grow; a long one lets it shrink.
     fn adapt(&mut self, slept: Duration) {
-        let spin = if slept < self.spin_max { self.spin * 2 } else { self.spin / 2 };
-        self.spin = spin.clamp(self.spin_min.max(Duration::from_micros(1)), self.spin_max.max(self.spin_min));
-        if self.spin_max.is_zero() {
-            self.spin = Duration::ZERO;
+        let spin = if slept < self.spin_max { self.spin.saturating_mul(2) } else { self.spin / 2 };
+        // What is halved must be able to grow again, unless no spinning is asked for.
+        let least = self.spin_min.max(Duration::from_micros(1));
+        self.spin = spin.max(least).min(self.spin_max);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_to_spin_stays_between_its_bounds() {
+        for (min, max) in [(0, 0), (0, 50), (20, 20), (20, 1000)] {
+            let [min, max] = [min, max].map(Duration::from_micros);
+            let mut policy = Policy::new((min, max));
+            for slept in [0, 10, 1_000_000, 1_000_000, 1_000_000, 0, 0, 0] {
+                policy.adapt(Duration::from_micros(slept));
+                assert!((min..=max).contains(&policy.spin), "{policy:?}");
+            }
         }
     }
 }

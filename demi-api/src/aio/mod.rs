@@ -28,7 +28,8 @@ use crate::token::{Owner, QToken};
 const TASKS_PER_TURN: usize = 64;
 
 impl<L: LibOs> Demikernel<L> {
-    /// A future of the operation's result. Dropped before, it cancels the operation and forgets its result.
+    /// A future of the operation's result. Dropped before, it cancels the operation and forgets its result; a
+    /// connection that it has accepted by then is closed.
     pub fn operation(&self, token: QToken) -> Result<Operation<L>, Error> {
         let mut core = self.core()?;
         core.done.check(token)?;
@@ -101,7 +102,8 @@ impl<L: LibOs> Demikernel<L> {
         let task = async move {
             let _ = send.send(future.await);
         };
-        self.core()?.scheduler.spawn(Box::pin(task))?;
+        let spawned = self.core()?.scheduler.spawn(Box::pin(task));
+        spawned.map_err(|(error, _)| error)?;
         Ok(JoinHandle { result })
     }
 
@@ -124,6 +126,8 @@ impl<L: LibOs> Demikernel<L> {
                 let Some(bit) = self.core()?.scheduler.next_ready() else { break };
                 if bit == sched::MAIN {
                     if let Poll::Ready(value) = future.as_mut().poll(&mut Context::from_waker(&main)) {
+                        // For a `block_on` around this one, whose wake-up this one may have taken.
+                        main.wake_by_ref();
                         return Ok(value);
                     }
                 } else {
@@ -187,9 +191,15 @@ impl<L: LibOs> Drop for Operation<L> {
         let Some(token) = self.token else { return };
         // In an operator's closure the instance cannot be entered: the token then lives as long as it does.
         if let Ok(mut core) = self.demi.core() {
+            let unseen = core.done.take(token);
             // What cannot be recalled completes later, and its result is dropped then.
             let _ = core.cancel(token);
             let _ = core.done.give_to(token, Owner::Discard);
+            drop(core);
+            // A connection that nobody has a name for could never be closed.
+            if let Ok(Some(Completion { result: Ok(Done::Accepted { qd, .. }), .. })) = unseen {
+                let _ = self.demi.close(qd);
+            }
         }
     }
 }

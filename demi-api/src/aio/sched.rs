@@ -29,6 +29,8 @@ pub(crate) struct Scheduler {
     timers: BTreeMap<(Instant, u64), Waker>,
     next_timer: u64,
     main_waker: Waker,
+    /// Where the search for a ready bit begins: behind the last one found, so that none has to wait for ever.
+    cursor: usize,
 }
 
 struct Slot {
@@ -48,6 +50,7 @@ impl Scheduler {
             timers: BTreeMap::new(),
             next_timer: 0,
             main_waker,
+            cursor: 0,
         }
     }
 
@@ -55,15 +58,15 @@ impl Scheduler {
         self.main_waker.clone()
     }
 
-    /// Takes a task in, runnable.
-    pub(crate) fn spawn(&mut self, task: Task) -> Result<(), Error> {
+    /// Takes a task in, runnable. A refused one is given back, to be dropped outside the borrow.
+    pub(crate) fn spawn(&mut self, task: Task) -> Result<(), (Error, Task)> {
         let index = match self.free.pop() {
             Some(index) => index,
             None if self.slots.len() + 1 < self.bits.capacity => {
                 self.slots.push(Slot { task: None, waker: self.bits.waker(self.slots.len() + 1) });
                 self.slots.len() - 1
             }
-            None => return Err(Error::TooManyTasks(self.bits.capacity - 1)),
+            None => return Err((Error::TooManyTasks(self.bits.capacity - 1), task)),
         };
         self.slots[index].task = Some(task);
         self.bits.set(index + 1);
@@ -72,7 +75,9 @@ impl Scheduler {
 
     /// The next ready bit, cleared. A bit whose task has gone is skipped by the caller.
     pub(crate) fn next_ready(&mut self) -> Option<usize> {
-        self.bits.take_next()
+        let bit = self.bits.take_next(self.cursor)?;
+        self.cursor = bit + 1;
+        Some(bit)
     }
 
     pub(crate) fn has_ready(&self) -> bool {
@@ -207,10 +212,27 @@ impl ReadyBits {
         self.summary.iter().any(|bits| bits.load(Ordering::SeqCst) != 0)
     }
 
-    fn take_next(&self) -> Option<usize> {
-        for (at, summary) in self.summary.iter().enumerate() {
+    /// Clears a bit and returns it: the next one set from `from` on, else from the first on.
+    fn take_next(&self, from: usize) -> Option<usize> {
+        let word = from / 64;
+        let rest =
+            self.words.get(word).map_or(0, |bits| bits.load(Ordering::Acquire) & u64::MAX << (from % 64));
+        if rest != 0 {
+            return Some(self.take(word, rest.trailing_zeros()));
+        }
+        self.take_from_word(word + 1).or_else(|| self.take_from_word(0))
+    }
+
+    fn take(&self, word: usize, bit: u32) -> usize {
+        self.words[word].fetch_and(!(1 << bit), Ordering::SeqCst);
+        word * 64 + bit as usize
+    }
+
+    fn take_from_word(&self, first: usize) -> Option<usize> {
+        for (at, summary) in self.summary.iter().enumerate().skip(first / 64) {
+            let allowed = if at == first / 64 { u64::MAX << (first % 64) } else { u64::MAX };
             loop {
-                let bits = summary.load(Ordering::Acquire);
+                let bits = summary.load(Ordering::Acquire) & allowed;
                 if bits == 0 {
                     break;
                 }
@@ -224,9 +246,7 @@ impl ReadyBits {
                     }
                     continue;
                 }
-                let bit = ready.trailing_zeros();
-                self.words[word].fetch_and(!(1 << bit), Ordering::SeqCst);
-                return Some(word * 64 + bit as usize);
+                return Some(self.take(word, ready.trailing_zeros()));
             }
         }
         None
@@ -264,10 +284,21 @@ mod tests {
             bits.set(bit);
             bits.set(bit);
         }
-        let mut found: Vec<_> = std::iter::from_fn(|| bits.take_next()).collect();
+        let mut found: Vec<_> = std::iter::from_fn(|| bits.take_next(0)).collect();
         found.sort_unstable();
         assert_eq!(found, set);
         assert!(!bits.any());
+    }
+
+    #[test]
+    fn a_bit_that_is_set_again_at_once_lets_the_others_go_first() {
+        let mut scheduler = Scheduler::new(10_000, sys::pipe().unwrap().1);
+        let set = [MAIN, 1, 64, 5_000, 10_000];
+        set.iter().for_each(|bit| scheduler.bits.set(*bit));
+        for bit in set.into_iter().chain(set) {
+            assert_eq!(scheduler.next_ready(), Some(bit));
+            scheduler.bits.set(bit);
+        }
     }
 
     #[test]
@@ -288,7 +319,7 @@ mod tests {
         }
         waking.join().unwrap();
         let mut seen = vec![false; TASKS];
-        while let Some(bit) = bits.take_next() {
+        while let Some(bit) = bits.take_next(0) {
             seen[bit] = true;
         }
         assert!(seen.iter().all(|seen| *seen));

@@ -225,16 +225,11 @@ impl Completions {
         slot.state = State::Ready;
         slot.sequence = sequence;
         slot.outcome = outcome;
-        let watched = slot.watch == self.watch;
+        let watched = slot.watch;
         let tail = std::mem::replace(&mut self.lists[list].tail, index);
         slot.prev = tail;
         slot.next = NONE;
-        if watched && self.watch != 0 {
-            self.watch_hits += 1;
-            if self.watch_first == NONE {
-                self.watch_first = index;
-            }
-        }
+        self.note_watched(index, watched);
         if tail == NONE {
             self.lists[list].head = index;
         } else {
@@ -252,8 +247,21 @@ impl Completions {
         let slot = self.slot_mut(index);
         slot.state = State::Ready;
         slot.sequence = sequence;
-        if let Outcome::Waker(waker) = std::mem::replace(&mut slot.outcome, outcome) {
+        let (watched, before) = (slot.watch, std::mem::replace(&mut slot.outcome, outcome));
+        self.note_watched(index, watched);
+        if let Outcome::Waker(waker) = before {
             self.wakers.take(waker).wake();
+        }
+    }
+
+    /// Counts an operation that has completed for the present wait, if it is marked by it.
+    #[inline]
+    fn note_watched(&mut self, index: u32, watched: u32) {
+        if watched == self.watch && watched != 0 {
+            self.watch_hits += 1;
+            if self.watch_first == NONE {
+                self.watch_first = index;
+            }
         }
     }
 

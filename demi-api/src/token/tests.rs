@@ -231,3 +231,19 @@ fn a_slot_whose_generations_are_used_up_is_retired() {
     assert_ne!(other.raw() as u32, token.raw() as u32, "the slot must not come back under generation 0 or 1");
     assert_eq!(table.reserve(QDesc::from_raw(QD), Owner::App), Err(Error::TooManyTokens(2)));
 }
+
+#[test]
+fn a_wait_hears_of_operations_that_futures_own() {
+    let mut table = Completions::new(4);
+    let tokens = [(); 2].map(|()| reserve(&mut table));
+    for token in tokens {
+        table.give_to(token, Owner::Task).unwrap();
+    }
+    assert_eq!(table.watch_all(&tokens), Ok(2));
+    table.post(tokens[1], pushed(1));
+    assert_eq!(table.watch_hits(), 1);
+    assert!(table.watch_any(&tokens[..1]).unwrap().is_none());
+    table.post(tokens[0], pushed(0));
+    let (offset, completion) = table.take_watched().expect("a watched token was posted");
+    assert_eq!((offset, completion.token), (0, tokens[0]));
+}

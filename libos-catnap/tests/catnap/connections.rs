@@ -193,3 +193,18 @@ fn the_file_of_a_unix_socket_goes_with_it() {
     demi.close(old).unwrap();
     assert!(path.exists(), "the file is another socket's by now");
 }
+
+#[test]
+fn an_accept_that_is_dropped_when_it_is_done_closes_its_connection() {
+    let demi = demi();
+    let (listening, addr) = listener(&demi, Domain::Inet);
+    let operation = demi.operation(demi.accept(listening).unwrap()).unwrap();
+    let client = connect(&demi, &addr).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while demi.counters().unwrap().operations_pending > 0 {
+        assert!(Instant::now() < deadline, "the accept is not done");
+        demi.poll().unwrap();
+    }
+    drop(operation);
+    assert_eq!(pop(&demi, client).unwrap(), [], "the end of the stream");
+}

@@ -6,6 +6,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use demi_api::addr::{Domain, SocketKind};
+use demi_api::config::Config;
 use demi_api::op::Done;
 
 use crate::common::*;
@@ -173,4 +174,30 @@ fn idle_queues_are_not_tried() {
     let tried = counter(&demi, "recv_again") - before;
     assert!(tried < 10_000, "{tried} fruitless receives for 1000 messages beside 100 idle queues");
     assert!(pops.iter().all(|token| demi.cancel(*token).is_ok()));
+}
+
+#[test]
+fn an_instance_that_never_spins_goes_on_after_a_sleep() {
+    let config = "[heap]\nsize_mib = 16\nlock = false\n[wait]\nspin_min_us = 0\nspin_max_us = 0\n";
+    let demi = Demi::new(&Config::parse(config, "test").unwrap()).unwrap();
+    let (near, far) = pair(&demi, Domain::Inet);
+    for round in 0..3 {
+        let token = demi.pop(far).unwrap();
+        assert!(is_pending(&demi, token));
+        push(&demi, near, &[round]).unwrap();
+        assert_eq!(completion(&demi, token).popped().unwrap().to_vec(), [round]);
+    }
+}
+
+/// Tasks run in `block_on` alone: a wait beside one that could run sleeps all the same.
+#[test]
+fn a_wait_sleeps_beside_a_task_that_it_does_not_run() {
+    let demi = demi();
+    let task = demi.spawn(async { 7 }).unwrap();
+    let (_near, far) = pair(&demi, Domain::Inet);
+    let token = demi.pop(far).unwrap();
+    let before = demi.counters().unwrap().sleeps;
+    assert!(is_pending(&demi, token));
+    assert_ne!(demi.counters().unwrap().sleeps, before);
+    assert_eq!(demi.block_on(task).unwrap(), Ok(7));
 }
