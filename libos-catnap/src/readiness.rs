@@ -266,6 +266,11 @@ impl Readiness {
 }
 
 impl Watch {
+    /// Whether the kernel tells when there is room to send.
+    pub(crate) fn announces_room(&self) -> bool {
+        self.registered == Some(Interest::ReadWrite)
+    }
+
     /// Notes that a continued turn has begun.
     pub(crate) fn taken_again(&mut self) {
         self.again = false;

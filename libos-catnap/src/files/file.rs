@@ -211,6 +211,10 @@ impl File {
 
     /// Fails what is not with the kernel.
     pub(crate) fn fail_waiting(&mut self, cx: &mut Cx<'_>, error: &Error) {
+        if self.writing == 0 {
+            self.fail_writes(cx, self.writes.len(), error);
+            return;
+        }
         for write in self.writes.drain(self.writing..) {
             cx.done.post(write.token(), Err(error.clone()));
         }

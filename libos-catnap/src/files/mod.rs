@@ -209,7 +209,10 @@ impl Files {
             done += self.finish(cx, counters, key, finished);
             self.go_on(cx, counters, key);
             self.remove_if_over(key);
-            if let Some(starved) = self.starved.pop_front() {
+            // Some may have nothing to begin any more: room is offered until it is used.
+            while self.ring.as_ref().is_some_and(|ring| !ring.is_full())
+                && let Some(starved) = self.starved.pop_front()
+            {
                 self.go_on(cx, counters, starved);
             }
         }

@@ -241,7 +241,11 @@ impl Net {
     fn sent(&mut self, cx: &mut Cx<'_>, key: Key) {
         let Some(socket) = self.sockets.get_mut(key) else { return };
         if socket.has_pushes() {
+            let announced = socket.watch.announces_room();
             self.plan_look(key, cx.now);
+            if !announced {
+                self.await_room(key);
+            }
         } else if socket.closing {
             self.remove(key);
         } else if matches!(socket.state, State::Datagram(_)) || socket.domain == Domain::Unix {

@@ -121,7 +121,7 @@ impl Net {
     }
 
     /// A push waits: the kernel tells when there is room, or, where it cannot, time does.
-    fn await_room(&mut self, key: Key) {
+    pub(super) fn await_room(&mut self, key: Key) {
         // A socket that cannot be registered continues on every turn.
         let registered = self.register(key, Interest::ReadWrite).is_ok();
         let Some(socket) = self.sockets.get_mut(key) else { return };

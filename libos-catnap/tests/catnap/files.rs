@@ -243,3 +243,24 @@ fn without_a_ring_calls_block_and_are_counted() {
         assert_eq!(counter(&demi, "file_writes"), 1);
     }
 }
+
+#[test]
+fn a_recalled_push_gives_its_place_in_the_ring_to_the_next_file() {
+    let demi = demi_with("[catnap]\nfile_ring_entries = 1\n");
+    let dir = TempDir::new().unwrap();
+    let files = ["a", "b", "c", "d"].map(|name| demi.open(dir.path().join(name), &durable()).unwrap());
+    let mut recalled = 0;
+    for _ in 0..50 {
+        let tokens = files.map(|file| demi.push(file, demi.copy_from(b"x").unwrap()).unwrap());
+        let results = [1, 2].map(|at| demi.cancel(tokens[at]).is_ok());
+        recalled += results.iter().filter(|recalled| **recalled).count();
+        for (at, token) in tokens.into_iter().enumerate() {
+            let result = wait(&demi, token);
+            match at {
+                1 | 2 if results[at - 1] => assert_eq!(result.unwrap_err(), Error::Cancelled),
+                _ => drop(result.unwrap()),
+            }
+        }
+    }
+    assert_ne!(recalled, 0, "no push ever had to wait for the ring");
+}
