@@ -30,7 +30,9 @@ pub(crate) fn yellow(text: &str) -> String {
 }
 
 fn painted(code: &str, text: &str) -> String {
-    let plain = std::env::var_os("NO_COLOR").is_some() || !std::io::stderr().is_terminal();
+    // Text goes to either stream, so either one being a file is enough to keep escape sequences out of it.
+    let terminals = std::io::stderr().is_terminal() && std::io::stdout().is_terminal();
+    let plain = std::env::var_os("NO_COLOR").is_some() || !terminals;
     if plain { text.to_owned() } else { format!("\x1b[{code}m{text}\x1b[0m") }
 }
 
@@ -38,7 +40,8 @@ fn painted(code: &str, text: &str) -> String {
 pub(crate) fn table<R: AsRef<[String]>>(header: &[&str], rows: impl IntoIterator<Item = R>) -> Table {
     let mut table = Table::new();
     table.load_style(UTF8_BORDERS_ONLY);
-    table.set_header(header.iter().map(|name| Cell::new(bold(name))));
+    // Not bold: the table would count the escape sequences as width.
+    table.set_header(header.iter().map(Cell::new));
     for row in rows {
         table.add_row(row.as_ref().iter().map(Cell::new));
     }

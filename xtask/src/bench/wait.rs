@@ -122,8 +122,12 @@ pub(super) fn run(args: &Args, session: &Session) -> Result<()> {
         "{}",
         term::table(&["subject", "median", "lower quartile", "upper quartile", "instructions"], rows)
     );
-    let medians = [0, 1]
-        .map(|side: usize| (format!("{} idle", idle[side]), Spread::of(costs[side].iter().copied()).median));
+    let medians = [0, 1].map(|side: usize| {
+        (
+            format!("{} idle", term::thousands(idle[side] as f64)),
+            Spread::of(costs[side].iter().copied()).median,
+        )
+    });
     term::bars("cost per completion", &medians, term::time);
     println!("ratio {ratio}");
     Ok(())
