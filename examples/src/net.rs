@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 use demi_api::{Addr, Completion, Demikernel, Done, Error, LibOs, QDesc, QToken, SocketKind, SocketOption};
@@ -77,6 +77,8 @@ pub struct Listener {
     qd: QDesc,
     addr: Addr,
     accept: Option<QToken>,
+    /// Since the last connection, an accept has failed for want of a resource: the next may not begin before this.
+    retry_at: Option<Instant>,
 }
 
 impl Listener {
@@ -89,7 +91,8 @@ impl Listener {
             }
             demi.bind(qd, addr.clone())?;
             demi.listen(qd, BACKLOG)?;
-            Ok(Listener { qd, addr: demi.local_addr(qd)?, accept: Some(demi.accept(qd)?) })
+            let addr = demi.local_addr(qd)?;
+            Ok(Listener { qd, addr, accept: Some(demi.accept(qd)?), retry_at: None })
         };
         open().map_err(|error| explain("listen on", addr, &error))
     }
@@ -113,6 +116,7 @@ impl Listener {
             Ok(Done::Accepted { qd, peer }) => {
                 tracing::debug!(%peer, %qd, "connected");
                 no_delay(demi, qd, SocketKind::Stream);
+                self.retry_at = None;
                 Some(qd)
             }
             Ok(other) => {
@@ -120,7 +124,7 @@ impl Listener {
                 None
             }
             Err(error @ (Error::TooManyFiles | Error::NoBuffers | Error::TooManyQueues(_))) => {
-                tracing::warn!(%error, "cannot accept for now");
+                self.postpone(&error);
                 return None;
             }
             Err(error) => {
@@ -132,10 +136,14 @@ impl Listener {
         connection
     }
 
-    /// Starts an accept unless one is outstanding. Returns after which time to call again, if need be.
+    /// Starts an accept unless one is outstanding, or one has failed just now. Returns after which time to call
+    /// again, if need be.
     pub fn again<L: LibOs>(&mut self, demi: &Demikernel<L>) -> Option<Duration> {
-        if self.accept.is_none() {
-            self.accept = demi.accept(self.qd).inspect_err(|error| tracing::warn!(%error, "accept")).ok();
+        if self.patience() == Some(Duration::ZERO) {
+            match demi.accept(self.qd) {
+                Ok(token) => self.accept = Some(token),
+                Err(error) => self.postpone(&error),
+            }
         }
         self.patience()
     }
@@ -143,7 +151,18 @@ impl Listener {
     /// After which time [`Listener::again`] should be called, if at all.
     #[inline]
     pub fn patience(&self) -> Option<Duration> {
-        self.accept.is_none().then_some(RETRY)
+        if self.accept.is_some() {
+            return None;
+        }
+        Some(self.retry_at.map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now())))
+    }
+
+    /// Says once that there is a shortage, however long it lasts.
+    #[cold]
+    fn postpone(&mut self, error: &Error) {
+        if self.retry_at.replace(Instant::now() + RETRY).is_none() {
+            tracing::warn!(%error, "cannot accept for now");
+        }
     }
 
     /// Stops listening, and removes the name of a UNIX socket.

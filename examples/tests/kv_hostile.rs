@@ -246,3 +246,22 @@ fn out_of_memory_is_said_and_survived() {
     assert_eq!(client.ask("SET k v"), "+OK");
     server.stop();
 }
+
+#[test]
+fn a_shortage_of_descriptors_is_waited_out_and_said_once() {
+    let limited = support::command("sh", &["-c", "ulimit -n 40; exec \"$0\" --listen 127.0.0.1:0", KV]);
+    let server = Server::start_with(limited, 1);
+    let mut clients: Vec<Client> = (0..60).map(|_| Client::connect(server.addr())).collect();
+    assert_eq!(clients[0].ask("PING"), "+PONG");
+    thread::sleep(Duration::from_millis(100));
+    let before = server.ticks();
+    thread::sleep(Duration::from_secs(1));
+    let spent = server.ticks() - before;
+    assert!(spent <= 20, "{spent}0 ms of a second spent on connections that cannot be accepted");
+    // Whoever waits is served as soon as others leave.
+    let mut late = clients.split_off(40);
+    drop(clients);
+    late.iter_mut().for_each(|client| assert_eq!(client.ask("PING"), "+PONG"));
+    let (_, said) = server.stop_with_complaints();
+    assert_eq!(said.matches("cannot accept for now").count(), 1, "{said}");
+}
