@@ -200,7 +200,8 @@ impl<L: LibOs> Demikernel<L> {
     /// ```
     ///
     /// Pushes on one queue complete in the order in which they were started, and waiting for any one of them
-    /// makes progress. A refusal gives the array back.
+    /// makes progress. An array that an operator on the way down rejects never becomes a push of the queue
+    /// below: its token completes at once, whatever is pending there. A refusal gives the array back.
     pub fn push(&self, qd: QDesc, sga: impl Into<SgArray>) -> Result<QToken, Refused> {
         self.submit_push(qd, sga.into(), None)
     }

@@ -185,7 +185,8 @@ impl<L: LibOs> Demikernel<L> {
 }
 
 impl<L: LibOs> Core<L> {
-    /// One turn: read the clock, poll the libOS until something is found but not for long, run the operators that have something to do.
+    /// One turn: read the clock, wake whoever waits for a time, poll the libOS until something is found, but not
+    /// for long, and run the operators that have something to do.
     pub(crate) fn turn(&mut self) -> usize {
         let now = self.clock.now();
         self.policy.begin_turn(now - self.now);

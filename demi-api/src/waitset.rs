@@ -9,7 +9,7 @@ use crate::op::Completion;
 use crate::token::{Owner, QToken};
 
 /// A set of tokens. A token leaves its set when its result is taken; dropping the set gives the rest back
-/// to the application, for `wait` and `wait_next_n`.
+/// to the application, for `wait` and `wait_next_n`, and looks at every token of the instance to find it.
 #[derive(Debug)]
 pub struct WaitSet<L: LibOs> {
     demi: Demikernel<L>,

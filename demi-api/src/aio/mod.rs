@@ -8,8 +8,9 @@ pub(crate) mod sched;
 mod stream;
 
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use futures::channel::oneshot;
@@ -118,16 +119,16 @@ impl<L: LibOs> Demikernel<L> {
 
     /// Drives `future`, and all spawned tasks meanwhile, until it is done. Spins and sleeps as `wait` does.
     pub fn block_on<T>(&self, future: impl Future<Output = T>) -> Result<T, Error> {
-        let mut future = pin!(future);
-        let main = self.core()?.scheduler.main_waker();
-        main.wake_by_ref();
+        let driving = Driving::begin(self)?;
+        self.drive(pin!(future), &driving.waker)
+    }
+
+    fn drive<T>(&self, mut future: Pin<&mut impl Future<Output = T>>, main: &Waker) -> Result<T, Error> {
         loop {
             for _ in 0..TASKS_PER_TURN {
                 let Some(bit) = self.core()?.scheduler.next_ready() else { break };
                 if bit == sched::MAIN {
-                    if let Poll::Ready(value) = future.as_mut().poll(&mut Context::from_waker(&main)) {
-                        // For a `block_on` around this one, whose wake-up this one may have taken.
-                        main.wake_by_ref();
+                    if let Poll::Ready(value) = future.as_mut().poll(&mut Context::from_waker(main)) {
                         return Ok(value);
                     }
                 } else {
@@ -141,17 +142,47 @@ impl<L: LibOs> Demikernel<L> {
 
     fn run_task(&self, bit: usize) -> Result<(), Error> {
         let Some((mut task, waker)) = self.core()?.scheduler.check_out(bit) else { return Ok(()) };
-        let state = task.as_mut().poll(&mut Context::from_waker(&waker));
+        // A task that panics is finished too; the panic goes on to whoever drives it.
+        let state = catch_unwind(AssertUnwindSafe(|| task.as_mut().poll(&mut Context::from_waker(&waker))));
         let unfinished = match state {
-            Poll::Pending => Some(task),
+            Ok(Poll::Pending) => Some(task),
             // Dropped here, outside the borrow: a future's drop may call the instance.
-            Poll::Ready(()) => {
+            Ok(Poll::Ready(())) | Err(_) => {
                 drop(task);
                 None
             }
         };
         self.core()?.scheduler.check_in(bit, unfinished);
+        if let Err(panic) = state {
+            resume_unwind(panic);
+        }
         Ok(())
+    }
+}
+
+/// One `block_on` under way: while there is one, another thread may still wake what it drives.
+struct Driving<'a, L: LibOs> {
+    demi: &'a Demikernel<L>,
+    waker: Waker,
+}
+
+impl<L: LibOs> Driving<'_, L> {
+    fn begin(demi: &Demikernel<L>) -> Result<Driving<'_, L>, Error> {
+        let scheduler = &mut demi.core()?.scheduler;
+        scheduler.count_driving(1);
+        let waker = scheduler.main_waker();
+        waker.wake_by_ref();
+        Ok(Driving { demi, waker })
+    }
+}
+
+impl<L: LibOs> Drop for Driving<'_, L> {
+    fn drop(&mut self) {
+        if let Ok(mut core) = self.demi.core() {
+            core.scheduler.count_driving(-1);
+        }
+        // For a `block_on` around this one, whose wake-up this one may have taken.
+        self.waker.wake_by_ref();
     }
 }
 

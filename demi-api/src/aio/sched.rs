@@ -28,6 +28,8 @@ pub(crate) struct Scheduler {
     bits: Arc<ReadyBits>,
     timers: BTreeMap<(Instant, u64), Waker>,
     next_timer: u64,
+    /// How many `block_on` are under way, one within the other.
+    driving: usize,
     main_waker: Waker,
     /// Where the search for a ready bit begins: behind the last one found, so that none has to wait for ever.
     cursor: usize,
@@ -49,6 +51,7 @@ impl Scheduler {
             bits,
             timers: BTreeMap::new(),
             next_timer: 0,
+            driving: 0,
             main_waker,
             cursor: 0,
         }
@@ -115,9 +118,15 @@ impl Scheduler {
         tasks
     }
 
-    /// Whether something may still wake a waiting caller without an operation: a timer, or another thread.
+    /// Whether something may still wake a waiting caller without an operation: a timer, or another thread that
+    /// has the waker of a task or of what `block_on` drives.
     pub(crate) fn is_waiting(&self) -> bool {
-        !self.timers.is_empty() || self.tasks() > 0
+        !self.timers.is_empty() || self.tasks() > 0 || self.driving > 0
+    }
+
+    /// Notes that a `block_on` has begun, or ended.
+    pub(crate) fn count_driving(&mut self, change: isize) {
+        self.driving = self.driving.saturating_add_signed(change);
     }
 
     pub(crate) fn add_timer(&mut self, at: Instant, waker: Waker) -> (Instant, u64) {

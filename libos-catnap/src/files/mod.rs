@@ -82,20 +82,22 @@ impl Files {
         let (fd, length) = sys::file::open(path, options)?;
         counters.file_calls_blocking += 1;
         if !std::mem::replace(&mut self.ring_tried, true) {
-            self.make_ring(readiness)?;
+            self.make_ring(readiness);
         }
         Ok(self.files.insert(File::new(fd, length, options.read_only, options.durable)))
     }
 
-    fn make_ring(&mut self, readiness: &mut Readiness) -> Result<(), Error> {
+    /// Without a ring, for whatever reason, file operations block.
+    fn make_ring(&mut self, readiness: &mut Readiness) {
         if self.ring_entries == 0 {
-            return Ok(());
+            return;
         }
-        let Some(ring) = Ring::new(self.ring_entries) else { return Ok(()) };
-        readiness.register_device(&ring)?;
+        let Some(ring) = Ring::new(self.ring_entries) else { return };
+        if readiness.register_device(&ring).is_err() {
+            return;
+        }
         self.owners = vec![Key::NONE; ring.capacity()];
         self.ring = Some(ring);
-        Ok(())
     }
 
     pub(crate) fn start(

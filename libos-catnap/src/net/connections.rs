@@ -71,6 +71,9 @@ impl Net {
     fn accept(&mut self, queues: &mut QueueTable<Queue>, key: Key) -> Attempt<(QDesc, Addr)> {
         let Some(listener) = self.sockets.get(key) else { return Ok(None) };
         if queues.len() >= self.max_queues {
+            if !socket::is_readable(&listener.fd) {
+                return Ok(None);
+            }
             return Err(Error::TooManyQueues(self.max_queues));
         }
         let Some((fd, peer)) = socket::accept(&listener.fd)? else { return Ok(None) };

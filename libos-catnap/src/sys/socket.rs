@@ -87,7 +87,7 @@ pub(crate) fn accept(fd: &Fd) -> Attempt<(Fd, Addr)> {
     Err(Error::ConnectionAborted)
 }
 
-fn is_readable(fd: &Fd) -> bool {
+pub(crate) fn is_readable(fd: &Fd) -> bool {
     let mut fds = [PollFd::new(fd, PollFlags::IN)];
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     matches!(io::retry_on_intr(|| poll(&mut fds, Some(&now))), Ok(1..))

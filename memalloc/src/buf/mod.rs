@@ -144,6 +144,7 @@ impl Buf {
     }
 
     /// Lets go of the buffer, but not of its reference: [`Heap::adopt`](crate::Heap::adopt) takes it back.
+    /// An empty buffer at the end of its object points behind it, where another may begin: adopt by an address within.
     pub fn into_raw(self) -> NonNull<u8> {
         self.raw.into_parts().2
     }

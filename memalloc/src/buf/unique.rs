@@ -104,6 +104,7 @@ impl BufMut {
     }
 
     /// Lets go of the buffer, but not of its object: [`Heap::adopt_mut`](crate::Heap::adopt_mut) takes it back.
+    /// An empty buffer at the end of its object points behind it, where another may begin: adopt by an address within.
     pub fn into_raw(self) -> NonNull<u8> {
         self.raw.into_parts().2
     }

@@ -207,12 +207,8 @@ pub fn wakers_work_from_other_threads<H: Harness>(rig: &Rig<H>) {
             *shared.1.lock().unwrap() = Some(context.waker().clone());
             if shared.0.load(Ordering::SeqCst) { Poll::Ready(()) } else { Poll::Pending }
         });
-        // The timer keeps the wait from being hopeless.
-        let nap = rig.demi.sleep_async(Duration::from_secs(10));
-        futures::pin_mut!(woken, nap);
-        let begin = Instant::now();
-        rig.demi.block_on(futures::future::select(woken, nap)).unwrap();
-        assert!(begin.elapsed() < Duration::from_secs(5), "the wake-up was lost");
+        // Nothing else could end this wait.
+        rig.demi.block_on(woken).unwrap();
         thread.join().unwrap();
     }
 }

@@ -92,7 +92,8 @@ fn compare_pages(what: &str, counts: [usize; 2]) {
     // Where the kernel does not tell, both are empty.
     assert_eq!(few.len(), many.len());
     for (few, many) in few.iter().zip(&many) {
-        assert!(*many < few + 1024, "KiB touched beside {counts:?}: {few} and {many}");
+        // The kernel touches some for reasons of its own; the faults touch 6 MiB and more.
+        assert!(*many < few + 4096, "KiB touched beside {counts:?}: {few} and {many}");
     }
 }
 
