@@ -118,7 +118,7 @@ macro_rules! conformance {
         tasks:
             operations_can_be_awaited tasks_talk_to_each_other a_dropped_operation_is_cancelled
             wait_next_n_leaves_futures_alone a_queue_is_a_stream a_queue_is_a_sink
-            errors_end_streams_and_sinks tasks_can_sleep wakers_work_from_other_threads
+            errors_end_streams_and_sinks tasks_can_sleep a_task_that_panics_is_finished wakers_work_from_other_threads
             busy_tasks_do_not_starve_operations tasks_can_be_aborted;
     } };
 }

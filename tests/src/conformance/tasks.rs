@@ -191,6 +191,15 @@ pub fn tasks_can_sleep<H: Harness>(rig: &Rig<H>) {
     assert!(begin.elapsed() < Duration::from_secs(5), "a dropped sleep was slept");
 }
 
+/// The panic reaches whoever drives the task; its place is free again, and nothing waits for it.
+pub fn a_task_that_panics_is_finished<H: Harness>(rig: &Rig<H>) {
+    let task = rig.demi.spawn(async { panic!("as the test wants it") }).unwrap();
+    let driven = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| rig.demi.block_on(task)));
+    assert!(driven.is_err());
+    let mut results = Vec::new();
+    assert_eq!(rig.demi.wait_next_n(&mut results, 1, None), Err(Error::NothingOutstanding));
+}
+
 /// A waker works from another thread, with the instance asleep or not.
 pub fn wakers_work_from_other_threads<H: Harness>(rig: &Rig<H>) {
     for delay in [0, 20] {
