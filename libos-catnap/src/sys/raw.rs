@@ -182,10 +182,9 @@ impl Ring {
     }
 
     fn push(&mut self, entry: &squeue::Entry) {
-        // SAFETY: buffers, segments and iovecs that the entry points to lie in `self.slots` and in heap
-        // memory that does not move; they stay until the completion is taken or, in `drop`, waited for. A
-        // descriptor that were closed before the kernel takes the entry could name another file, but no memory
-        // of ours: that it is not, is for the file to see to, which stays open while it has an operation here.
+        // A file keeps its descriptor open while it has an operation here; else the entry might name another file.
+        // SAFETY: buffers, segments and iovecs that the entry points to lie in `self.slots` and in heap memory
+        // that does not move; they stay until the completion is taken or, in `drop`, waited for.
         let pushed = unsafe { self.uring.submission().push(entry) };
         // There are as many entries as slots, and each slot has at most one entry in the queue.
         pushed.expect("a free slot has a free entry");
