@@ -42,6 +42,12 @@ impl QDesc {
         }
     }
 
+    /// Whether the descriptor's owner is this one. A comparison, where [`QDesc::tag`] is a jump.
+    #[inline]
+    pub(crate) fn has_tag(self, tag: Tag) -> bool {
+        self.0 & ((1 << TAG_BITS) - 1) == tag as u32
+    }
+
     fn index(self) -> usize {
         (self.0 >> TAG_BITS) as usize
     }
@@ -102,7 +108,7 @@ impl<T> QueueTable<T> {
 
     /// Takes the queue out; its number goes to the end of the line.
     pub fn remove(&mut self, qd: QDesc) -> Result<T, Error> {
-        if qd.tag() != Some(self.tag) {
+        if !qd.has_tag(self.tag) {
             return Err(Error::BadDescriptor);
         }
         let queue = self.slots.get_mut(qd.index()).and_then(Option::take).ok_or(Error::BadDescriptor)?;
@@ -113,7 +119,7 @@ impl<T> QueueTable<T> {
     /// The queue behind `qd`.
     #[inline]
     pub fn get(&self, qd: QDesc) -> Result<&T, Error> {
-        if qd.tag() != Some(self.tag) {
+        if !qd.has_tag(self.tag) {
             return Err(Error::BadDescriptor);
         }
         match self.slots.get(qd.index()) {
@@ -125,7 +131,7 @@ impl<T> QueueTable<T> {
     /// The queue behind `qd`, to be changed.
     #[inline]
     pub fn get_mut(&mut self, qd: QDesc) -> Result<&mut T, Error> {
-        if qd.tag() != Some(self.tag) {
+        if !qd.has_tag(self.tag) {
             return Err(Error::BadDescriptor);
         }
         match self.slots.get_mut(qd.index()) {

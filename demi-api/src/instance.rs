@@ -19,7 +19,7 @@ use crate::desc::{QDesc, Tag};
 use crate::error::Error;
 use crate::graph::Graph;
 use crate::libos::{Cx, LibOs, OpenOptions, OptionName, QueueKind, SeekTo, Setup, Shutdown, SocketOption};
-use crate::op::{Op, Position, Refused, Step};
+use crate::op::{Done, Op, Position, Refused, Step};
 use crate::sga::SgArray;
 use crate::sys;
 use crate::time::{Clock, Instant};
@@ -202,8 +202,16 @@ impl<L: LibOs> Demikernel<L> {
     /// Pushes on one queue complete in the order in which they were started, and waiting for any one of them
     /// makes progress. An array that an operator on the way down rejects never becomes a push of the queue
     /// below: its token completes at once, whatever is pending there. A refusal gives the array back.
+    ///
+    /// A libOS may carry out pushes together that are started one after the other, with no wait in between; the next
+    /// wait, or [`poll`](Demikernel::poll), is then when they go.
+    #[inline]
     pub fn push(&self, qd: QDesc, sga: impl Into<SgArray>) -> Result<QToken, Refused> {
-        self.submit_push(qd, sga.into(), None)
+        let mut op = Op::Push { sga: sga.into(), to: None };
+        match self.submit(qd, &mut op) {
+            Ok(token) => Ok(token),
+            Err(error) => Err(refused(error, op)),
+        }
     }
 
     /// Starts to send a datagram to `to`.
@@ -213,7 +221,8 @@ impl<L: LibOs> Demikernel<L> {
         sga: impl Into<SgArray>,
         to: impl Into<Addr>,
     ) -> Result<QToken, Refused> {
-        self.submit_push(qd, sga.into(), Some(to.into()))
+        let mut op = Op::Push { sga: sga.into(), to: Some(to.into()) };
+        self.submit(qd, &mut op).map_err(|error| refused(error, op))
     }
 
     /// Starts to take the oldest element: of a stream, the bytes that are there.
@@ -295,8 +304,20 @@ impl<L: LibOs> Demikernel<L> {
         })
     }
 
+    /// The instance's state, with every result where it can be found.
     pub(crate) fn core(&self) -> Result<RefMut<'_, Core<L>>, Error> {
-        self.shared.core.try_borrow_mut().map_err(|_| Error::Reentrant)
+        let mut core = self.core_as_is()?;
+        core.done.put_down();
+        Ok(core)
+    }
+
+    /// The instance's state, perhaps with a result in hand.
+    #[inline]
+    pub(crate) fn core_as_is(&self) -> Result<RefMut<'_, Core<L>>, Error> {
+        match self.shared.core.try_borrow_mut() {
+            Ok(core) => Ok(core),
+            Err(_) => Err(Error::Reentrant),
+        }
     }
 
     pub(crate) fn sleep(&self, limit: Option<Duration>) {
@@ -334,14 +355,13 @@ impl<L: LibOs> Demikernel<L> {
     fn submit(&self, qd: QDesc, op: &mut Op) -> Result<QToken, Error> {
         self.core()?.submit(qd, op)
     }
+}
 
-    fn submit_push(&self, qd: QDesc, sga: SgArray, to: Option<Addr>) -> Result<QToken, Refused> {
-        let mut op = Op::Push { sga, to };
-        self.submit(qd, &mut op).map_err(|error| {
-            let Op::Push { sga, .. } = op else { unreachable!("a refused operation is left as it was") };
-            Refused { error, sga }
-        })
-    }
+/// Gives a push back that was refused: it is left as it was.
+#[cold]
+fn refused(error: Error, op: Op) -> Refused {
+    let Op::Push { sga, .. } = op else { unreachable!("only a push is given back") };
+    Refused { error, sga }
 }
 
 impl<L: LibOs> Core<L> {
@@ -352,19 +372,24 @@ impl<L: LibOs> Core<L> {
     }
 
     pub(crate) fn submit(&mut self, qd: QDesc, op: &mut Op) -> Result<QToken, Error> {
-        let token = self.done.reserve(qd, Owner::App)?;
         let (libos, graph, mut cx) = self.parts();
-        let step = match op {
-            Op::Pop { .. } if graph.is_claimed(qd) => Err(Error::Claimed),
-            _ => graph.start(libos, &mut cx, token, qd, op),
-        };
+        if matches!(op, Op::Pop { .. }) && graph.is_claimed(qd) {
+            return Err(Error::Claimed);
+        }
+        if qd.has_tag(Tag::Graph) {
+            return graph.submit(libos, &mut cx, qd, op);
+        }
+        let token = cx.done.next()?;
+        let step = libos.start(&mut cx, token, qd, op);
+        // Looked at where it lies, and a push by itself: nothing of the size of the largest result is moved for it.
         match step {
-            Ok(Step::Pending) => {}
-            Ok(Step::Done(result)) => self.done.post(token, result),
-            Err(error) => {
-                self.done.unreserve(token);
-                return Err(error);
+            Ok(Step::Done(Ok(Done::Pushed(position)))) => {
+                std::mem::forget(step);
+                cx.done.hold_pushed(qd, position);
             }
+            Ok(Step::Done(result)) => cx.done.hold(qd, result),
+            Ok(Step::Pending) => cx.done.begin(token, qd, Owner::App),
+            Err(error) => return Err(error),
         }
         Ok(token)
     }

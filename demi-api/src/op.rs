@@ -92,10 +92,16 @@ impl Completion {
     }
 
     /// The position of a pushed array.
+    #[inline]
     pub fn pushed(self) -> Result<Position, Error> {
-        match self.result? {
-            Done::Pushed(position) => Ok(position),
-            _ => Err(Error::Invalid("the completed operation was not a push")),
+        match self.result {
+            Ok(Done::Pushed(position)) => {
+                // There is nothing in it to drop, but looking for it would cost more than all else here.
+                std::mem::forget(self.result);
+                Ok(position)
+            }
+            Ok(_) => Err(Error::Invalid("the completed operation was not a push")),
+            Err(error) => Err(error),
         }
     }
 

@@ -65,7 +65,7 @@ use crate::desc::{QDesc, QueueTable, Tag};
 use crate::error::Error;
 use crate::libos::{Cx, LibOs, QueueKind};
 use crate::op::{Op, Step};
-use crate::token::QToken;
+use crate::token::{Owner, QToken};
 
 /// How many operators may stand upon one another.
 pub const MAX_DEPTH: usize = 16;
@@ -97,21 +97,29 @@ impl Graph {
         }
     }
 
-    /// Begins an operation on any queue.
-    #[inline]
-    pub(crate) fn start<L: LibOs>(
+    /// Begins an operation of the application's on a graph queue. Its token is in the table before it begins:
+    /// operators pass it on.
+    #[inline(never)]
+    pub(crate) fn submit<L: LibOs>(
         &mut self,
         libos: &mut L,
         cx: &mut Cx<'_>,
-        token: QToken,
         qd: QDesc,
         op: &mut Op,
-    ) -> Result<Step, Error> {
-        if qd.tag() != Some(Tag::Graph) {
-            return libos.start(cx, token, qd, op);
-        }
+    ) -> Result<QToken, Error> {
+        let token = cx.done.reserve(qd, Owner::App)?;
         self.budget = SLICE;
-        self.begin(libos, cx, token, qd, op)
+        match self.begin(libos, cx, token, qd, op) {
+            Ok(Step::Pending) => Ok(token),
+            Ok(Step::Done(result)) => {
+                cx.done.post(token, result);
+                Ok(token)
+            }
+            Err(error) => {
+                cx.done.unreserve(token);
+                Err(error)
+            }
+        }
     }
 
     /// Whether a queue, which may be any, keeps message boundaries.

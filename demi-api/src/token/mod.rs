@@ -29,6 +29,12 @@ impl QToken {
         QToken(raw)
     }
 
+    /// The token of the same slot under its next generation. `None`: it has had its last.
+    fn following(self) -> Option<QToken> {
+        let generation = self.generation().checked_add(1)?;
+        Some(QToken::new(self.slot(), generation))
+    }
+
     fn slot(self) -> u32 {
         self.0 as u32
     }

@@ -4,6 +4,10 @@
 //! never reused (a slot whose generation would wrap is retired). A finished slot is a member of exactly one
 //! ready list, that of its owner, so that taking "whatever is next" costs what is ready, not what exists; a
 //! future's has none, as its task was woken. Slots come in chunks that never move: growth copies none.
+//!
+//! Most operations that complete on the spot are waited for by the very next call. Their result is held in hand
+//! and never enters the table, nor does their token: [`Completions::hold`] and [`Completions::take_held`]. Whoever
+//! looks at the table otherwise has the hand emptied first: [`Completions::put_down`].
 
 use std::task::Waker;
 
@@ -50,6 +54,15 @@ enum Outcome {
     Popped(Buf),
     Large(u32),
     Waker(u32),
+}
+
+/// The result of the last operation, done on the spot. Its token is still the next one.
+#[derive(Debug)]
+enum Held {
+    Nothing,
+    /// By itself: what is moved for it is then not as large as the largest result.
+    Pushed(QDesc, Position),
+    Result(QDesc, Result<Done, Error>),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -146,6 +159,10 @@ pub struct Completions {
     live: usize,
     pending: usize,
     free: u32,
+    /// The token of the next operation: its slot is free, but in no list, and learns its generation when it is used.
+    next: Option<QToken>,
+    held: Held,
+    round: u32,
     sequence: u32,
     lists: Vec<List>,
     free_lists: Vec<u32>,
@@ -175,6 +192,9 @@ impl Completions {
             live: 0,
             pending: 0,
             free: NONE,
+            next: None,
+            held: Held::Nothing,
+            round: 1,
             sequence: 0,
             lists: vec![List::EMPTY; FIRST_SET_LIST],
             free_lists: Vec::new(),
@@ -193,7 +213,13 @@ impl Completions {
     /// A token that is not pending is a fault of the libOS: it is counted and nobody's result changes.
     #[inline]
     pub fn post(&mut self, token: QToken, result: Result<Done, Error>) {
-        let outcome = match result {
+        let outcome = self.outcome(result);
+        self.settle(token, outcome);
+    }
+
+    #[inline]
+    fn outcome(&mut self, result: Result<Done, Error>) -> Outcome {
+        match result {
             Ok(Done::Pushed(position)) => Outcome::Pushed(position),
             Ok(Done::Connected) => Outcome::Connected,
             Ok(Done::Flushed) => Outcome::Flushed,
@@ -203,8 +229,7 @@ impl Completions {
                 Err(sga) => Outcome::Large(self.large.insert(Ok(Done::Popped(sga)))),
             },
             result => Outcome::Large(self.large.insert(result)),
-        };
-        self.settle(token, outcome);
+        }
     }
 
     fn settle(&mut self, token: QToken, outcome: Outcome) {
@@ -282,14 +307,36 @@ impl Completions {
         self.pending
     }
 
+    /// A number that changes whenever a result is handed out or a turn begins: operations that are started under
+    /// the same one were started without a look at what became of those before, and may be carried out together.
+    /// Never zero.
+    #[inline]
+    pub fn round(&self) -> u32 {
+        self.round
+    }
+
+    /// Begins the next round.
+    #[inline]
+    pub(crate) fn next_round(&mut self) {
+        self.round = self.round.checked_add(1).unwrap_or(1);
+    }
+
     /// Tokens posted by a libOS that were not pending: always zero unless it has a fault.
     pub fn stale_posts(&self) -> u64 {
         self.stale_posts
     }
 
-    /// Reserves a slot for an operation on `qd`.
+    /// The token that the next operation will have, if it begins. The hand must be empty.
     #[inline]
-    pub(crate) fn reserve(&mut self, qd: QDesc, owner: Owner) -> Result<QToken, Error> {
+    pub(crate) fn next(&mut self) -> Result<QToken, Error> {
+        debug_assert!(matches!(self.held, Held::Nothing), "the hand holds a result under this token");
+        match self.next {
+            Some(token) => Ok(token),
+            None => self.find_next(),
+        }
+    }
+
+    fn find_next(&mut self) -> Result<QToken, Error> {
         let index = if self.free != NONE {
             let index = self.free;
             self.free = self.slot(index).next;
@@ -297,15 +344,81 @@ impl Completions {
         } else {
             self.grow()?
         };
+        let token = QToken::new(index, self.slot(index).generation);
+        self.next = Some(token);
+        Ok(token)
+    }
+
+    /// Reserves a slot for an operation on `qd`.
+    #[inline]
+    pub(crate) fn reserve(&mut self, qd: QDesc, owner: Owner) -> Result<QToken, Error> {
+        let token = self.next()?;
+        self.begin(token, qd, owner);
+        Ok(token)
+    }
+
+    /// The operation that was to have the [`next`](Completions::next) token is under way.
+    #[inline]
+    pub(crate) fn begin(&mut self, token: QToken, qd: QDesc, owner: Owner) {
+        debug_assert_eq!(self.next, Some(token), "tokens are used in the order in which they are given");
+        self.next = None;
         self.live += 1;
         self.pending += 1;
-        let slot = self.slot_mut(index);
+        let slot = self.slot_mut(token.slot());
+        slot.generation = token.generation();
         slot.state = State::Pending;
         slot.owner = owner;
         slot.qd = qd;
         slot.at = qd;
         slot.watch = 0;
-        Ok(QToken::new(index, slot.generation))
+    }
+
+    /// The application's operation that was to have the [`next`](Completions::next) token was done on the spot.
+    #[inline]
+    pub(crate) fn hold(&mut self, qd: QDesc, result: Result<Done, Error>) {
+        self.held = Held::Result(qd, result);
+    }
+
+    /// The same, for a push.
+    #[inline]
+    pub(crate) fn hold_pushed(&mut self, qd: QDesc, position: Position) {
+        self.held = Held::Pushed(qd, position);
+    }
+
+    /// Takes the result in hand, if it is the one asked for.
+    #[inline]
+    pub(crate) fn take_held(&mut self, token: QToken) -> Option<Completion> {
+        if self.next != Some(token) {
+            return None;
+        }
+        let (qd, result) = self.empty_hand()?;
+        self.next = token.following();
+        self.next_round();
+        Some(Completion { token, qd, result })
+    }
+
+    #[inline]
+    fn empty_hand(&mut self) -> Option<(QDesc, Result<Done, Error>)> {
+        match std::mem::replace(&mut self.held, Held::Nothing) {
+            Held::Nothing => None,
+            Held::Pushed(qd, position) => Some((qd, Ok(Done::Pushed(position)))),
+            Held::Result(qd, result) => Some((qd, result)),
+        }
+    }
+
+    /// Puts the result in hand, if there is one, where the others lie.
+    #[inline]
+    pub(crate) fn put_down(&mut self) {
+        if !matches!(self.held, Held::Nothing) {
+            self.put_away();
+        }
+    }
+
+    #[inline(never)]
+    fn put_away(&mut self) {
+        let (Some(token), Some((qd, result))) = (self.next, self.empty_hand()) else { return };
+        self.begin(token, qd, Owner::App);
+        self.post(token, result);
     }
 
     /// Gives back a slot whose operation was refused.
@@ -521,6 +634,7 @@ impl Completions {
     #[inline]
     fn take_ready(&mut self, index: u32) -> Completion {
         self.live -= 1;
+        self.next_round();
         let free = self.free;
         let slot = self.slot_mut(index);
         let (token, qd) = (QToken::new(index, slot.generation), slot.qd);

@@ -10,7 +10,7 @@ use demi_api::error::Error;
 use demi_api::libos::Cx;
 
 use super::Net;
-use super::socket::Socket;
+use super::socket::{Socket, State};
 use crate::slab::Key;
 use crate::sys::options::abort_on_close;
 
@@ -52,7 +52,10 @@ impl Net {
 impl Drop for Net {
     fn drop(&mut self) {
         // What an instance leaves unsent is lost with it: no peer should take that for a regular end.
-        for socket in self.sockets.drain() {
+        for mut socket in self.sockets.drain() {
+            if let State::Stream(stream) = &mut socket.state {
+                stream.send_gathered(&socket.fd, &mut self.io);
+            }
             if socket.has_pushes() {
                 abort_on_close(&socket.fd);
             }

@@ -68,6 +68,8 @@ pub(crate) struct Net {
     deadlines: Deadlines,
     /// Sockets whose time begins to run with the next turn: between turns, `now` may be long past.
     unclocked: Vec<Key>,
+    /// Sockets with pushes to be sent together in the next turn.
+    unsent: Vec<Key>,
     pub(crate) io: Io,
     max_queues: usize,
     linger: Duration,
@@ -81,6 +83,7 @@ impl Net {
             readiness: Readiness::new(section)?,
             deadlines: Deadlines::default(),
             unclocked: Vec::new(),
+            unsent: Vec::new(),
             io: Io {
                 receiver: Receiver::new(section.recv_bytes, section.copy_threshold),
                 counters: Counters::default(),
@@ -97,6 +100,9 @@ impl Net {
         let mut done = 0;
         if !self.unclocked.is_empty() {
             self.start_clocks(cx.now);
+        }
+        if !self.unsent.is_empty() {
+            done += self.send_gathered(queues, cx);
         }
         if self.readiness.again() > 0 {
             done += self.go_on(queues, cx);
@@ -119,6 +125,9 @@ impl Net {
 
     /// Registers what is tried directly, and looks once more. False: there is work.
     pub(crate) fn arm(&mut self, queues: &mut QueueTable<Queue>, cx: &mut Cx<'_>) -> bool {
+        if !self.unsent.is_empty() {
+            return false;
+        }
         let mut place = 0;
         while let Some(key) = self.readiness.spinner(place) {
             let Some(socket) = self.sockets.get(key) else {
@@ -131,6 +140,18 @@ impl Net {
             place += 1;
         }
         self.probe(queues, cx) == 0 && self.readiness.again() == 0
+    }
+
+    /// Sends what was pushed since the last turn and not tried then.
+    fn send_gathered(&mut self, queues: &mut QueueTable<Queue>, cx: &mut Cx<'_>) -> usize {
+        let mut done = 0;
+        while let Some(key) = self.unsent.pop() {
+            if let Some(socket) = self.sockets.get_mut(key) {
+                socket.unsent = false;
+                done += self.run(queues, cx, key, false, true);
+            }
+        }
+        done
     }
 
     fn go_on(&mut self, queues: &mut QueueTable<Queue>, cx: &mut Cx<'_>) -> usize {

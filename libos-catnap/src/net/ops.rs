@@ -8,6 +8,7 @@ use demi_api::token::QToken;
 
 use super::Net;
 use super::socket::State;
+use super::stream::Pushed;
 use crate::catnap::Queue;
 use crate::receive::element;
 use crate::slab::Key;
@@ -24,22 +25,48 @@ impl Net {
         op: &mut Op,
     ) -> Result<Step, Error> {
         let Some(socket) = self.sockets.get_mut(key) else { return Err(Error::BadDescriptor) };
+        // What there is most of comes first, so that it is found by comparing.
+        if let State::Stream(stream) = &mut socket.state {
+            if let Op::Push { sga, to: None } = op {
+                return match stream.start_push(&socket.fd, &mut self.io, cx, token, sga) {
+                    Ok(Pushed::Done(Ok(()))) => Ok(Step::Done(Ok(Done::Pushed(Position(0))))),
+                    Ok(Pushed::Done(Err(error))) => Ok(Step::Done(Err(error))),
+                    Ok(Pushed::Blocked) => {
+                        self.await_room(key);
+                        Ok(Step::Pending)
+                    }
+                    Ok(Pushed::Gathered) => {
+                        if !std::mem::replace(&mut socket.unsent, true) {
+                            self.unsent.push(key);
+                        }
+                        Ok(Step::Pending)
+                    }
+                    Err(error) => Err(error),
+                };
+            }
+            if let Op::Pop { limit } = op {
+                return match stream.start_pop(&socket.fd, &mut self.io, cx.heap, token, *limit) {
+                    Ok(Some(Ok(buf))) => Ok(Step::Done(Ok(Done::Popped(element(buf))))),
+                    Ok(Some(Err(error))) => Ok(Step::Done(Err(error))),
+                    Ok(None) => self.await_bytes(key).map(|()| Step::Pending),
+                    Err(error) => Err(error),
+                };
+            }
+        }
+        self.start_other(queues, cx, token, key, op)
+    }
+
+    #[inline(never)]
+    fn start_other(
+        &mut self,
+        queues: &mut QueueTable<Queue>,
+        cx: &mut Cx<'_>,
+        token: QToken,
+        key: Key,
+        op: &mut Op,
+    ) -> Result<Step, Error> {
+        let Some(socket) = self.sockets.get_mut(key) else { return Err(Error::BadDescriptor) };
         match (&mut socket.state, op) {
-            (State::Stream(stream), Op::Pop { limit }) => {
-                match stream.start_pop(&socket.fd, &mut self.io, cx.heap, token, *limit)? {
-                    Some(Ok(buf)) => return Ok(Step::Done(Ok(Done::Popped(element(buf))))),
-                    Some(Err(error)) => return Ok(Step::Done(Err(error))),
-                    None => self.await_bytes(key)?,
-                }
-                Ok(Step::Pending)
-            }
-            (State::Stream(stream), Op::Push { sga, to: None }) => {
-                match stream.start_push(&socket.fd, &mut self.io, token, sga)? {
-                    Some(sent) => return Ok(Step::Done(sent.map(|()| Done::Pushed(Position(0))))),
-                    None => self.await_room(key),
-                }
-                Ok(Step::Pending)
-            }
             (State::Datagram(datagram), Op::Pop { .. }) => {
                 let step = datagram.start_pop(&socket.fd, &mut self.io, cx.heap, token);
                 if matches!(step, Step::Pending) {
@@ -65,9 +92,7 @@ impl Net {
             (State::Stream(_), Op::Push { to: Some(_), .. }) => {
                 Err(Error::Invalid("a stream has one peer: push without an address"))
             }
-            (State::Fresh | State::Listener(_) | State::Connecting(_), Op::Push { .. } | Op::Pop { .. }) => {
-                Err(Error::NotConnected)
-            }
+            (_, Op::Push { .. } | Op::Pop { .. }) => Err(Error::NotConnected),
         }
     }
 

@@ -31,6 +31,8 @@ pub(crate) struct Socket {
     pub(crate) linger: Option<Duration>,
     /// Whether the application has said what it wants of SO_REUSEADDR.
     pub(crate) reuse_chosen: bool,
+    /// Pushes of the present round are gathered; the socket is in the list of those.
+    pub(crate) unsent: bool,
     /// The descriptor is gone; what was pushed is still being sent.
     pub(crate) closing: bool,
     /// When a connect, or a closed socket's sending, is given up. Set on the turn after it began.
@@ -73,6 +75,7 @@ impl Socket {
             path: None,
             linger: None,
             reuse_chosen: false,
+            unsent: false,
             closing: false,
             expires: None,
             deadline: None,

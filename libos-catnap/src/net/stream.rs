@@ -4,6 +4,9 @@
 //! bytes; what is queued is sent before the end of the stream is. Once a send has failed nothing more is
 //! sent, so that a peer never sees a stream with a hole in it. Bytes that arrived before a reset are still
 //! popped; then every pop reports the reset.
+//!
+//! The first push of a round (see [`Completions::round`](demi_api::token::Completions::round)) is tried at once. Those
+//! that follow in the same round are gathered, to go with one call in the next turn, or as soon as they fill one.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -28,6 +31,10 @@ const PER_TURN: usize = 32;
 pub(crate) struct Stream {
     pops: VecDeque<Pop>,
     pushes: VecDeque<Push>,
+    /// The round of the last push that was tried at once.
+    round: u32,
+    /// Segments that wait for the next turn although they have not been tried; 0: none do.
+    gathered: usize,
     /// The local side ended receiving: every pop is the end of the stream.
     read_shut: bool,
     /// The local side ended sending: no more pushes.
@@ -52,6 +59,16 @@ struct Push {
     rest: SgArray,
     /// Some of its bytes have been sent: it can no longer be recalled.
     begun: bool,
+}
+
+/// What has become of a push.
+#[derive(Debug)]
+pub(crate) enum Pushed {
+    Done(Result<(), Error>),
+    /// It waits for room.
+    Blocked,
+    /// It waits for the next turn.
+    Gathered,
 }
 
 impl Stream {
@@ -83,29 +100,75 @@ impl Stream {
         &mut self,
         fd: &Fd,
         io: &mut Io,
+        cx: &mut Cx<'_>,
         token: QToken,
         sga: &mut SgArray,
-    ) -> Result<Tried<()>, Error> {
+    ) -> Result<Pushed, Error> {
         if self.write_shut {
             return Err(Error::Closed);
         }
         if let Some(error) = &self.send_failed {
-            return Ok(Some(Err(error.clone())));
+            return Ok(Pushed::Done(Err(error.clone())));
         }
-        let mut sent = 0;
-        if self.pushes.is_empty() {
-            let len = sga.len();
-            match send_one(fd, io, sga, len) {
-                Ok(Some(all)) if all == len => return Ok(Some(Ok(()))),
-                Ok(Some(part)) => sent = part,
-                Ok(None) => {}
-                Err(error) => return Ok(Some(Err(self.send_broke(error)))),
-            }
+        let round = cx.done.round();
+        if !self.pushes.is_empty() || self.round == round {
+            return Ok(self.queue(fd, io, cx, token, sga));
         }
+        self.round = round;
+        let len = sga.len();
+        let sent = match send_one(fd, io, sga, len) {
+            Ok(Some(all)) if all == len => return Ok(Pushed::Done(Ok(()))),
+            Ok(Some(part)) => part,
+            Ok(None) => 0,
+            Err(error) => return Ok(Pushed::Done(Err(self.send_broke(error)))),
+        };
         let mut rest = std::mem::take(sga);
         rest.advance(sent);
         self.pushes.push_back(Push { token, rest, begun: sent > 0 });
-        Ok(None)
+        Ok(Pushed::Blocked)
+    }
+
+    /// Puts a push behind others: those that wait for room, or those of its round.
+    fn queue(
+        &mut self,
+        fd: &Fd,
+        io: &mut Io,
+        cx: &mut Cx<'_>,
+        token: QToken,
+        sga: &mut SgArray,
+    ) -> Pushed {
+        if !self.pushes.is_empty() && self.gathered == 0 {
+            self.pushes.push_back(Push { token, rest: std::mem::take(sga), begun: false });
+            return Pushed::Blocked;
+        }
+        let segments = sga.segments().len().max(1);
+        if self.gathered + segments > MAX_IOVECS {
+            // What is left of it, if anything, is the next turn's.
+            match self.send_queued(fd, io) {
+                Ok(Some(count)) => self.note_sent(count),
+                Ok(None) => {}
+                Err(error) => {
+                    let error = self.send_broke(error);
+                    self.fail_pushes(cx, &error);
+                    return Pushed::Done(Err(error));
+                }
+            }
+            self.complete_sent(cx);
+            self.gathered = 0;
+        }
+        self.gathered += segments;
+        self.pushes.push_back(Push { token, rest: std::mem::take(sga), begun: false });
+        Pushed::Gathered
+    }
+
+    /// The last chance for what is gathered: its instance goes.
+    pub(crate) fn send_gathered(&mut self, fd: &Fd, io: &mut Io) {
+        while self.gathered > 0
+            && let Ok(Some(count @ 1..)) = self.send_queued(fd, io)
+        {
+            self.note_sent(count);
+            self.pushes.retain(|push| !push.rest.is_empty());
+        }
     }
 
     /// Serves waiting pops until there is nothing to receive.
@@ -131,6 +194,7 @@ impl Stream {
     /// Sends what waits until there is no room.
     pub(crate) fn run_pushes(&mut self, fd: &Fd, io: &mut Io, cx: &mut Cx<'_>) -> Turn {
         let mut done = 0;
+        self.gathered = 0;
         for _ in 0..PER_TURN {
             done += self.complete_sent(cx);
             if self.pushes.is_empty() {

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result, bail};
-use demi_api::{Demikernel, Done, Error, LibOs, QDesc, SgArray, SocketKind, SocketOption};
+use demi_api::{Demikernel, Done, Error, LibOs, QDesc, QToken, SgArray, SocketKind, SocketOption};
 
 use super::Exchange;
 use crate::instance;
@@ -22,7 +22,8 @@ pub(super) fn serve<L: LibOs>(addr: SocketAddr, heap_mib: usize) -> Result<()> {
         if sga.is_empty() {
             return Ok(());
         }
-        push(&demi, qd, sga)?;
+        let token = demi.push(qd, sga).map_err(Error::from)?;
+        demi.wait(token, Some(PATIENCE))?.pushed()?;
     }
 }
 
@@ -30,6 +31,27 @@ pub(super) struct Client<L: LibOs> {
     demi: Demikernel<L>,
     qd: QDesc,
     message: SgArray,
+    tokens: Vec<QToken>,
+}
+
+/// A client that waits for each push before the next.
+pub(super) struct Lockstep<L: LibOs>(pub(super) Client<L>);
+
+impl<L: LibOs> Exchange for Lockstep<L> {
+    #[inline]
+    fn send(&mut self, count: usize) -> Result<()> {
+        let Client { demi, qd, message, .. } = &self.0;
+        for _ in 0..count {
+            let token = demi.push(*qd, message.clone()).map_err(Error::from)?;
+            demi.wait(token, Some(PATIENCE))?.pushed()?;
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn receive(&mut self) -> Result<usize> {
+        self.0.receive()
+    }
 }
 
 impl<L: LibOs> Client<L> {
@@ -42,14 +64,20 @@ impl<L: LibOs> Client<L> {
         }
         demi.set_option(qd, SocketOption::NoDelay(true))?;
         let message = demi.copy_from(&vec![0x5a; size])?;
-        Ok(Client { demi, qd, message })
+        Ok(Client { demi, qd, message, tokens: Vec::new() })
     }
 }
 
 impl<L: LibOs> Exchange for Client<L> {
     #[inline]
-    fn send(&mut self) -> Result<()> {
-        Ok(push(&self.demi, self.qd, self.message.clone())?)
+    fn send(&mut self, count: usize) -> Result<()> {
+        for _ in 0..count {
+            self.tokens.push(self.demi.push(self.qd, self.message.clone()).map_err(Error::from)?);
+        }
+        for token in self.tokens.drain(..) {
+            self.demi.wait(token, Some(PATIENCE))?.pushed()?;
+        }
+        Ok(())
     }
 
     #[inline]
@@ -60,11 +88,4 @@ impl<L: LibOs> Exchange for Client<L> {
         }
         Ok(sga.len())
     }
-}
-
-#[inline]
-fn push<L: LibOs>(demi: &Demikernel<L>, qd: QDesc, sga: SgArray) -> Result<(), Error> {
-    let token = demi.push(qd, sga)?;
-    demi.wait(token, Some(PATIENCE))?.pushed()?;
-    Ok(())
 }

@@ -41,8 +41,11 @@ impl Client {
 
 impl Exchange for Client {
     #[inline]
-    fn send(&mut self) -> Result<()> {
-        send_all(&self.stream, &self.message)
+    fn send(&mut self, count: usize) -> Result<()> {
+        for _ in 0..count {
+            send_all(&self.stream, &self.message)?;
+        }
+        Ok(())
     }
 
     #[inline]

@@ -1,9 +1,11 @@
 //! Both ends of an echo over TCP: plain sockets, and a libOS over the same.
 //!
-//! Both subjects make the same system calls per message: the client sends each message with one call and
-//! takes what one receive yields; the server sends back what one receive yielded with one call. Both spin on
-//! the receive, both have Nagle's algorithm off. One loop drives either client, so what is timed and how is
-//! the same to the letter.
+//! Both take what one receive yields, and both servers send it back with one call. Both spin on the receive, both
+//! have Nagle's algorithm off. One loop drives either client, so what is timed and how is the same to the letter.
+//!
+//! With several messages outstanding the clients differ: the plain one sends each message with one call, the other
+//! pushes all that are due and then waits for them, which the libOS may carry out with fewer calls. With `--lockstep`
+//! it waits for each push before the next, and both make the same calls.
 
 mod demi;
 mod kernel;
@@ -48,6 +50,9 @@ pub(crate) struct ClientArgs {
     /// Messages outstanding
     #[arg(long, default_value_t = 1)]
     window: usize,
+    /// Wait for each push before the next
+    #[arg(long)]
+    lockstep: bool,
     /// The core to stay on
     #[arg(long, default_value_t = 0)]
     core: usize,
@@ -60,8 +65,8 @@ pub(crate) struct ClientArgs {
 
 /// The client's side of a connection to an echo server.
 trait Exchange {
-    /// Sends one message.
-    fn send(&mut self) -> Result<()>;
+    /// Sends `count` messages.
+    fn send(&mut self, count: usize) -> Result<()>;
     /// Waits until there are bytes and takes as many as one receive yields; returns how many.
     fn receive(&mut self) -> Result<usize>;
 }
@@ -91,7 +96,8 @@ pub(crate) fn client(args: &ClientArgs) -> Result<()> {
     match args.subject {
         Subject::Kernel => drive(&mut kernel::Client::connect(args.connect, args.size)?, args),
         Subject::Catnap => {
-            drive(&mut demi::Client::<Catnap>::connect(args.connect, args.size, args.heap_mib)?, args)
+            let client = demi::Client::<Catnap>::connect(args.connect, args.size, args.heap_mib)?;
+            if args.lockstep { drive(&mut demi::Lockstep(client), args) } else { drive(&mut { client }, args) }
         }
     }
 }
@@ -101,10 +107,8 @@ fn drive(exchange: &mut impl Exchange, args: &ClientArgs) -> Result<()> {
     let mut sent = VecDeque::with_capacity(args.window);
     let mut partial = 0;
     let mut more = true;
-    for _ in 0..args.window {
-        sent.push_back(Instant::now());
-        exchange.send()?;
-    }
+    sent.extend(std::iter::repeat_n(Instant::now(), args.window));
+    exchange.send(args.window)?;
     while !sent.is_empty() {
         partial += exchange.receive()?;
         let now = Instant::now();
@@ -114,11 +118,9 @@ fn drive(exchange: &mut impl Exchange, args: &ClientArgs) -> Result<()> {
         for begin in sent.drain(..whole) {
             more = more && recorder.record(begin, now);
         }
-        if more {
-            for _ in 0..whole {
-                sent.push_back(Instant::now());
-                exchange.send()?;
-            }
+        if more && whole > 0 {
+            sent.extend(std::iter::repeat_n(Instant::now(), whole));
+            exchange.send(whole)?;
         }
     }
     println!("{}", recorder.report()?);
