@@ -23,7 +23,7 @@ use crate::op::{Done, Op, Position, Refused, Step};
 use crate::sga::SgArray;
 use crate::sys;
 use crate::time::{Clock, Instant};
-use crate::token::{Completions, Owner, QToken};
+use crate::token::{Completions, QToken};
 use crate::wait::Policy;
 
 /// A handle to an instance over the libOS `L`.
@@ -231,7 +231,7 @@ impl<L: LibOs> Demikernel<L> {
     }
 
     /// Starts a sized pop: of a stream, 1 to `count` bytes as one array; of a message queue, 1 to `count`
-    /// elements, as many as are there once the first is, as [`Done::Batch`](crate::op::Done::Batch). It asks
+    /// elements, as many as are there once the first is, as [`Done::Batch`]. It asks
     /// for elements one after the other, so pops that are started later may complete before it.
     pub fn pop_n(&self, qd: QDesc, count: usize) -> Result<QToken, Error> {
         if count == 0 {
@@ -379,17 +379,20 @@ impl<L: LibOs> Core<L> {
         if qd.has_tag(Tag::Graph) {
             return graph.submit(libos, &mut cx, qd, op);
         }
-        let token = cx.done.next()?;
+        let token = cx.done.ask(qd)?;
         let step = libos.start(&mut cx, token, qd, op);
         // Looked at where it lies, and a push by itself: nothing of the size of the largest result is moved for it.
         match step {
             Ok(Step::Done(Ok(Done::Pushed(position)))) => {
                 std::mem::forget(step);
-                cx.done.hold_pushed(qd, position);
+                cx.done.hold_pushed(position);
             }
-            Ok(Step::Done(result)) => cx.done.hold(qd, result),
-            Ok(Step::Pending) => cx.done.begin(token, qd, Owner::App),
-            Err(error) => return Err(error),
+            Ok(Step::Done(result)) => cx.done.hold(result),
+            Ok(Step::Pending) => cx.done.begun(token),
+            Err(error) => {
+                cx.done.refused();
+                return Err(error);
+            }
         }
         Ok(token)
     }

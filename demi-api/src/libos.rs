@@ -121,8 +121,7 @@ pub trait LibOs: Sized {
     /// posted: both come from the same place in a sound libOS.
     ///
     /// On `Err` nothing was begun and `op` is as it was. On [`Step::Pending`] the libOS has taken out of `op`
-    /// what it needs and will post `token` exactly once, after this call: only with its return is the operation
-    /// under way. Posting other tokens meanwhile is allowed.
+    /// what it needs and posts `token` exactly once, now or later.
     fn start(&mut self, cx: &mut Cx<'_>, token: QToken, qd: QDesc, op: &mut Op) -> Result<Step, Error>;
 
     /// Recalls a pending operation of `qd`: on `Ok` the token has been posted as [`Error::Cancelled`] and no

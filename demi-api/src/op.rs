@@ -84,10 +84,12 @@ pub struct Completion {
 
 impl Completion {
     /// The popped array. Errors of the operation pass through; any other outcome is an error too.
+    #[inline]
     pub fn popped(self) -> Result<SgArray, Error> {
-        match self.result? {
-            Done::Popped(sga) => Ok(sga),
-            _ => Err(Error::Invalid("the completed operation was not a pop")),
+        match self.result {
+            Ok(Done::Popped(sga)) => Ok(sga),
+            Ok(_) => Err(Error::Invalid("the completed operation was not a pop")),
+            Err(error) => Err(error),
         }
     }
 

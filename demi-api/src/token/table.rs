@@ -161,6 +161,8 @@ pub struct Completions {
     free: u32,
     /// The token of the next operation: its slot is free, but in no list, and learns its generation when it is used.
     next: Option<QToken>,
+    /// The queue that is being asked, until its answer is noted: an operation may be posted meanwhile.
+    asked: QDesc,
     held: Held,
     round: u32,
     sequence: u32,
@@ -193,6 +195,7 @@ impl Completions {
             pending: 0,
             free: NONE,
             next: None,
+            asked: QDesc::NONE,
             held: Held::Nothing,
             round: 1,
             sequence: 0,
@@ -239,9 +242,7 @@ impl Completions {
         let Some(slot) =
             known.filter(|slot| slot.generation == token.generation() && slot.state == State::Pending)
         else {
-            debug_assert!(false, "{token} posted, but not pending");
-            self.stale_posts += 1;
-            return self.forget(outcome);
+            return self.settle_unknown(token, outcome);
         };
         self.pending -= 1;
         let sequence = self.sequence;
@@ -260,6 +261,18 @@ impl Completions {
         } else {
             self.slot_mut(tail).next = index;
         }
+    }
+
+    /// Completes the operation that is just being started, if that is the one.
+    #[cold]
+    fn settle_unknown(&mut self, token: QToken, outcome: Outcome) {
+        if self.next == Some(token) && self.asked != QDesc::NONE {
+            self.begin(token, self.asked, Owner::App);
+            return self.settle(token, outcome);
+        }
+        debug_assert!(false, "{token} posted, but not pending");
+        self.stale_posts += 1;
+        self.forget(outcome);
     }
 
     /// Completes an operation that a future owns, or nobody.
@@ -326,10 +339,18 @@ impl Completions {
         self.stale_posts
     }
 
-    /// The token that the next operation will have, if it begins. The hand must be empty.
+    /// The token that the application's next operation will have, which `qd` is about to be asked for. What comes of
+    /// it must be noted: [`begun`](Completions::begun), [`hold`](Completions::hold) or
+    /// [`refused`](Completions::refused).
     #[inline]
-    pub(crate) fn next(&mut self) -> Result<QToken, Error> {
+    pub(crate) fn ask(&mut self, qd: QDesc) -> Result<QToken, Error> {
         debug_assert!(matches!(self.held, Held::Nothing), "the hand holds a result under this token");
+        self.asked = qd;
+        self.next()
+    }
+
+    #[inline]
+    fn next(&mut self) -> Result<QToken, Error> {
         match self.next {
             Some(token) => Ok(token),
             None => self.find_next(),
@@ -357,9 +378,8 @@ impl Completions {
         Ok(token)
     }
 
-    /// The operation that was to have the [`next`](Completions::next) token is under way.
     #[inline]
-    pub(crate) fn begin(&mut self, token: QToken, qd: QDesc, owner: Owner) {
+    fn begin(&mut self, token: QToken, qd: QDesc, owner: Owner) {
         debug_assert_eq!(self.next, Some(token), "tokens are used in the order in which they are given");
         self.next = None;
         self.live += 1;
@@ -373,16 +393,33 @@ impl Completions {
         slot.watch = 0;
     }
 
-    /// The application's operation that was to have the [`next`](Completions::next) token was done on the spot.
+    /// The operation is under way, or has been posted meanwhile.
     #[inline]
-    pub(crate) fn hold(&mut self, qd: QDesc, result: Result<Done, Error>) {
+    pub(crate) fn begun(&mut self, token: QToken) {
+        let qd = std::mem::replace(&mut self.asked, QDesc::NONE);
+        if self.next == Some(token) {
+            self.begin(token, qd, Owner::App);
+        }
+    }
+
+    /// The operation was done on the spot.
+    #[inline]
+    pub(crate) fn hold(&mut self, result: Result<Done, Error>) {
+        let qd = std::mem::replace(&mut self.asked, QDesc::NONE);
         self.held = Held::Result(qd, result);
     }
 
-    /// The same, for a push.
+    /// The operation was a push, done on the spot.
     #[inline]
-    pub(crate) fn hold_pushed(&mut self, qd: QDesc, position: Position) {
+    pub(crate) fn hold_pushed(&mut self, position: Position) {
+        let qd = std::mem::replace(&mut self.asked, QDesc::NONE);
         self.held = Held::Pushed(qd, position);
+    }
+
+    /// There is no operation.
+    #[inline]
+    pub(crate) fn refused(&mut self) {
+        self.asked = QDesc::NONE;
     }
 
     /// Takes the result in hand, if it is the one asked for.

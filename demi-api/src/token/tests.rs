@@ -22,6 +22,8 @@ fn pushed(n: u64) -> Result<Done, Error> {
 #[derive(Debug, Clone)]
 enum Step {
     Reserve,
+    /// An operation done on the spot: its result is asked for at once, or another's is, or something else is done.
+    Spot(Ask),
     Post(usize),
     Take(usize),
     TakeNext,
@@ -31,9 +33,21 @@ enum Step {
     Any(Vec<usize>),
 }
 
+#[derive(Debug, Clone, Copy)]
+enum Ask {
+    Itself,
+    Another(usize),
+    Nothing,
+}
+
+fn asks() -> impl Strategy<Value = Ask> {
+    prop_oneof![2 => Just(Ask::Itself), 1 => any::<usize>().prop_map(Ask::Another), 1 => Just(Ask::Nothing)]
+}
+
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         3 => Just(Step::Reserve),
+        3 => asks().prop_map(Step::Spot),
         3 => any::<usize>().prop_map(Step::Post),
         1 => any::<usize>().prop_map(Step::Take),
         1 => Just(Step::TakeNext),
@@ -84,6 +98,39 @@ proptest! {
             match step {
                 Step::Reserve => match table.reserve(QDesc::from_raw(QD), Owner::App) {
                     Ok(token) => oracle.pending.push((token, false)),
+                    Err(error) => {
+                        prop_assert_eq!(error, Error::TooManyTokens(64));
+                        prop_assert_eq!(oracle.live().len(), 64);
+                    }
+                },
+                Step::Spot(ask) => match table.ask(QDesc::from_raw(QD)) {
+                    Ok(token) => {
+                        prop_assert!(!oracle.live().contains(&token));
+                        prop_assert_eq!(table.take(token).unwrap_err(), Error::BadToken);
+                        prop_assert!(table.take_held(token).is_none());
+                        if next % 2 == 0 {
+                            table.hold_pushed(Position(next));
+                        } else {
+                            table.hold(pushed(next));
+                        }
+                        if let Ask::Another(n) = ask && let Some(other) = pick(&oracle.live(), n) {
+                            prop_assert!(table.take_held(other).is_none());
+                        }
+                        if matches!(ask, Ask::Itself) {
+                            let completion = table.take_held(token).expect("it is in hand");
+                            prop_assert_eq!((completion.token, completion.qd.raw()), (token, QD));
+                            prop_assert_eq!(completion.pushed(), Ok(Position(next)));
+                            prop_assert!(table.take_held(token).is_none());
+                            prop_assert_eq!(table.take(token).unwrap_err(), Error::BadToken);
+                        } else {
+                            table.put_down();
+                            prop_assert!(table.take_held(token).is_none());
+                            oracle.ready.insert(token, next);
+                            oracle.app.push_back(token);
+                            oracle.age.push(token);
+                        }
+                        next += 1;
+                    }
                     Err(error) => {
                         prop_assert_eq!(error, Error::TooManyTokens(64));
                         prop_assert_eq!(oracle.live().len(), 64);
@@ -230,6 +277,54 @@ fn a_slot_whose_generations_are_used_up_is_retired() {
     let other = reserve(&mut table);
     assert_ne!(other.raw() as u32, token.raw() as u32, "the slot must not come back under generation 0 or 1");
     assert_eq!(table.reserve(QDesc::from_raw(QD), Owner::App), Err(Error::TooManyTokens(2)));
+}
+
+#[test]
+fn a_slot_is_retired_by_results_taken_from_the_hand_too() {
+    let mut table = Completions::beginning_at(2, u32::MAX - 1);
+    let tokens = [(); 3].map(|()| {
+        let token = table.ask(QDesc::from_raw(QD)).unwrap();
+        table.hold_pushed(Position(7));
+        assert_eq!(table.take_held(token).unwrap().pushed(), Ok(Position(7)));
+        token.raw()
+    });
+    let last = u64::from(u32::MAX) << 32;
+    assert_eq!(tokens, [last - (1 << 32), last, last - (1 << 32) + 1]);
+}
+
+#[test]
+fn an_operation_may_be_posted_while_it_is_started() {
+    let mut table = Completions::new(4);
+    let token = table.ask(QDesc::from_raw(QD)).unwrap();
+    table.post(token, pushed(3));
+    table.begun(token);
+    assert_eq!((table.live(), table.pending()), (1, 0));
+    let completion = table.take(token).unwrap().expect("it is done");
+    assert_eq!((completion.qd.raw(), completion.pushed()), (QD, Ok(Position(3))));
+    let refused = table.ask(QDesc::from_raw(QD)).unwrap();
+    table.refused();
+    assert_eq!(table.take(refused).unwrap_err(), Error::BadToken);
+    assert_eq!(table.ask(QDesc::from_raw(QD)), Ok(refused), "a token that nobody has seen is not used up");
+}
+
+#[test]
+fn a_round_ends_with_each_result_that_is_handed_out() {
+    let mut table = Completions::new(4);
+    let [a, b] = [(); 2].map(|()| reserve(&mut table));
+    let first = table.round();
+    table.post(a, pushed(0));
+    let spot = table.ask(QDesc::from_raw(QD)).unwrap();
+    table.hold_pushed(Position(0));
+    table.put_down();
+    assert_eq!(table.round(), first, "nothing was handed out yet");
+    for token in [a, spot] {
+        let before = table.round();
+        table.take(token).unwrap().unwrap();
+        assert_ne!(table.round(), before);
+    }
+    let before = table.round();
+    assert!(table.take(b).unwrap().is_none());
+    assert_eq!(table.round(), before);
 }
 
 #[test]

@@ -39,6 +39,10 @@ use socket::{Socket, State};
 /// When to try again what the kernel gives no notice of.
 const RETRY: Duration = Duration::from_millis(1);
 
+/// Fruitless tries of spinning sockets in one turn. Whatever else a turn does comes once in so many: on the way there
+/// and back a packet would wait.
+const TRIES_PER_TURN: usize = 8;
+
 /// Deadlines served in one turn.
 const DEADLINES_PER_TURN: usize = 64;
 
@@ -107,11 +111,16 @@ impl Net {
         if self.readiness.again() > 0 {
             done += self.go_on(queues, cx);
         }
-        done += self.try_spinners(cx);
-        if self.readiness.is_probe_due() {
-            let found = self.probe(queues, cx);
-            self.readiness.probed(found);
-            done += found;
+        for _ in 0..TRIES_PER_TURN / self.readiness.spinning().max(1) {
+            done += self.try_spinners(cx);
+            if self.readiness.is_probe_due() {
+                let found = self.probe(queues, cx);
+                self.readiness.probed(found);
+                done += found;
+            }
+            if done > 0 || self.readiness.spinning() == 0 {
+                break;
+            }
         }
         if self.deadlines.next().is_some_and(|next| next <= cx.now) {
             done += self.serve_deadlines(queues, cx);

@@ -129,14 +129,7 @@ impl Stream {
     }
 
     /// Puts a push behind others: those that wait for room, or those of its round.
-    fn queue(
-        &mut self,
-        fd: &Fd,
-        io: &mut Io,
-        cx: &mut Cx<'_>,
-        token: QToken,
-        sga: &mut SgArray,
-    ) -> Pushed {
+    fn queue(&mut self, fd: &Fd, io: &mut Io, cx: &mut Cx<'_>, token: QToken, sga: &mut SgArray) -> Pushed {
         if !self.pushes.is_empty() && self.gathered == 0 {
             self.pushes.push_back(Push { token, rest: std::mem::take(sga), begun: false });
             return Pushed::Blocked;

@@ -280,3 +280,108 @@ fn a_client_of_the_standard_library_is_served() {
     }
     thread.join().unwrap();
 }
+
+#[test]
+fn pushes_with_no_wait_between_them_go_together() {
+    for domain in DOMAINS {
+        let demi = demi();
+        let (client, server) = pair(&demi, domain);
+        let sent = |count: usize, wait_for_each: bool| {
+            let before = counter(&demi, "send");
+            let bytes = pattern(count * 3);
+            let mut tokens = Vec::new();
+            for part in bytes.chunks(3) {
+                tokens.push(demi.push(client, demi.copy_from(part).unwrap()).unwrap());
+                if wait_for_each {
+                    completion(&demi, tokens.pop().unwrap()).pushed().unwrap();
+                }
+            }
+            for token in tokens {
+                completion(&demi, token).pushed().unwrap();
+            }
+            assert_eq!(pop_exactly(&demi, server, bytes.len()), bytes);
+            counter(&demi, "send") - before
+        };
+        assert_eq!(sent(1, false), 1);
+        assert_eq!(sent(2, false), 2);
+        assert_eq!(sent(65, false), 2, "the first at once, 64 together");
+        assert_eq!(sent(10, true), 10, "each is wanted before the next");
+    }
+}
+
+#[test]
+fn gathered_pushes_do_not_wait_for_more_than_one_call_takes() {
+    let demi = demi();
+    let listening = TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = connect(&demi, &listening.local_addr().unwrap().into()).unwrap();
+    let mut peer = listening.accept().unwrap().0;
+    let bytes = pattern(200);
+    let tokens: Vec<_> =
+        bytes.chunks(1).map(|part| demi.push(client, demi.copy_from(part).unwrap()).unwrap()).collect();
+    // Nothing was waited for: one went alone, then three times 64; the last seven are still here.
+    let mut got = vec![0; 193];
+    peer.read_exact(&mut got).unwrap();
+    assert_eq!(got, bytes[..193]);
+    peer.set_nonblocking(true).unwrap();
+    assert!(peer.read(&mut [0; 1]).is_err());
+    demi.poll().unwrap();
+    peer.set_nonblocking(false).unwrap();
+    peer.read_exact(&mut got[..7]).unwrap();
+    assert_eq!(got[..7], bytes[193..]);
+    for token in tokens {
+        completion(&demi, token).pushed().unwrap();
+    }
+}
+
+#[test]
+fn gathered_pushes_are_recalled_ended_and_closed_like_others() {
+    let demi = demi();
+    let (client, server) = pair(&demi, Domain::Inet);
+    let push_now = |bytes: &[u8]| demi.push(client, demi.copy_from(bytes).unwrap()).unwrap();
+    let [a, b, c, d] = [b"a", b"b", b"c", b"d"].map(|bytes| push_now(bytes));
+    demi.cancel(c).unwrap();
+    assert_eq!(wait(&demi, c).unwrap_err(), Error::Cancelled);
+    for token in [d, b, a] {
+        completion(&demi, token).pushed().unwrap();
+    }
+    assert_eq!(pop_exactly(&demi, server, 3), b"abd");
+
+    let [e, f, g] = [b"e", b"f", b"g"].map(|bytes| push_now(bytes));
+    demi.shutdown(client, Shutdown::Write).unwrap();
+    demi.close(client).unwrap();
+    assert_eq!(pop_exactly(&demi, server, 3), b"efg");
+    assert_eq!(pop(&demi, server).unwrap(), b"");
+    for token in [e, f, g] {
+        completion(&demi, token).pushed().unwrap();
+    }
+}
+
+#[test]
+fn gathered_pushes_to_a_vanished_peer_fail_each() {
+    let demi = demi();
+    let (client, server) = pair(&demi, Domain::Inet);
+    demi.set_option(server, SocketOption::Linger(Some(Duration::ZERO))).unwrap();
+    demi.close(server).unwrap();
+    assert!(matches!(pop(&demi, client), Err(Error::ConnectionReset)));
+    let tokens: Vec<_> =
+        (0..200).map(|_| demi.push(client, demi.copy_from(b"late").unwrap()).unwrap()).collect();
+    for token in tokens {
+        assert!(wait(&demi, token).is_err());
+    }
+}
+
+#[test]
+fn a_dropped_instance_sends_what_was_gathered() {
+    for domain in [Domain::Inet, Domain::Unix] {
+        let (demi, other) = (demi(), demi());
+        let (listening, addr) = listener(&other, domain);
+        let client = connect(&demi, &addr).unwrap();
+        let (server, _) = accept(&other, listening);
+        for part in [b"one", b"two"] {
+            demi.push(client, demi.copy_from(part).unwrap()).unwrap();
+        }
+        drop(demi);
+        assert_eq!(pop_exactly(&other, server, 6), b"onetwo");
+        assert_eq!(pop(&other, server).unwrap(), b"");
+    }
+}

@@ -12,7 +12,9 @@ use crate::term;
 /// TCP echo, beside plain spinning sockets.
 ///
 /// The control is a plain non-blocking echo: both ends spin on recv, one send per message, the server sends
-/// back what one recv returned, and Nagle's algorithm is off. The subject does the same through the API.
+/// back what one recv returned, and Nagle's algorithm is off. The subject does the same through the API: it
+/// pushes the messages that are due and then waits for them, which may take fewer calls than messages. With
+/// --lockstep it waits for each before it pushes the next, so that both make the same calls.
 /// Server and client are fresh processes in every alternation, each on its core; a warm-up comes first.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
@@ -25,6 +27,9 @@ pub(crate) struct Args {
     /// Messages outstanding
     #[arg(long, default_value_t = 1)]
     window: usize,
+    /// Wait for each push before the next
+    #[arg(long)]
+    lockstep: bool,
     /// Turns that each subject gets
     #[arg(long, default_value_t = 24)]
     alternations: usize,
@@ -46,6 +51,7 @@ enum Libos {
 pub(crate) struct Exchange {
     pub(crate) size: usize,
     pub(crate) window: usize,
+    pub(crate) lockstep: bool,
     pub(crate) seconds: f64,
     pub(crate) count: Option<u64>,
     pub(crate) histogram: bool,
@@ -64,6 +70,9 @@ impl Exchange {
         );
         if let Some(count) = self.count {
             words.push_str(&format!(" --count {count}"));
+        }
+        if self.lockstep {
+            words.push_str(" --lockstep");
         }
         if self.histogram {
             words.push_str(" --histogram");
@@ -97,6 +106,7 @@ pub(super) fn run(args: &Args, session: &Session) -> Result<()> {
         "control": "kernel",
         "size": args.size,
         "window": args.window,
+        "lockstep": args.lockstep,
         "alternations": args.alternations,
         "ratio_p50": ratio_p50.median,
         "ratio_p50_quartiles": ratio_p50.quartiles(),
@@ -149,6 +159,7 @@ fn turn(
     let exchange = Exchange {
         size: args.size,
         window: args.window,
+        lockstep: args.lockstep,
         seconds: args.seconds,
         count: args.count,
         histogram: false,

@@ -17,7 +17,14 @@ const MESSAGES: u64 = 20_000;
 
 pub(super) fn run(program: &Path) -> Result<()> {
     let roles = Roles::new(program);
-    let exchange = Exchange { size: 64, window: 1, seconds: 0.0, count: Some(MESSAGES), histogram: true };
+    let exchange = Exchange {
+        size: 64,
+        window: 1,
+        lockstep: false,
+        seconds: 0.0,
+        count: Some(MESSAGES),
+        histogram: true,
+    };
     let names = ["plain sockets", "catnap"];
     let progress = term::progress(2 * TURNS as u64, true);
     let mut buckets = [Buckets::new(), Buckets::new()];

@@ -97,7 +97,11 @@ pub(crate) fn client(args: &ClientArgs) -> Result<()> {
         Subject::Kernel => drive(&mut kernel::Client::connect(args.connect, args.size)?, args),
         Subject::Catnap => {
             let client = demi::Client::<Catnap>::connect(args.connect, args.size, args.heap_mib)?;
-            if args.lockstep { drive(&mut demi::Lockstep(client), args) } else { drive(&mut { client }, args) }
+            if args.lockstep {
+                drive(&mut demi::Lockstep(client), args)
+            } else {
+                drive(&mut { client }, args)
+            }
         }
     }
 }
