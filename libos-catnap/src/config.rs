@@ -39,8 +39,8 @@ pub struct CatnapSection {
     /// Fruitless tries after which a queue is no longer tried directly; default 1024, at least 16. More keep
     /// a slow peer's latency low, fewer waste less time on queues that have fallen silent.
     pub spin_tries: u32,
-    /// While queues are tried directly, the kernel is asked about all others every so many turns at the
-    /// latest; default 32, at least 1. The interval shrinks to 1 while others have work.
+    /// While queues are tried directly, the kernel is asked about all others every so many rounds of tries at
+    /// the latest; default 32, at least 1. The interval shrinks to 1 while others have work.
     pub probe_turns: u32,
     /// Time after which a connect that got no answer fails, in ms; default 0: the kernel decides, which takes
     /// it about two minutes.

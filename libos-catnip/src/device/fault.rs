@@ -1,0 +1,1 @@
+//! A device with faults, seeded: loss, reordering, duplication, corruption, delay, a rate.

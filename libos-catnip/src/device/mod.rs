@@ -1,0 +1,119 @@
+//! The seam to NICs: bursts of frames in owned buffers.
+//!
+//! Invariants: a frame lies in memory that nobody writes while the device has it. Whatever a device receives it has
+//! validated before it hands it on: lengths are those of the buffers. A device never blocks and never sleeps; each call
+//! does bounded work.
+
+pub mod fault;
+mod loopback;
+pub mod memif;
+pub mod packet;
+pub mod pcap;
+pub mod tap;
+pub mod xdp;
+
+use std::collections::VecDeque;
+use std::os::fd::BorrowedFd;
+
+use demi_api::memalloc::Heap;
+use demi_api::sga::SgArray;
+use demi_api::time::Instant;
+
+pub use self::loopback::{Loopback, Wire};
+
+/// Most frames that one call receives.
+pub const BURST: usize = 32;
+
+/// One queue of a network device.
+pub trait Queue {
+    /// What it can do. Constant.
+    fn caps(&self) -> &Caps;
+
+    /// Appends up to [`BURST`] received frames to `inbox`; returns how many. The first segment of each holds at least
+    /// the first 128 bytes, or all of the frame.
+    fn rx_burst(&mut self, cx: &DeviceCx<'_>, inbox: &mut Vec<Frame>) -> usize;
+
+    /// Takes frames from the front of `outbox` for as long as there is room, and lets the device know. What is left, and
+    /// in which order, stays the caller's affair. A frame beyond what [`Caps`] allows is a fault of the caller's: it is
+    /// dropped and counted.
+    fn tx_burst(&mut self, cx: &DeviceCx<'_>, outbox: &mut VecDeque<Frame>) -> usize;
+
+    /// Lets go of frames that have been transmitted; returns how many. Called every turn.
+    fn reclaim(&mut self) -> usize {
+        0
+    }
+
+    /// When [`rx_burst`](Queue::rx_burst) or [`reclaim`](Queue::reclaim) must be called again although nothing is
+    /// signalled.
+    fn next_deadline(&self) -> Option<Instant> {
+        None
+    }
+
+    /// A descriptor that polls readable when there may be work. It stays the same and stays open.
+    fn wait_fd(&self) -> BorrowedFd<'_>;
+
+    /// Asks for notification, then looks again. False: there is work already.
+    fn arm(&mut self, cx: &DeviceCx<'_>) -> bool;
+
+    /// Names and values of its counters.
+    fn counters(&self, visit: &mut dyn FnMut(&'static str, u64));
+}
+
+/// What a call into a device may use.
+#[derive(Clone, Copy, Debug)]
+pub struct DeviceCx<'a> {
+    /// The instance's heap.
+    pub heap: &'a Heap,
+    /// The time at the last turn of the wait loop.
+    pub now: Instant,
+}
+
+/// A frame from destination address to payload, without its check sequence.
+#[derive(Debug)]
+pub struct Frame {
+    /// The bytes.
+    pub data: SgArray,
+    /// How far the checksum of what is in it can be relied on, or is done.
+    pub checksum: Checksum,
+}
+
+impl Frame {
+    /// A frame whose checksums are in place, to be verified.
+    pub fn new(data: SgArray) -> Frame {
+        Frame { data, checksum: Checksum::Unknown }
+    }
+}
+
+/// The state of a frame's transport checksum.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Checksum {
+    /// Received: to be verified. To be transmitted: complete.
+    Unknown,
+    /// Received: the device, or the peer's memory, vouches for it.
+    Verified,
+    /// The pseudo-header's sum is in place. Received: the sender left the rest to a device that there never was, which
+    /// is as good as verified. To be transmitted: the device sums from `start` and writes at `at`.
+    Partial {
+        /// Where summing starts, bytes from the frame's beginning.
+        start: u16,
+        /// Where the checksum is, bytes from the frame's beginning.
+        at: u16,
+    },
+}
+
+/// What a queue can do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caps {
+    /// Its Ethernet address.
+    pub mac: [u8; 6],
+    /// Largest packet behind the Ethernet header, in bytes, 68 to 65535.
+    pub mtu: usize,
+    /// Most segments of one frame.
+    pub max_segs: usize,
+    /// Most bytes of one segment.
+    pub max_seg_len: usize,
+    /// It completes checksums that are [`Checksum::Partial`].
+    pub tx_checksum: bool,
+    /// Frames are read where they lie, in the instance's heap; otherwise they are copied on the way out.
+    pub zero_copy: bool,
+}

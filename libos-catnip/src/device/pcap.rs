@@ -1,0 +1,1 @@
+//! A device that is recorded, as a capture file.

@@ -1,0 +1,1 @@
+//! TAP: an interface of the kernel whose wire is this process.

@@ -1,0 +1,1 @@
+//! AF_XDP: rings over the instance's own heap, shared with the kernel's driver.

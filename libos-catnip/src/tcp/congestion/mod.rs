@@ -1,0 +1,1 @@
+//! Congestion control: CUBIC with HyStart++, NewReno, and PRR in recovery.

@@ -1,0 +1,7 @@
+//! TCP: RFC 9293, and what was added to it.
+
+mod congestion;
+mod reassembly;
+mod rtt;
+mod scoreboard;
+mod seq;

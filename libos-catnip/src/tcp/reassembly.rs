@@ -1,0 +1,1 @@
+//! What arrived out of order, and the SACK blocks that say so.

@@ -1,0 +1,1 @@
+//! The round-trip time and the retransmission timeout: RFC 6298.

@@ -1,0 +1,1 @@
+//! What the peer has acknowledged out of order: RFC 2018, RFC 6675.
