@@ -60,13 +60,25 @@ pub(crate) struct Core<L> {
 impl<L: LibOs> Demikernel<L> {
     /// A new instance.
     pub fn new(config: &Config) -> Result<Demikernel<L>, Error> {
+        let rng = fastrand::Rng::with_seed(sys::seed());
+        Demikernel::assemble(config, Clock::start(), rng, |setup, _| L::create(setup))
+    }
+
+    /// A new instance from parts of the caller's: its clock, its randomness, and a libOS made by hand. For simulations,
+    /// which call [`poll`](Demikernel::poll) and `wait` with a time limit of zero, and move the clock on to the
+    /// [next deadline](Demikernel::next_deadline): a wait for longer would wait for a clock that stands.
+    pub fn assemble(
+        config: &Config,
+        clock: Clock,
+        mut rng: fastrand::Rng,
+        create: impl FnOnce(Setup<'_>, &mut fastrand::Rng) -> Result<L, Error>,
+    ) -> Result<Demikernel<L>, Error> {
         config.check()?;
         let heap = Heap::new(&config.heap.to_heap_config())
             .map_err(|error| Error::Config(format!("heap of {} MiB: {error}", config.heap.size_mib)))?;
-        let libos = L::create(Setup { config, heap: &heap, tag: Tag::First })?;
+        let libos = create(Setup { config, heap: &heap, tag: Tag::First }, &mut rng)?;
         let (kick, kicker) = sys::pipe()?;
         let device = sys::duplicate(libos.wait_fd())?;
-        let mut rng = fastrand::Rng::with_seed(sys::seed());
         let core = Core {
             libos,
             graph: Graph::new(&config.queues),
@@ -74,12 +86,18 @@ impl<L: LibOs> Demikernel<L> {
             scheduler: Scheduler::new(config.tasks.max, sys::duplicate(kicker.as_fd())?),
             heap: heap.clone(),
             rng,
-            clock: Clock::start(),
-            now: Instant::default(),
+            now: clock.now(),
+            clock,
             policy: Policy::new(config.wait.spin()),
             kick: sys::duplicate(kick.as_fd())?,
         };
         Ok(Demikernel { shared: Rc::new(Shared { core: RefCell::new(core), heap, device, kick, kicker }) })
+    }
+
+    /// When the instance must be polled at the latest, whatever its devices do: the next timer of its libOS or tasks.
+    pub fn next_deadline(&self) -> Result<Option<Instant>, Error> {
+        let core = self.core()?;
+        Ok([core.libos.next_deadline(), core.scheduler.next_timer()].into_iter().flatten().min())
     }
 
     /// A new instance configured by the file that `DEMI_CONFIG` names, or by the defaults.

@@ -32,7 +32,7 @@
 //! - [`libos`]: the [`LibOs`] trait, behind which protocols and devices lie; [`pair`]: two of them as one
 //! - [`wait`]: the one wait loop; [`waitset`]: tokens registered once
 //! - [`aio`]: futures, tasks, streams and sinks
-//! - [`config`], [`time`]
+//! - [`config`], [`time`]; [`slab`], for libOSes
 //!
 //! Not in here: any device, any protocol.
 #![forbid(unsafe_code)]
@@ -48,6 +48,7 @@ pub mod libos;
 pub mod op;
 pub mod pair;
 pub mod sga;
+pub mod slab;
 mod sys;
 pub mod time;
 pub mod token;

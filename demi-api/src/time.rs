@@ -1,6 +1,8 @@
 //! Time as plain data. Whoever runs the wait loop says what time it is: nothing below reads a clock.
 
+use std::cell::Cell;
 use std::ops::{Add, Sub};
+use std::rc::Rc;
 use std::time::Duration;
 
 /// Nanoseconds since some fixed moment of this instance's clock.
@@ -40,21 +42,44 @@ impl Sub for Instant {
     }
 }
 
-/// The monotonic clock of the operating system, counted from its creation.
-#[derive(Clone, Copy, Debug)]
-pub struct Clock(std::time::Instant);
+/// A clock: the operating system's monotonic one, counted from its creation, or one that is set by hand.
+#[derive(Clone, Debug)]
+pub struct Clock(Source);
+
+#[derive(Clone, Debug)]
+enum Source {
+    System(std::time::Instant),
+    Manual(Rc<Cell<Instant>>),
+}
 
 impl Clock {
     /// A clock that starts at zero now.
     pub fn start() -> Clock {
-        Clock(std::time::Instant::now())
+        Clock(Source::System(std::time::Instant::now()))
+    }
+
+    /// A clock that stands at `now` until it is [set](Clock::set); its clones stand with it. For simulations.
+    pub fn manual(now: Instant) -> Clock {
+        Clock(Source::Manual(Rc::new(Cell::new(now))))
+    }
+
+    /// Sets a manual clock; without effect on another.
+    pub fn set(&self, now: Instant) {
+        if let Source::Manual(time) = &self.0 {
+            time.set(now);
+        }
     }
 
     /// What time it is. One vDSO call, about 25 ns.
     // By the standard library: rustix's own way to the vDSO does not survive valgrind.
     #[inline]
     pub fn now(&self) -> Instant {
-        let passed = self.0.elapsed();
-        Instant(passed.as_secs() * 1_000_000_000 + u64::from(passed.subsec_nanos()))
+        match &self.0 {
+            Source::System(start) => {
+                let passed = start.elapsed();
+                Instant(passed.as_secs() * 1_000_000_000 + u64::from(passed.subsec_nanos()))
+            }
+            Source::Manual(time) => time.get(),
+        }
     }
 }

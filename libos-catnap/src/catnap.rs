@@ -15,7 +15,7 @@ use demi_api::token::QToken;
 use crate::config::CatnapSection;
 use crate::files::Files;
 use crate::net::Net;
-use crate::slab::Key;
+use demi_api::slab::Key;
 
 /// The POSIX libOS. See the [crate's documentation](crate).
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use std::collections::BinaryHeap;
 
 use demi_api::time::Instant;
 
-use crate::slab::Key;
+use demi_api::slab::Key;
 
 /// A heap of times. Entries are never removed early: who set one notes the time too, and ignores the others.
 #[derive(Debug, Default)]

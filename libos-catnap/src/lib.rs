@@ -21,7 +21,7 @@
 //! | `files` | regular files over io_uring |
 //! | `readiness` | the spin set and the epoll set, and why no wake-up is lost between them |
 //! | `receive` | the buffers that the kernel receives into |
-//! | `deadlines`, `slab`, `counters` | times, keys and counts |
+//! | `deadlines`, `counters` | times and counts |
 //! | `sys` | every system call |
 //!
 //! Sockets are TCP, UDP, UNIX stream and UNIX datagram. On a stream a popped array without bytes is the end;
@@ -60,7 +60,6 @@ mod files;
 mod net;
 mod readiness;
 mod receive;
-mod slab;
 mod sys;
 
 pub use catnap::Catnap;

@@ -22,9 +22,9 @@ use demi_api::error::Error;
 
 use crate::config::{CatnapSection, MAX_SPIN_QUEUES};
 use crate::counters::Counters;
-use crate::slab::Key;
 use crate::sys::Fd;
 use crate::sys::epoll::{Epoll, EventFlags, Events, Interest};
+use demi_api::slab::Key;
 
 /// Events taken from the kernel per turn.
 const EVENTS_PER_TURN: usize = 64;

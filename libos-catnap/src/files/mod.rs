@@ -23,8 +23,8 @@ use crate::config::CatnapSection;
 use crate::counters::Counters;
 use crate::deadlines::Deadlines;
 use crate::readiness::Readiness;
-use crate::slab::{Key, Slab};
 use crate::sys::{self, Finished, Held, Ring};
+use demi_api::slab::{Key, Slab};
 use file::{File, Pop, Write};
 
 /// Finished operations taken in one turn.

@@ -11,8 +11,8 @@ use demi_api::libos::Cx;
 
 use super::Net;
 use super::socket::{Socket, State};
-use crate::slab::Key;
 use crate::sys::options::abort_on_close;
+use demi_api::slab::Key;
 
 impl Net {
     pub(crate) fn close(&mut self, cx: &mut Cx<'_>, key: Key) {

@@ -14,11 +14,11 @@ use super::Net;
 use super::socket::{Connecting, Socket, State};
 use super::stream::Stream;
 use crate::catnap::Queue;
-use crate::slab::Key;
 use crate::sys::Attempt;
 use crate::sys::addr::check;
 use crate::sys::epoll::Interest;
 use crate::sys::socket::{self, Connect};
+use demi_api::slab::Key;
 
 /// Connections accepted from one listener in one turn.
 const ACCEPTS_PER_TURN: usize = 64;

@@ -15,8 +15,8 @@ use std::collections::VecDeque;
 use super::Net;
 use super::socket::{Socket, State};
 use crate::catnap::Queue;
-use crate::slab::Key;
 use crate::sys::{options, socket};
+use demi_api::slab::Key;
 
 impl Net {
     pub(crate) fn socket(

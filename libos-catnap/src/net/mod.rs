@@ -32,8 +32,8 @@ use crate::counters::Counters;
 use crate::deadlines::Deadlines;
 use crate::readiness::Readiness;
 use crate::receive::Receiver;
-use crate::slab::{Key, Slab};
 use crate::sys::epoll::Interest;
+use demi_api::slab::{Key, Slab};
 use socket::{Socket, State};
 
 /// When to try again what the kernel gives no notice of.

@@ -11,8 +11,8 @@ use super::socket::State;
 use super::stream::Pushed;
 use crate::catnap::Queue;
 use crate::receive::element;
-use crate::slab::Key;
 use crate::sys::epoll::Interest;
+use demi_api::slab::Key;
 
 impl Net {
     #[inline]

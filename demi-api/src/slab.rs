@@ -1,37 +1,42 @@
-//! Sockets and files by key: index and generation, so that an event for one that has gone finds nothing.
+//! Things by key: index and generation, so that an event for one that has gone finds nothing. For libOSes.
 
-/// Names an entry of one [`Slab`], as the kernel gives it back with an event.
+/// Names an entry of one [`Slab`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(crate) struct Key {
+pub struct Key {
     index: u32,
     generation: u32,
 }
 
 impl Key {
     /// Never the key of an entry.
-    pub(crate) const NONE: Key = Key { index: u32::MAX, generation: u32::MAX };
+    pub const NONE: Key = Key { index: u32::MAX, generation: u32::MAX };
 
-    pub(crate) fn to_u64(self) -> u64 {
+    /// The number behind the key, to be given back by a kernel or a device.
+    pub fn to_u64(self) -> u64 {
         u64::from(self.generation) << 32 | u64::from(self.index)
     }
 
-    pub(crate) fn from_u64(raw: u64) -> Key {
+    /// A key from any number: an allegation, checked at its use.
+    pub fn from_u64(raw: u64) -> Key {
         Key { index: raw as u32, generation: (raw >> 32) as u32 }
     }
 }
 
+/// Entries by [`Key`]. A place is used again under its next generation.
 #[derive(Debug)]
-pub(crate) struct Slab<T> {
+pub struct Slab<T> {
     entries: Vec<(u32, Option<T>)>,
     free: Vec<u32>,
 }
 
 impl<T> Slab<T> {
-    pub(crate) fn new() -> Slab<T> {
+    /// An empty slab.
+    pub fn new() -> Slab<T> {
         Slab { entries: Vec::new(), free: Vec::new() }
     }
 
-    pub(crate) fn insert(&mut self, value: T) -> Key {
+    /// Takes a value in and names it.
+    pub fn insert(&mut self, value: T) -> Key {
         let index = self.free.pop().unwrap_or_else(|| {
             self.entries.push((0, None));
             (self.entries.len() - 1) as u32
@@ -41,7 +46,8 @@ impl<T> Slab<T> {
         Key { index, generation: *generation }
     }
 
-    pub(crate) fn remove(&mut self, key: Key) -> Option<T> {
+    /// Takes the value out, if it is still there.
+    pub fn remove(&mut self, key: Key) -> Option<T> {
         let (generation, entry) = self.entries.get_mut(key.index as usize)?;
         if *generation != key.generation {
             return None;
@@ -52,21 +58,30 @@ impl<T> Slab<T> {
         Some(value)
     }
 
+    /// The value, if it is still there.
     #[inline]
-    pub(crate) fn get(&self, key: Key) -> Option<&T> {
+    pub fn get(&self, key: Key) -> Option<&T> {
         let (generation, entry) = self.entries.get(key.index as usize)?;
         if *generation == key.generation { entry.as_ref() } else { None }
     }
 
+    /// The value, to be changed.
     #[inline]
-    pub(crate) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
+    pub fn get_mut(&mut self, key: Key) -> Option<&mut T> {
         let (generation, entry) = self.entries.get_mut(key.index as usize)?;
         if *generation == key.generation { entry.as_mut() } else { None }
     }
 
-    pub(crate) fn drain(&mut self) -> impl Iterator<Item = T> + '_ {
+    /// Takes all values out, for good: keys of before may then name others.
+    pub fn drain(&mut self) -> impl Iterator<Item = T> + '_ {
         self.free.clear();
         self.entries.drain(..).filter_map(|(_, entry)| entry)
+    }
+}
+
+impl<T> Default for Slab<T> {
+    fn default() -> Slab<T> {
+        Slab::new()
     }
 }
 
