@@ -26,3 +26,5 @@ pub mod device;
 mod ip;
 mod tcp;
 mod timer;
+
+pub use ip::{IpConfig, RouteConfig};

@@ -107,7 +107,9 @@ impl Queue for Loopback {
 }
 
 fn deliver(ends: &mut [End], from: usize, frame: Frame) {
-    let Some(to) = frame.data.segments().first().and_then(|head| head.first_chunk::<6>().copied()) else { return };
+    let Some(to) = frame.data.segments().first().and_then(|head| head.first_chunk::<6>().copied()) else {
+        return;
+    };
     let group = to[0] & 1 == 1;
     if let Some(place) = ends.iter().position(|end| end.mac == to) {
         return arrive(&mut ends[place], frame);

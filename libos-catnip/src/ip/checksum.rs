@@ -1,0 +1,120 @@
+//! The Internet checksum (RFC 1071): one's-complement sums over slices and arrays of segments.
+//!
+//! A sum is a number whose 16-bit digits are those of the bytes in network order, folded or not; sums of parts that
+//! begin at even offsets may be added. [`fold`] brings one down to 16 bits; its complement is what goes into a header.
+
+use demi_api::sga::SgArray;
+
+/// The sum of some bytes, at most `0xffff`. An odd byte at the end counts as if a zero followed.
+#[inline]
+pub(crate) fn sum(bytes: &[u8]) -> u32 {
+    // The order of bytes within digits does not matter until the end (RFC 1071 §2 (B)), so that words are added as the
+    // machine reads them, halves apart, which leaves room for carries.
+    const LOW: u64 = 0xffff_ffff;
+    let (chunks, rest) = bytes.as_chunks::<8>();
+    let (mut low, mut high) = (0, 0);
+    for chunk in chunks {
+        let word = u64::from_ne_bytes(*chunk);
+        low += word & LOW;
+        high += word >> 32;
+    }
+    if !rest.is_empty() {
+        let mut last = [0; 8];
+        last[..rest.len()].copy_from_slice(rest);
+        let word = u64::from_ne_bytes(last);
+        low += word & LOW;
+        high += word >> 32;
+    }
+    let mut total = (low & LOW) + (low >> 32) + (high & LOW) + (high >> 32);
+    total = (total & LOW) + (total >> 32);
+    total = (total & LOW) + (total >> 32);
+    let digits = fold(total as u32);
+    u32::from(u16::from_be_bytes(digits.to_ne_bytes()))
+}
+
+/// The sum of all bytes of an array, wherever its segments are cut.
+pub(crate) fn sum_array(array: &SgArray) -> u32 {
+    let mut total = 0;
+    let mut odd = false;
+    for segment in array.segments() {
+        total += at(sum(segment), odd);
+        odd ^= segment.len() % 2 == 1;
+    }
+    u32::from(fold(total))
+}
+
+/// The sum of a part, as it counts where an odd number of bytes precedes it.
+#[inline]
+pub(crate) fn at(sum: u32, odd: bool) -> u32 {
+    if odd { u32::from(fold(sum).swap_bytes()) } else { sum }
+}
+
+/// Brings a sum down to 16 bits.
+#[inline]
+pub(crate) fn fold(sum: u32) -> u16 {
+    let sum = (sum & 0xffff) + (sum >> 16);
+    ((sum & 0xffff) + (sum >> 16)) as u16
+}
+
+/// Whether an array's checksum is right, given the sum of what else it covers.
+#[inline]
+pub(crate) fn verify(pseudo: u32, array: &SgArray) -> bool {
+    let data = match array.segments() {
+        [one] => sum(one),
+        _ => sum_array(array),
+    };
+    fold(pseudo + data) == 0xffff
+}
+
+#[cfg(test)]
+mod tests {
+    use demi_api::memalloc::{Heap, HeapConfig};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn naive(bytes: &[u8]) -> u16 {
+        let mut total = 0u64;
+        for pair in bytes.chunks(2) {
+            total += u64::from(pair[0]) << 8 | u64::from(*pair.get(1).unwrap_or(&0));
+        }
+        while total > 0xffff {
+            total = (total & 0xffff) + (total >> 16);
+        }
+        total as u16
+    }
+
+    #[test]
+    fn the_example_of_rfc_1071() {
+        assert_eq!(sum(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]), 0xddf2);
+        assert_eq!(sum(&[]), 0);
+        assert_eq!(sum(&[0xff; 65536]), 0xffff);
+    }
+
+    proptest! {
+        #[test]
+        fn sums_are_those_of_the_definition(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            prop_assert_eq!(sum(&bytes), u32::from(naive(&bytes)));
+        }
+
+        #[test]
+        fn cuts_do_not_matter(
+            bytes in proptest::collection::vec(any::<u8>(), 0..200),
+            cuts in proptest::collection::vec(0usize..200, 0..7),
+        ) {
+            let heap = Heap::new(&HeapConfig { size: 2 << 20, ..HeapConfig::default() }).unwrap();
+            let mut array = SgArray::new();
+            let mut rest = &bytes[..];
+            for cut in cuts {
+                let (part, tail) = rest.split_at(cut.min(rest.len()));
+                array.push(heap.copy_from(part).unwrap()).unwrap();
+                rest = tail;
+            }
+            array.push(heap.copy_from(rest).unwrap()).unwrap();
+            prop_assert_eq!(sum_array(&array), u32::from(naive(&bytes)));
+            let sum = naive(&bytes);
+            prop_assert!(verify(u32::from(!sum), &array));
+            prop_assert!(!verify(u32::from(!sum) ^ 1, &array));
+        }
+    }
+}
