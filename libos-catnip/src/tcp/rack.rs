@@ -1,0 +1,256 @@
+//! RACK-TLP: loss by time, and probes for the tail. RFC 8985.
+//!
+//! A segment is lost when one that was sent enough later has been delivered. Enough is a fraction of the least
+//! round-trip time, which grows while the peer reports duplicates.
+//!
+//! Not in here: the segments themselves, whose times of transmission the caller keeps, and the timers.
+
+use std::time::Duration;
+
+use demi_api::time::Instant;
+
+use super::scoreboard::Block;
+use super::seq::SeqNum;
+
+/// RFC 8985 §7.2: what the peer may hold an acknowledgment back for, unless it is known better.
+pub(crate) const MAX_ACK_DELAY: Duration = Duration::from_millis(200);
+
+/// RFC 8985 §7.2: the probe timeout while nothing was measured.
+const INITIAL_PTO: Duration = Duration::from_secs(1);
+
+/// RFC 8985 §6.2 step 4: recoveries without a duplicate, after which the window shrinks again.
+const PERSIST: u8 = 16;
+
+/// RFC 5681 §3.2: segments delivered out of order that are taken for a loss.
+pub(crate) const DUP_THRESH: u32 = 3;
+
+/// What RACK keeps of a connection: RFC 8985 §5.2.
+#[derive(Clone, Debug)]
+pub(crate) struct Rack {
+    /// When the segment was sent that was sent last of all that were delivered, and its end.
+    xmit: Instant,
+    end_seq: SeqNum,
+    /// The highest end that was delivered.
+    fack: Option<SeqNum>,
+    /// Nanoseconds; the round-trip time of that segment.
+    rtt: u64,
+    /// Nanoseconds.
+    reo_wnd: u64,
+    /// Where the round ends in which a duplicate was reported.
+    dsack_round: Option<SeqNum>,
+    /// Where the probe ends that is out: RFC 8985 §7.1.
+    tlp_end: Option<SeqNum>,
+    tlp_retransmitted: bool,
+    reo_wnd_mult: u8,
+    reo_wnd_persist: u8,
+    reordering_seen: bool,
+    /// Whether `xmit`, `end_seq` and `rtt` are of any segment.
+    delivered_any: bool,
+}
+
+const _: () = assert!(size_of::<Rack>() <= 64);
+
+/// A segment that was newly acknowledged, selectively or not.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Delivered {
+    /// When it was sent the last time.
+    pub(crate) xmit_time: Instant,
+    /// The sequence number behind it.
+    pub(crate) end_seq: SeqNum,
+    /// Whether it was sent more than once.
+    pub(crate) retransmitted: bool,
+    /// Whether the timestamp that came with the acknowledgment is older than the last transmission; false without
+    /// timestamps.
+    pub(crate) echo_is_older: bool,
+}
+
+/// What an acknowledgment says to the reordering window.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reordering {
+    pub(crate) una: SeqNum,
+    pub(crate) nxt: SeqNum,
+    /// The acknowledgment reports a duplicate: [`scoreboard::dsack`](super::scoreboard::dsack).
+    pub(crate) dsack: bool,
+    /// In fast recovery, or in that after a timeout.
+    pub(crate) in_recovery: bool,
+    /// This acknowledgment ends recovery.
+    pub(crate) exits_recovery: bool,
+    /// Segments on the scoreboard; bytes over the maximum segment size will do.
+    pub(crate) segs_sacked: u32,
+    pub(crate) min_rtt: Option<Duration>,
+    pub(crate) srtt: Option<Duration>,
+}
+
+/// What becomes of a segment that is not acknowledged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Fate {
+    /// To be retransmitted.
+    Lost,
+    /// Lost unless it is acknowledged within that time: the reordering timer.
+    After(Duration),
+    /// Nothing that was sent later has been delivered.
+    Unknown,
+}
+
+/// What an acknowledgment says of a probe.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Probe {
+    /// No probe is out, or it is still open what became of it.
+    Open,
+    /// Nothing was lost.
+    Delivered,
+    /// The probe has repaired a loss: the congestion control must react as to any.
+    Repaired,
+}
+
+impl Rack {
+    /// Before anything was delivered.
+    pub(crate) fn new() -> Rack {
+        Rack {
+            xmit: Instant::default(),
+            end_seq: SeqNum(0),
+            fack: None,
+            rtt: 0,
+            reo_wnd: 0,
+            dsack_round: None,
+            tlp_end: None,
+            tlp_retransmitted: false,
+            reo_wnd_mult: 1,
+            reo_wnd_persist: 0,
+            reordering_seen: false,
+            delivered_any: false,
+        }
+    }
+
+    /// RFC 8985 §6.2 steps 2 and 3, once for each segment that is newly acknowledged, in any order.
+    #[inline]
+    pub(crate) fn on_delivered(&mut self, segment: Delivered, now: Instant, min_rtt: Option<Duration>) {
+        let Delivered { xmit_time, end_seq, retransmitted, echo_is_older } = segment;
+        // Step 3. A retransmission that arrives late says nothing about the order on the way.
+        let fack = self.fack.unwrap_or(end_seq);
+        self.fack = Some(fack.max(end_seq));
+        self.reordering_seen |= end_seq < fack && !retransmitted;
+        // Step 2: what was acknowledged may be the transmission before the last.
+        let rtt = now.since(xmit_time);
+        if retransmitted && (echo_is_older || min_rtt.is_some_and(|least| rtt < least)) {
+            return;
+        }
+        self.rtt = nanos(rtt);
+        if !self.delivered_any || sent_after(xmit_time, end_seq, self.xmit, self.end_seq) {
+            self.delivered_any = true;
+            (self.xmit, self.end_seq) = (xmit_time, end_seq);
+        }
+    }
+
+    /// RFC 8985 §6.2 step 4, once for each acknowledgment, before the first [`is_lost`](Rack::is_lost).
+    pub(crate) fn update_reo_wnd(&mut self, ack: &Reordering) {
+        if self.dsack_round.is_some_and(|end| ack.una >= end) {
+            self.dsack_round = None;
+        }
+        if self.dsack_round.is_none() && ack.dsack {
+            self.dsack_round = Some(ack.nxt);
+            self.reo_wnd_mult = self.reo_wnd_mult.saturating_add(1);
+            self.reo_wnd_persist = PERSIST;
+        } else if ack.exits_recovery {
+            self.reo_wnd_persist = self.reo_wnd_persist.saturating_sub(1);
+            if self.reo_wnd_persist == 0 {
+                self.reo_wnd_mult = 1;
+            }
+        }
+        if !self.reordering_seen && (ack.in_recovery || ack.segs_sacked >= DUP_THRESH) {
+            self.reo_wnd = 0;
+            return;
+        }
+        let quarter = nanos(ack.min_rtt.unwrap_or_default()) / 4;
+        let window = quarter.saturating_mul(u64::from(self.reo_wnd_mult));
+        self.reo_wnd = window.min(ack.srtt.map_or(u64::MAX, nanos));
+    }
+
+    /// RFC 8985 §6.2 step 5, for a segment that is not acknowledged and was sent last at `xmit_time`.
+    #[inline]
+    pub(crate) fn is_lost(&self, xmit_time: Instant, end_seq: SeqNum, now: Instant) -> Fate {
+        if !self.delivered_any || !sent_after(self.xmit, self.end_seq, xmit_time, end_seq) {
+            return Fate::Unknown;
+        }
+        self.overdue(xmit_time, now)
+    }
+
+    /// RFC 8985 §6.3: the retransmission timer has expired. The first segment is lost in any case; the caller asks for
+    /// the others.
+    pub(crate) fn is_lost_on_rto(&self, xmit_time: Instant, now: Instant) -> bool {
+        self.overdue(xmit_time, now) == Fate::Lost
+    }
+
+    #[inline]
+    fn overdue(&self, xmit_time: Instant, now: Instant) -> Fate {
+        let deadline = xmit_time.as_nanos().saturating_add(self.rtt).saturating_add(self.reo_wnd);
+        match deadline.saturating_sub(now.as_nanos()) {
+            0 => Fate::Lost,
+            remaining => Fate::After(Duration::from_nanos(remaining)),
+        }
+    }
+
+    /// The reordering window as it is now.
+    pub(crate) fn reo_wnd(&self) -> Duration {
+        Duration::from_nanos(self.reo_wnd)
+    }
+
+    /// Whether segments have overtaken each other on this path.
+    pub(crate) fn reordering_seen(&self) -> bool {
+        self.reordering_seen
+    }
+
+    /// Whether a probe may be sent: RFC 8985 §7.3 allows one at a time.
+    pub(crate) fn may_probe(&self) -> bool {
+        self.tlp_end.is_none()
+    }
+
+    /// A probe was sent: new data, or the last segment once more. `nxt` is behind it. RFC 8985 §7.3.
+    pub(crate) fn on_probe(&mut self, nxt: SeqNum, retransmitted: bool) {
+        self.tlp_end = Some(nxt);
+        self.tlp_retransmitted = retransmitted;
+    }
+
+    /// RFC 8985 §7.4.2, for each acknowledgment. `dsack` is the duplicate that it reports; `duplicate`: it acknowledges
+    /// nothing new and carries neither data, a new window, nor a SACK option.
+    #[inline]
+    pub(crate) fn on_ack_of_probe(&mut self, ack: SeqNum, dsack: Option<Block>, duplicate: bool) -> Probe {
+        let Some(end) = self.tlp_end.filter(|&end| ack >= end) else { return Probe::Open };
+        let verdict = if !self.tlp_retransmitted || dsack.is_some_and(|(_, right)| right == end) {
+            Probe::Delivered
+        } else if ack > end {
+            Probe::Repaired
+        } else if duplicate {
+            Probe::Delivered
+        } else {
+            return Probe::Open;
+        };
+        self.tlp_end = None;
+        verdict
+    }
+
+    /// Recovery has begun, or the timer has expired: what the probe was for is known.
+    pub(crate) fn forget_probe(&mut self) {
+        self.tlp_end = None;
+    }
+}
+
+/// RFC 8985 §7.2: after how long without an acknowledgment to probe, from the last transmission; `flight` in segments.
+/// The caller takes the retransmission timer instead if that expires earlier.
+pub(crate) fn probe_timeout(srtt: Option<Duration>, flight: u32, max_ack_delay: Duration) -> Duration {
+    let Some(srtt) = srtt else { return INITIAL_PTO };
+    // A single segment may have to wait for its acknowledgment.
+    let delay = if flight <= 1 { max_ack_delay } else { Duration::ZERO };
+    srtt.saturating_mul(2).saturating_add(delay)
+}
+
+/// RFC 8985 §6.2: whether segment 1 was sent after segment 2. Those sent at the same time were sent in order.
+#[inline]
+fn sent_after(xmit1: Instant, end1: SeqNum, xmit2: Instant, end2: SeqNum) -> bool {
+    xmit1 > xmit2 || xmit1 == xmit2 && end1 > end2
+}
+
+#[inline]
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
