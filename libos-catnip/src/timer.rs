@@ -297,28 +297,13 @@ mod tests {
     #[test]
     fn timers_fire_in_order_not_early_and_at_most_a_tick_late() {
         let mut wheel = Wheel::new(nanos(0));
-        let times = [
-            1,
-            65_535,
-            65_536,
-            65_537,
-            1 << 22,
-            (1 << 22) + 1,
-            3_000_000_000,
-            60_000_000_000,
-            1 << 45,
-            1 << 62,
-        ];
+        let times = [1, 1 << 17, (1 << 22) + 1, 3_000_000_000, 60_000_000_000, 1 << 45, 1 << 62];
         for &at in times.iter().rev() {
             wheel.insert(nanos(at), at);
         }
         for &at in &times {
             assert_eq!(expire(&mut wheel, at - 1), [0; 0], "before {at}");
-            if at != 65_535 && at != 65_537 {
-                let late = expire(&mut wheel, at + TICK.as_nanos() as u64 - 1);
-                assert!(late.contains(&at), "{at} in {late:?}");
-                assert!(late.iter().all(|&fired| fired <= at + 1));
-            }
+            assert_eq!(expire(&mut wheel, at + TICK.as_nanos() as u64 - 1), [at]);
         }
         assert_eq!((wheel.len(), wheel.next_deadline()), (0, None));
     }

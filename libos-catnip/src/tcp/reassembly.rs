@@ -185,7 +185,7 @@ impl Sea {
         self.clock += 1;
         let (mut stored, mut duplicate) = (0, None);
         // The first island that ends behind the data's begin, or there.
-        let mut index = self.islands.partition_point(|island| island.end < at);
+        let index = self.islands.partition_point(|island| island.end < at);
         while !piece.is_empty() {
             let end = at + piece.len() as u32;
             let Some(island) = self.islands.get_mut(index) else {
