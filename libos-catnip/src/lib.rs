@@ -20,11 +20,18 @@
 //! | [`device`] | the seam to NICs, and those that there are |
 //! | `ip` | Ethernet, ARP and NDP, IPv4 and IPv6, ICMP, fragments, routes, address configuration |
 //! | `timer` | a timer wheel |
+//! | `udp` | RFC 768 |
 //! | `tcp` | RFC 9293 and what was added to it |
+//! | `catnip` | the [`LibOs`](demi_api::libos::LibOs): descriptors above, frames below |
 
+mod catnip;
+mod config;
 pub mod device;
 mod ip;
 mod tcp;
 mod timer;
+mod udp;
 
-pub use ip::{IpConfig, RouteConfig};
+pub use self::catnip::Catnip;
+pub use self::config::{CatnipSection, CongestionChoice, DeviceSection};
+pub use self::ip::{IpConfig, RouteConfig};

@@ -24,6 +24,7 @@ mod arp;
 pub(crate) mod checksum;
 mod config;
 mod counters;
+mod face;
 mod icmp4;
 mod limiter;
 mod mtu;
@@ -47,7 +48,7 @@ use demi_api::time::Instant;
 
 pub(crate) use self::addr::Cast;
 pub use self::config::{IpConfig, RouteConfig};
-pub(crate) use self::path::Path;
+pub(crate) use self::path::{Path, pseudo_sum};
 
 use self::addr::Cidr;
 use self::counters::Counters;

@@ -2,4 +2,5 @@
 #![forbid(unsafe_code)]
 
 mod catnap;
+mod catnip;
 mod loopback;

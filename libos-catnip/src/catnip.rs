@@ -1,0 +1,305 @@
+//! The libOS as the API sees it: descriptors above, frames below, and one turn that carries them.
+
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+use demi_api::addr::{Addr, Domain, SocketKind};
+use demi_api::desc::{QDesc, QueueTable};
+use demi_api::error::Error;
+use demi_api::libos::{Cx, LibOs, OptionName, QueueKind, SeekTo, Setup, Shutdown, SocketOption};
+use demi_api::op::{Op, Position, Step};
+use demi_api::slab::Key;
+use demi_api::time::Instant;
+use demi_api::token::QToken;
+
+use crate::config::{CatnipSection, CongestionChoice, DeviceSection};
+use crate::device::{BURST, DeviceCx, Frame, Queue as Device, Wire};
+use crate::ip::{Ip, Received};
+use crate::tcp::{self, Env, Tcp};
+use crate::udp::{self, Udp};
+
+/// Packets of the instance to itself, and errors, that are taken up in one turn.
+const INTERNAL_PER_TURN: usize = 64;
+
+/// The wire that an instance without a NIC talks to itself on.
+const OWN_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 1];
+
+/// The network libOS. See the [crate's documentation](crate).
+pub struct Catnip {
+    queues: QueueTable<Queue>,
+    tcp: Tcp,
+    udp: Udp,
+    ip: Ip,
+    device: Box<dyn Device>,
+    inbox: Vec<Frame>,
+    max_queues: usize,
+}
+
+/// What a descriptor names.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Queue {
+    Stream(Key),
+    Datagram(Key),
+}
+
+impl Catnip {
+    /// A stack over a device that the caller has made: for tests and simulations, and for devices that are not in the
+    /// configuration.
+    pub fn over(
+        setup: &Setup<'_>,
+        section: &CatnipSection,
+        device: Box<dyn Device>,
+        rng: &mut fastrand::Rng,
+    ) -> Result<Catnip, Error> {
+        let max_queues = setup.config.queues.max;
+        let algorithm = match section.congestion {
+            CongestionChoice::Cubic => tcp::Algorithm::Cubic,
+            CongestionChoice::NewReno => tcp::Algorithm::NewReno,
+        };
+        let linger = Duration::from_millis(setup.config.queues.linger_ms);
+        let defaults = tcp::defaults(true, section.send_buffer, section.recv_buffer);
+        Ok(Catnip {
+            queues: QueueTable::new(setup.tag, max_queues),
+            tcp: Tcp::new(rng, Instant::default(), defaults, algorithm, linger, section.time_wait()),
+            udp: Udp::new(rng, section.datagram_buffer),
+            ip: Ip::new(&section.ip, device.caps(), rng)?,
+            device,
+            inbox: Vec::with_capacity(BURST),
+            max_queues,
+        })
+    }
+
+    /// Hands what is to be sent to the device.
+    #[inline]
+    fn flush(&mut self, cx: &Cx<'_>) -> usize {
+        if self.ip.outbox.is_empty() {
+            return 0;
+        }
+        let device_cx = DeviceCx { heap: cx.heap, now: cx.now };
+        self.device.tx_burst(&device_cx, &mut self.ip.outbox)
+    }
+
+    fn receive(&mut self, cx: &mut Cx<'_>) -> usize {
+        let device_cx = DeviceCx { heap: cx.heap, now: cx.now };
+        let count = self.device.rx_burst(&device_cx, &mut self.inbox);
+        let mut inbox = std::mem::take(&mut self.inbox);
+        for frame in inbox.drain(..) {
+            let received = self.ip.receive(cx, frame);
+            self.dispatch(cx, received);
+        }
+        self.inbox = inbox;
+        count
+    }
+
+    #[inline]
+    fn dispatch(&mut self, cx: &mut Cx<'_>, received: Received) {
+        match received {
+            Received::Nothing => {}
+            Received::Transport(datagram) if datagram.protocol == 6 => {
+                let mut env = Env { cx, ip: &mut self.ip, queues: &mut self.queues };
+                self.tcp.receive(&mut env, datagram);
+            }
+            Received::Transport(datagram) if datagram.protocol == udp::PROTOCOL => {
+                self.udp.receive(cx, &mut self.ip, datagram);
+            }
+            // The IP layer has refused those of other protocols.
+            Received::Transport(_) => {}
+            Received::Problem(problem) if problem.protocol == 6 => {
+                let mut env = Env { cx, ip: &mut self.ip, queues: &mut self.queues };
+                self.tcp.problem(&mut env, &problem);
+            }
+            Received::Problem(problem) => self.udp.problem(cx, &problem),
+        }
+    }
+}
+
+impl LibOs for Catnip {
+    const NAME: &'static str = "catnip";
+
+    fn create(setup: Setup<'_>) -> Result<Catnip, Error> {
+        let section = CatnipSection::load(setup.config)?;
+        let device: Box<dyn Device> = match &section.device {
+            DeviceSection::Loopback => {
+                let plugged = Wire::new().plug(OWN_MAC, 1500);
+                Box::new(plugged.map_err(|errno| Error::System(errno.raw_os_error()))?)
+            }
+        };
+        let mut rng = fastrand::Rng::new();
+        Catnip::over(&setup, &section, device, &mut rng)
+    }
+
+    fn socket(&mut self, _cx: &mut Cx<'_>, domain: Domain, kind: SocketKind) -> Result<QDesc, Error> {
+        if domain == Domain::Unix {
+            return Err(Error::NotSupported("UNIX sockets: catnip speaks to networks; use catnap"));
+        }
+        if self.queues.len() >= self.max_queues {
+            return Err(Error::TooManyQueues(self.max_queues));
+        }
+        self.queues.insert(match kind {
+            SocketKind::Stream => Queue::Stream(self.tcp.socket(domain)),
+            SocketKind::Datagram => Queue::Datagram(self.udp.socket(domain)),
+        })
+    }
+
+    fn bind(&mut self, cx: &mut Cx<'_>, qd: QDesc, addr: &Addr) -> Result<(), Error> {
+        let addr = addr.inet().ok_or(Error::BadAddress)?;
+        match *self.queues.get(qd)? {
+            Queue::Stream(key) => {
+                let mut env = Env { cx, ip: &mut self.ip, queues: &mut self.queues };
+                self.tcp.bind(&mut env, key, addr)
+            }
+            Queue::Datagram(key) => self.udp.bind(&self.ip, key, addr),
+        }
+    }
+
+    fn listen(&mut self, _cx: &mut Cx<'_>, qd: QDesc, backlog: u32) -> Result<(), Error> {
+        match *self.queues.get(qd)? {
+            Queue::Stream(key) => self.tcp.listen(key, backlog),
+            Queue::Datagram(_) => Err(Error::NotSupported("listen on a datagram socket")),
+        }
+    }
+
+    fn seek(&mut self, _cx: &mut Cx<'_>, qd: QDesc, _to: SeekTo) -> Result<Position, Error> {
+        self.queues.get(qd)?;
+        Err(Error::NotSupported("seek on a socket"))
+    }
+
+    fn truncate(&mut self, _cx: &mut Cx<'_>, qd: QDesc, _position: Position) -> Result<(), Error> {
+        self.queues.get(qd)?;
+        Err(Error::NotSupported("truncate of a socket"))
+    }
+
+    fn shutdown(&mut self, cx: &mut Cx<'_>, qd: QDesc, how: Shutdown) -> Result<(), Error> {
+        match *self.queues.get(qd)? {
+            Queue::Stream(key) => {
+                let mut env = Env { cx, ip: &mut self.ip, queues: &mut self.queues };
+                self.tcp.shutdown(&mut env, key, how)?;
+                self.flush(cx);
+                Ok(())
+            }
+            Queue::Datagram(_) => Err(Error::NotSupported("shutdown of a datagram socket")),
+        }
+    }
+
+    fn close(&mut self, cx: &mut Cx<'_>, qd: QDesc) -> Result<(), Error> {
+        match self.queues.remove(qd)? {
+            Queue::Stream(key) => {
+                let mut env = Env { cx, ip: &mut self.ip, queues: &mut self.queues };
+                self.tcp.close(&mut env, key);
+                self.flush(cx);
+            }
+            Queue::Datagram(key) => self.udp.close(cx, key),
+        }
+        Ok(())
+    }
+
+    fn set_option(&mut self, _cx: &mut Cx<'_>, qd: QDesc, option: SocketOption) -> Result<(), Error> {
+        match *self.queues.get(qd)? {
+            Queue::Stream(key) => self.tcp.set_option(key, option),
+            Queue::Datagram(key) => self.udp.set_option(key, option),
+        }
+    }
+
+    fn option(&self, qd: QDesc, name: OptionName) -> Result<SocketOption, Error> {
+        match *self.queues.get(qd)? {
+            Queue::Stream(key) => self.tcp.option(key, name),
+            Queue::Datagram(key) => self.udp.option(key, name),
+        }
+    }
+
+    fn local_addr(&self, qd: QDesc) -> Result<Addr, Error> {
+        match *self.queues.get(qd)? {
+            Queue::Stream(key) => self.tcp.local_addr(key),
+            Queue::Datagram(key) => self.udp.local_addr(key),
+        }
+    }
+
+    fn peer_addr(&self, qd: QDesc) -> Result<Addr, Error> {
+        match *self.queues.get(qd)? {
+            Queue::Stream(key) => self.tcp.peer_addr(key),
+            Queue::Datagram(key) => self.udp.peer_addr(key),
+        }
+    }
+
+    fn kind(&self, qd: QDesc) -> Result<QueueKind, Error> {
+        Ok(match *self.queues.get(qd)? {
+            Queue::Stream(_) => QueueKind::Stream,
+            Queue::Datagram(_) => QueueKind::Message,
+        })
+    }
+
+    #[inline]
+    fn start(&mut self, cx: &mut Cx<'_>, token: QToken, qd: QDesc, op: &mut Op) -> Result<Step, Error> {
+        let step = match *self.queues.get(qd)? {
+            Queue::Stream(key) => {
+                let mut env = Env { cx, ip: &mut self.ip, queues: &mut self.queues };
+                self.tcp.start(&mut env, token, key, op)
+            }
+            Queue::Datagram(key) => self.udp.start(cx, &mut self.ip, token, key, op),
+        };
+        self.flush(cx);
+        step
+    }
+
+    fn cancel(&mut self, cx: &mut Cx<'_>, token: QToken, qd: QDesc) -> Result<(), Error> {
+        match self.queues.get(qd).copied() {
+            Ok(Queue::Stream(key)) => {
+                let mut env = Env { cx, ip: &mut self.ip, queues: &mut self.queues };
+                self.tcp.cancel(&mut env, token, key)
+            }
+            Ok(Queue::Datagram(key)) => self.udp.cancel(cx, token, key),
+            // Only pushes outlive their descriptor, and those are on their way.
+            Err(_) => Err(Error::NotCancellable),
+        }
+    }
+
+    #[inline]
+    fn poll(&mut self, cx: &mut Cx<'_>) -> usize {
+        let mut env = Env { cx, ip: &mut self.ip, queues: &mut self.queues };
+        let mut done = self.tcp.poll(&mut env);
+        done += self.receive(cx);
+        done += self.ip.poll(cx);
+        for _ in 0..INTERNAL_PER_TURN {
+            if !self.ip.has_internal() {
+                break;
+            }
+            let received = self.ip.next(cx);
+            self.dispatch(cx, received);
+            done += 1;
+        }
+        done += self.flush(cx);
+        self.device.reclaim();
+        done
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let all = [self.tcp.next_deadline(), self.ip.next_deadline(), self.device.next_deadline()];
+        all.into_iter().flatten().min()
+    }
+
+    fn wait_fd(&self) -> BorrowedFd<'_> {
+        self.device.wait_fd()
+    }
+
+    fn arm(&mut self, cx: &mut Cx<'_>) -> bool {
+        self.flush(cx);
+        if !self.tcp.is_quiet() || self.ip.has_internal() {
+            return false;
+        }
+        self.device.arm(&DeviceCx { heap: cx.heap, now: cx.now })
+    }
+
+    fn counters(&self, visit: &mut dyn FnMut(&'static str, u64)) {
+        self.tcp.counters.visit(visit);
+        visit("tcp_connections", self.tcp.connections() as u64);
+        self.udp.counters(visit);
+        self.ip.counters(visit);
+        self.device.counters(visit);
+    }
+}
+
+impl std::fmt::Debug for Catnip {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Catnip {{ connections: {} }}", self.tcp.connections())
+    }
+}

@@ -1,0 +1,85 @@
+//! The `[catnip]` section of the configuration.
+
+use std::time::Duration;
+
+use demi_api::config::Config;
+use demi_api::error::Error;
+use serde::Deserialize;
+
+use crate::ip::IpConfig;
+
+/// Keys of `[catnip]`, all optional but `device`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CatnipSection {
+    /// Addresses, routes and how to learn them.
+    pub ip: IpConfig,
+    /// The NIC. Default: `"loopback"`, a wire with nothing else on it.
+    pub device: DeviceSection,
+    /// Bytes that a connection's peer may send ahead of the application; default 1048576, 2048 to 1073741824.
+    pub recv_buffer: u32,
+    /// Bytes that a connection takes from small pushes before they have to wait; default 1048576, 2048 to 1073741824.
+    pub send_buffer: u32,
+    /// Bytes of datagrams that a socket keeps for the application; default 1048576.
+    pub datagram_buffer: usize,
+    /// `"cubic"` (default) or `"newreno"`.
+    pub congestion: CongestionChoice,
+    /// How long a closed connection's ports stay reserved, in ms; default 60000, at most 240000 (RFC 9293 §3.4.2 asks for
+    /// twice the time that a segment can live). A newer connection of the same peer may take them before.
+    pub time_wait_ms: u64,
+}
+
+/// Values of `catnip.congestion`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs, reason = "described at the key")]
+pub enum CongestionChoice {
+    Cubic,
+    NewReno,
+}
+
+/// `[catnip.device]`: which NIC, and its own keys.
+#[derive(Debug, Clone, PartialEq, Deserialize, Default)]
+#[serde(rename_all = "snake_case", tag = "kind", deny_unknown_fields)]
+pub enum DeviceSection {
+    /// A wire in memory: the instance can talk to itself.
+    #[default]
+    Loopback,
+}
+
+impl Default for CatnipSection {
+    fn default() -> CatnipSection {
+        CatnipSection {
+            ip: IpConfig::default(),
+            device: DeviceSection::default(),
+            recv_buffer: 1 << 20,
+            send_buffer: 1 << 20,
+            datagram_buffer: 1 << 20,
+            congestion: CongestionChoice::Cubic,
+            time_wait_ms: 60_000,
+        }
+    }
+}
+
+impl CatnipSection {
+    /// Reads and checks the section. Errors name file, line and key.
+    pub fn load(config: &Config) -> Result<CatnipSection, Error> {
+        let section: CatnipSection = config.section("catnip")?;
+        let range = |key, value: u64, low: u64, high: u64| {
+            if (low..=high).contains(&value) {
+                return Ok(());
+            }
+            Err(config.reject("catnip", key, &format!("= {value} is out of range: {low} to {high}")))
+        };
+        range("recv_buffer", section.recv_buffer.into(), 2048, 1 << 30)?;
+        range("send_buffer", section.send_buffer.into(), 2048, 1 << 30)?;
+        range("datagram_buffer", section.datagram_buffer as u64, 2048, 1 << 30)?;
+        range("time_wait_ms", section.time_wait_ms, 0, 240_000)?;
+        section.ip.check()?;
+        Ok(section)
+    }
+
+    pub(crate) fn time_wait(&self) -> Duration {
+        Duration::from_millis(self.time_wait_ms)
+    }
+}

@@ -1,0 +1,479 @@
+//! One connection: RFC 9293 §3.3.
+//!
+//! ```text
+//!            connect                                        a SYN at a listener
+//!               │                                                  │
+//!           SynSent ──── SYN, ACK ────► Established ◄──── ACK ── SynReceived
+//!               └──── SYN (simultaneous) ─────────────────────────►─┘
+//!
+//!   Established ── FIN sent ──► FinWait1 ── ACK ──► FinWait2 ── FIN ──► TimeWait ──► gone
+//!        │                         └── FIN ──► Closing ── ACK ────────────┘
+//!        └── FIN received ──► CloseWait ── FIN sent ──► LastAck ── ACK ──► gone
+//! ```
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `conn` | the state, and what the application does to it |
+//! | `input` | a segment arrives: §3.10.7 |
+//! | `output` | what is sent, and when |
+//! | `timeout` | a timer fires: §3.10.8 |
+//!
+//! Invariants: `una <= nxt`, and `flight` covers exactly what lies between. Everything the application waits for is
+//! posted exactly once; a connection that has ended has nothing pending.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use demi_api::error::Error;
+use demi_api::libos::Cx;
+use demi_api::memalloc::Buf;
+use demi_api::op::Done;
+use demi_api::sga::{MAX_SEGMENTS, SgArray};
+use demi_api::time::Instant;
+use demi_api::token::QToken;
+
+use super::congestion::Congestion;
+use super::flight::Flight;
+use super::rack::Rack;
+use super::reassembly::Reassembly;
+use super::rtt::Rtt;
+use super::send::SendBuffer;
+use super::seq::SeqNum;
+use crate::ip::{Ip, Path};
+
+/// What a connection's code works with.
+pub(crate) struct Io<'a, 'b> {
+    pub(crate) cx: &'a mut Cx<'b>,
+    pub(crate) ip: &'a mut Ip,
+    pub(crate) counters: &'a mut super::Counters,
+}
+
+/// What an application may set, inherited from the listener.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) no_delay: bool,
+    pub(crate) keep_alive: bool,
+    pub(crate) keep_idle: Duration,
+    pub(crate) keep_interval: Duration,
+    pub(crate) keep_count: u32,
+    pub(crate) user_timeout: Duration,
+    pub(crate) linger: Option<Duration>,
+    pub(crate) send_buffer: u32,
+    pub(crate) recv_buffer: u32,
+    pub(crate) max_segment: u16,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum State {
+    SynSent,
+    SynReceived,
+    Established,
+    FinWait1,
+    FinWait2,
+    CloseWait,
+    Closing,
+    LastAck,
+    TimeWait,
+    /// Nothing is left but to forget it.
+    Closed,
+}
+
+impl State {
+    /// Whether both SYNs are acknowledged.
+    pub(crate) fn is_synchronized(self) -> bool {
+        !matches!(self, State::SynSent | State::SynReceived | State::Closed)
+    }
+
+    /// Whether the peer may still send data.
+    pub(crate) fn may_receive(self) -> bool {
+        matches!(self, State::Established | State::FinWait1 | State::FinWait2)
+    }
+
+    /// Whether data, and the FIN behind it, may still be sent.
+    pub(crate) fn may_send(self) -> bool {
+        matches!(
+            self,
+            State::Established | State::CloseWait | State::FinWait1 | State::Closing | State::LastAck
+        )
+    }
+}
+
+/// The end of what is sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Fin {
+    No,
+    /// Once all data is sent.
+    Due,
+    /// With this sequence number.
+    Sent(SeqNum),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Timer {
+    /// Retransmission, tail loss probe, or reordering window, whichever it stands for.
+    Loss,
+    /// The peer's window is closed.
+    Persist,
+    DelayedAck,
+    KeepAlive,
+    /// TimeWait, FinWait2 or linger is over.
+    Linger,
+}
+
+pub(crate) const TIMERS: usize = 5;
+
+/// What the loss timer stands for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum LossTimer {
+    Retransmission,
+    /// RFC 8985 §7.
+    Probe,
+    /// RFC 8985 §6.2 step 5.
+    Reordering,
+}
+
+/// RFC 7323 §3 to §5.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Timestamps {
+    /// Added to the clock, so that it tells nobody for how long this machine has been up.
+    pub(crate) offset: u32,
+    /// TS.Recent, and when it was taken.
+    pub(crate) recent: u32,
+    pub(crate) recent_at: Instant,
+}
+
+#[derive(Debug)]
+struct Pop {
+    token: QToken,
+    limit: usize,
+}
+
+/// Data that has arrived in order and waits for a pop.
+#[derive(Debug, Default)]
+pub(crate) struct Received {
+    ready: VecDeque<Buf>,
+    /// Bytes in `ready`.
+    pub(crate) bytes: u32,
+    pops: VecDeque<Pop>,
+    /// Nothing more will arrive: the peer's FIN came, or the application wants no more.
+    pub(crate) ended: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) path: Path,
+    pub(crate) local_port: u16,
+    pub(crate) remote_port: u16,
+    pub(crate) state: State,
+
+    pub(crate) iss: SeqNum,
+    pub(crate) una: SeqNum,
+    pub(crate) nxt: SeqNum,
+    /// SND.WND, in bytes, and what it was at most.
+    pub(crate) window: u32,
+    pub(crate) max_window: u32,
+    pub(crate) wl1: SeqNum,
+    pub(crate) wl2: SeqNum,
+    /// Shift of windows that come, and of those that go: RFC 7323 §2.
+    pub(crate) send_shift: u8,
+    pub(crate) recv_shift: u8,
+    /// Most bytes of payload in one segment, options accounted for.
+    pub(crate) mss: u16,
+    pub(crate) send: SendBuffer,
+    pub(crate) flight: Flight,
+    pub(crate) fin: Fin,
+
+    pub(crate) rcv_nxt: SeqNum,
+    /// The right edge of the window that was last advertised.
+    pub(crate) rcv_right: SeqNum,
+    /// The last acknowledgement that was sent: Last.ACK.sent.
+    pub(crate) acked_to: SeqNum,
+    pub(crate) received: Received,
+    pub(crate) reassembly: Reassembly,
+    /// Where the peer's FIN stands, once it was seen.
+    pub(crate) peer_fin: Option<SeqNum>,
+    /// An acknowledgement is to be sent at the end of this burst.
+    pub(crate) ack_soon: bool,
+    /// Segments that are acknowledged without delay, as the peer is starting.
+    pub(crate) quick_acks: u8,
+
+    pub(crate) timestamps: Option<Timestamps>,
+    pub(crate) sack: bool,
+    pub(crate) ecn: bool,
+    /// ECE is echoed until the peer says CWR: RFC 3168 §6.1.3.
+    pub(crate) ece_due: bool,
+    pub(crate) cwr_due: bool,
+
+    pub(crate) congestion: Congestion,
+    pub(crate) rtt: Rtt,
+    pub(crate) rack: Rack,
+    pub(crate) duplicate_acks: u8,
+    pub(crate) retries: u8,
+    /// When the peer last acknowledged anything new, or there was nothing to acknowledge.
+    pub(crate) progress_at: Instant,
+    pub(crate) heard_at: Instant,
+
+    pub(crate) timers: [Option<Instant>; TIMERS],
+    pub(crate) loss_timer: LossTimer,
+
+    pub(crate) settings: Box<Settings>,
+    /// The handshake was completed once.
+    pub(crate) established: bool,
+    /// Who waits for the handshake.
+    pub(crate) connecting: Option<QToken>,
+    /// The application has closed its descriptor.
+    pub(crate) detached: bool,
+    /// The application wants no more data.
+    pub(crate) read_shut: bool,
+    /// Why it ended, if not in order.
+    pub(crate) error: Option<Error>,
+}
+
+/// Payloads up to this many bytes are copied next to their header, and their pushes complete at once.
+pub(crate) const COPY_THRESHOLD: usize = 512;
+
+impl Connection {
+    /// The right time for the next look at its timers.
+    #[inline]
+    pub(crate) fn next_timer(&self) -> Option<Instant> {
+        self.timers.iter().flatten().min().copied()
+    }
+
+    #[inline]
+    pub(crate) fn set_timer(&mut self, timer: Timer, at: Option<Instant>) {
+        self.timers[timer as usize] = at;
+    }
+
+    pub(crate) fn timer(&self, timer: Timer) -> Option<Instant> {
+        self.timers[timer as usize]
+    }
+
+    // --- what the application does
+
+    /// Takes a push in. `Some`: it is done.
+    #[inline]
+    pub(crate) fn push(
+        &mut self,
+        io: &mut Io<'_, '_>,
+        token: QToken,
+        sga: &mut SgArray,
+    ) -> Result<Option<Result<(), Error>>, Error> {
+        if let Some(error) = &self.error {
+            return Ok(Some(Err(error.clone())));
+        }
+        match self.state {
+            State::Established | State::CloseWait if self.fin == Fin::No => {}
+            State::SynSent | State::SynReceived => return Err(Error::NotConnected),
+            _ => return Err(Error::Closed),
+        }
+        let len = sga.len();
+        if len == 0 && !self.send.has_pushes() {
+            return Ok(Some(Ok(())));
+        }
+        let room = u64::from(self.settings.send_buffer);
+        let at_once =
+            len <= COPY_THRESHOLD && !self.send.has_pushes() && self.send.len() + len as u64 <= room;
+        if self.flight.is_empty() && self.send.unsent() == 0 {
+            self.progress_at = io.cx.now;
+            let rto = self.rtt.rto();
+            self.congestion.idle_restart(io.cx.now, rto);
+        }
+        if at_once {
+            self.send.append_done(sga);
+        } else {
+            self.send.append(sga, token);
+        }
+        self.output(io);
+        Ok(at_once.then_some(Ok(())))
+    }
+
+    /// Begins a pop. `Some`: it is done.
+    #[inline]
+    pub(crate) fn pop(
+        &mut self,
+        io: &mut Io<'_, '_>,
+        token: QToken,
+        limit: usize,
+    ) -> Result<Option<Result<SgArray, Error>>, Error> {
+        if limit == 0 {
+            return Err(Error::Invalid("a pop of at most no bytes"));
+        }
+        if matches!(self.state, State::SynSent | State::SynReceived) {
+            return Err(Error::NotConnected);
+        }
+        if self.received.pops.is_empty()
+            && let Some(result) = self.take(limit)
+        {
+            self.offer_window(io);
+            return Ok(Some(result));
+        }
+        self.received.pops.push_back(Pop { token, limit });
+        Ok(None)
+    }
+
+    /// What a pop yields now, if anything.
+    fn take(&mut self, limit: usize) -> Option<Result<SgArray, Error>> {
+        let received = &mut self.received;
+        if self.read_shut {
+            return Some(Ok(SgArray::new()));
+        }
+        if received.bytes == 0 {
+            return match &self.error {
+                Some(error) => Some(Err(error.clone())),
+                None => received.ended.then(|| Ok(SgArray::new())),
+            };
+        }
+        let mut sga = SgArray::new();
+        let mut left = limit;
+        while left > 0
+            && sga.segments().len() < MAX_SEGMENTS
+            && let Some(first) = received.ready.front_mut()
+        {
+            let part = if first.len() <= left {
+                let Some(whole) = received.ready.pop_front() else { break };
+                whole
+            } else {
+                first.split_to(left)
+            };
+            left -= part.len();
+            received.bytes -= part.len() as u32;
+            if sga.push(part).is_err() {
+                break;
+            }
+        }
+        Some(Ok(sga))
+    }
+
+    /// Takes in data that has arrived in order.
+    #[inline]
+    pub(crate) fn deliver(&mut self, payload: SgArray) {
+        for buf in payload.into_segments() {
+            if !buf.is_empty() {
+                self.received.bytes += buf.len() as u32;
+                self.received.ready.push_back(buf);
+            }
+        }
+    }
+
+    /// Serves the pops that wait.
+    #[inline]
+    pub(crate) fn serve_pops(&mut self, io: &mut Io<'_, '_>) {
+        while let Some(Pop { token, limit }) = self.received.pops.front() {
+            let (token, limit) = (*token, *limit);
+            let Some(result) = self.take(limit) else { break };
+            self.received.pops.pop_front();
+            io.cx.done.post(token, result.map(Done::Popped));
+        }
+    }
+
+    pub(crate) fn has_pops(&self) -> bool {
+        !self.received.pops.is_empty()
+    }
+
+    /// Recalls an operation. False: it is too far under way.
+    pub(crate) fn cancel(&mut self, token: QToken) -> bool {
+        if let Some(place) = self.received.pops.iter().position(|pop| pop.token == token) {
+            self.received.pops.remove(place);
+            return true;
+        }
+        self.send.recall(token)
+    }
+
+    pub(crate) fn cancel_pops(&mut self, io: &mut Io<'_, '_>) {
+        for pop in self.received.pops.drain(..) {
+            io.cx.done.post(pop.token, Err(Error::Cancelled));
+        }
+    }
+
+    /// No more pops: what arrives is thrown away.
+    pub(crate) fn shut_read(&mut self, io: &mut Io<'_, '_>) {
+        self.read_shut = true;
+        self.drop_received();
+        self.serve_pops(io);
+        self.offer_window(io);
+    }
+
+    fn drop_received(&mut self) {
+        self.received.ready.clear();
+        self.received.bytes = 0;
+    }
+
+    /// No more pushes: RFC 9293 §3.10.4.
+    pub(crate) fn shut_write(&mut self, io: &mut Io<'_, '_>) {
+        if self.fin != Fin::No {
+            return;
+        }
+        self.fin = Fin::Due;
+        self.state = match self.state {
+            State::Established => State::FinWait1,
+            State::CloseWait => State::LastAck,
+            // The FIN follows the handshake.
+            other => other,
+        };
+        self.output(io);
+    }
+
+    /// The descriptor is gone. False: so is the connection.
+    pub(crate) fn close(&mut self, io: &mut Io<'_, '_>, linger: Duration) -> bool {
+        self.detached = true;
+        self.cancel_pops(io);
+        let linger = self.settings.linger.unwrap_or(linger);
+        if self.error.is_some() || self.state == State::Closed {
+            return false;
+        }
+        if matches!(self.state, State::SynSent) {
+            return false;
+        }
+        // RFC 2525 §2.17: what was received and is not wanted was not delivered, and the peer should know.
+        if linger.is_zero() || self.received.bytes > 0 {
+            self.abort(io, &Error::ConnectionAborted);
+            return false;
+        }
+        self.read_shut = true;
+        self.shut_write(io);
+        self.set_timer(Timer::Linger, Some(io.cx.now + linger));
+        true
+    }
+
+    /// Ends the connection with a RST: RFC 9293 §3.10.5.
+    pub(crate) fn abort(&mut self, io: &mut Io<'_, '_>, error: &Error) {
+        if !matches!(self.state, State::SynSent | State::TimeWait | State::Closed) {
+            self.send_reset(io);
+        }
+        self.end(io, error.clone());
+    }
+
+    /// The connection has ended: nobody is left waiting.
+    pub(crate) fn end(&mut self, io: &mut Io<'_, '_>, error: Error) {
+        self.state = State::Closed;
+        self.send.fail(io.cx, &error);
+        self.flight.clear();
+        self.reassembly = Reassembly::default();
+        self.timers = [None; TIMERS];
+        if let Some(token) = self.connecting.take() {
+            io.cx.done.post(token, Err(error.clone()));
+        }
+        self.error.get_or_insert(error);
+        self.received.ended = true;
+        // Those that find nothing more to take learn why.
+        self.serve_pops(io);
+    }
+
+    /// Everything was delivered both ways, and it is over.
+    pub(crate) fn end_in_order(&mut self, io: &mut Io<'_, '_>) {
+        self.send.fail(io.cx, &Error::Closed);
+        self.timers = [None; TIMERS];
+        self.received.ended = true;
+        self.serve_pops(io);
+        if let Some(token) = self.connecting.take() {
+            io.cx.done.post(token, Err(Error::Cancelled));
+        }
+    }
+
+    /// Both directions are closed and acknowledged.
+    pub(crate) fn enter_time_wait(&mut self, now: Instant, time_wait: Duration) {
+        self.state = State::TimeWait;
+        self.timers = [None; TIMERS];
+        self.set_timer(Timer::Linger, Some(now + time_wait));
+    }
+}

@@ -1,0 +1,111 @@
+//! Which connection a segment is for, which local port a new one gets, and where its sequence numbers begin.
+//!
+//! The table is open to whoever can send packets: it is hashed with a key of this instance's own.
+
+use std::hash::Hasher;
+use std::net::IpAddr;
+
+use demi_api::slab::Key;
+use demi_api::time::Instant;
+use hashbrown::HashTable;
+use siphasher::sip::SipHasher13;
+
+use super::seq::SeqNum;
+
+/// The first of the dynamic ports: RFC 6335 §6.
+const FIRST_PORT: u16 = 49152;
+
+/// Both ends of a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Ends {
+    pub(crate) local: IpAddr,
+    pub(crate) remote: IpAddr,
+    pub(crate) local_port: u16,
+    pub(crate) remote_port: u16,
+}
+
+#[derive(Debug)]
+pub(crate) struct Demux {
+    table: HashTable<(Ends, Key)>,
+    keys: (u64, u64),
+    /// RFC 6528's secret, apart from that of the table.
+    secret: (u64, u64),
+    next_port: u16,
+}
+
+impl Demux {
+    pub(crate) fn new(rng: &mut fastrand::Rng) -> Demux {
+        Demux {
+            table: HashTable::new(),
+            keys: (rng.u64(..), rng.u64(..)),
+            secret: (rng.u64(..), rng.u64(..)),
+            next_port: rng.u16(FIRST_PORT..),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn find(&self, ends: &Ends) -> Option<Key> {
+        self.table.find(hash(self.keys, ends), |(other, _)| other == ends).map(|(_, key)| *key)
+    }
+
+    pub(crate) fn insert(&mut self, ends: Ends, key: Key) {
+        let keys = self.keys;
+        self.table.insert_unique(hash(keys, &ends), (ends, key), |(ends, _)| hash(keys, ends));
+    }
+
+    /// Takes the entry out, if it is this connection's.
+    pub(crate) fn remove(&mut self, ends: &Ends, key: Key) {
+        let entry = self.table.find_entry(hash(self.keys, ends), |(other, of)| other == ends && *of == key);
+        if let Ok(entry) = entry {
+            entry.remove();
+        }
+    }
+
+    /// RFC 6528 §3: a clock of 4 µs, and a number that only this instance can know for these ends.
+    pub(crate) fn initial(&self, ends: &Ends, now: Instant) -> SeqNum {
+        let ticks = (now.as_nanos() / 4000) as u32;
+        SeqNum(ticks.wrapping_add(hash(self.secret, ends) as u32))
+    }
+
+    /// The offset of a connection's timestamps: the same for the same ends, so that they rise from one connection to
+    /// the next (RFC 7323 §5.4), and without meaning for others.
+    pub(crate) fn timestamp_offset(&self, ends: &Ends) -> u32 {
+        (hash(self.secret, ends) >> 32) as u32
+    }
+
+    /// A local port that `is_free`: RFC 6056 §3.3.1, from a random one on. `None`: there is none.
+    pub(crate) fn pick_port(
+        &mut self,
+        rng: &mut fastrand::Rng,
+        mut is_free: impl FnMut(&Demux, u16) -> bool,
+    ) -> Option<u16> {
+        let count = u32::from(u16::MAX - FIRST_PORT) + 1;
+        let begin = u32::from(self.next_port - FIRST_PORT) + rng.u32(..500);
+        for step in 0..count {
+            let port = FIRST_PORT + ((begin + step) % count) as u16;
+            if is_free(self, port) {
+                self.next_port = if port == u16::MAX { FIRST_PORT } else { port + 1 };
+                return Some(port);
+            }
+        }
+        None
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.table.len()
+    }
+}
+
+#[inline]
+fn hash(keys: (u64, u64), ends: &Ends) -> u64 {
+    let mut hasher = SipHasher13::new_with_keys(keys.0, keys.1);
+    hasher.write_u32(u32::from(ends.local_port) << 16 | u32::from(ends.remote_port));
+    // The local address adds little: most instances have one.
+    for addr in [ends.remote, ends.local] {
+        match addr {
+            IpAddr::V4(addr) => hasher.write_u32(addr.to_bits()),
+            IpAddr::V6(addr) => hasher.write_u128(addr.to_bits()),
+        }
+    }
+    hasher.finish()
+}

@@ -1,0 +1,605 @@
+//! A segment arrives: RFC 9293 §3.10.7, with what RFC 5961 and RFC 7323 add to it.
+
+use std::time::Duration;
+
+use demi_api::error::Error;
+use demi_api::op::Done;
+use demi_api::sga::SgArray;
+use demi_api::time::Instant;
+
+use super::congestion::Acked;
+use super::conn::{Connection, Fin, Io, LossTimer, State, Timer};
+use super::flight::Sent;
+use super::rack::{self, Fate, Probe, Reordering};
+use super::scoreboard::dsack;
+use super::segment::{Block, Flags, Segment};
+use super::seq::SeqNum;
+
+/// RFC 7323 §5.5: TS.Recent is not to be trusted after a connection was idle for so long.
+const TIMESTAMP_AGE: Duration = Duration::from_secs(24 * 24 * 3600);
+
+/// How long an acknowledgement waits for data to go with it: RFC 9293 §3.8.6.3 allows 500 ms.
+const DELAYED_ACK: Duration = Duration::from_millis(20);
+
+/// ECN field of the IP header: congestion experienced (RFC 3168 §5).
+const CONGESTION_EXPERIENCED: u8 = 3;
+
+/// What an acknowledgement newly delivered.
+#[derive(Clone, Copy, Default)]
+struct Delivered {
+    /// Sequence numbers, acknowledged cumulatively or selectively.
+    count: u32,
+    /// When the last of them was sent that was sent once: Karn's algorithm.
+    sent_at: Option<Instant>,
+    /// What the peer got twice.
+    duplicate: Option<Block>,
+}
+
+impl Delivered {
+    #[inline]
+    fn note(&mut self, sent: &Sent) {
+        self.count += sent.len();
+        if !sent.retransmitted {
+            self.sent_at = self.sent_at.max(Some(sent.at));
+        }
+    }
+}
+
+impl Connection {
+    /// Takes a segment for this connection, whatever its state.
+    #[inline]
+    pub(crate) fn receive(&mut self, io: &mut Io<'_, '_>, mut segment: Segment, ecn: u8) {
+        match self.state {
+            State::Closed => return,
+            State::SynSent => return self.receive_in_syn_sent(io, segment),
+            _ => {}
+        }
+        // RFC 7323 §5.3 R1: before anything else.
+        if !self.passes_paws(io, &segment) {
+            return;
+        }
+        // §3.10.7.4, first: the sequence number.
+        if !self.is_acceptable(&segment) {
+            return self.refuse(io, &segment);
+        }
+        // Second: RST, as RFC 5961 §3.2 has it.
+        if segment.flags.has(Flags::RST) {
+            if segment.seq == self.rcv_nxt {
+                self.reset(io);
+            } else {
+                self.challenge(io);
+            }
+            return;
+        }
+        // Fourth: SYN, as RFC 5961 §4.2 has it.
+        if segment.flags.has(Flags::SYN) {
+            if self.state == State::SynReceived
+                && segment.seq + 1 == self.rcv_nxt
+                && !segment.flags.has(Flags::ACK)
+            {
+                return self.send_syn(io);
+            }
+            // Both ends called each other: the peer's SYN comes again with our SYN acknowledged.
+            let simultaneous = self.state == State::SynReceived && segment.seq + 1 == self.rcv_nxt;
+            if !simultaneous {
+                return self.challenge(io);
+            }
+            segment.seq += 1;
+            segment.flags.0 &= !Flags::SYN.0;
+        }
+        // Fifth: ACK.
+        if !segment.flags.has(Flags::ACK) {
+            return;
+        }
+        self.note_timestamp(io, &segment);
+        if self.state == State::SynReceived {
+            if !(self.una < segment.ack && segment.ack <= self.nxt) {
+                return self.send_reset_at(io, segment.ack);
+            }
+            self.establish(io, &segment);
+        }
+        self.heard_at = io.cx.now;
+        if ecn == CONGESTION_EXPERIENCED && self.ecn {
+            self.ece_due = true;
+        }
+        if segment.flags.has(Flags::CWR) {
+            self.ece_due = false;
+        }
+        if !self.receive_ack(io, &segment) {
+            return;
+        }
+        if self.state == State::Closed {
+            return;
+        }
+        // Seventh: the segment's text; eighth: FIN.
+        let had = self.rcv_nxt;
+        if segment.len > 0 || segment.flags.has(Flags::FIN) {
+            self.receive_text(io, segment);
+        }
+        if self.state != State::Closed {
+            self.output(io);
+            if self.rcv_nxt != had && self.acked_to != self.rcv_nxt {
+                self.plan_ack(io);
+            }
+        }
+    }
+
+    /// §3.10.7.3.
+    fn receive_in_syn_sent(&mut self, io: &mut Io<'_, '_>, segment: Segment) {
+        let acknowledges = segment.flags.has(Flags::ACK);
+        if acknowledges && (segment.ack <= self.iss || segment.ack > self.nxt) {
+            if !segment.flags.has(Flags::RST) {
+                self.send_reset_at(io, segment.ack);
+            }
+            return;
+        }
+        if segment.flags.has(Flags::RST) {
+            // RFC 5961 §3.2 does not concern SYN-SENT: only one that acknowledges the SYN counts.
+            if acknowledges {
+                self.end(io, Error::ConnectionRefused);
+            }
+            return;
+        }
+        if !segment.flags.has(Flags::SYN) {
+            return;
+        }
+        self.adopt_options(io, &segment);
+        if acknowledges {
+            // RFC 3168 §6.1.1: ECE without CWR in the SYN-ACK agrees.
+            self.ecn &= segment.flags.has(Flags::ECE) && !segment.flags.has(Flags::CWR);
+            self.establish(io, &segment);
+            self.receive_ack(io, &segment);
+        } else {
+            self.ecn &= segment.flags.has(Flags::ECE.with(Flags::CWR));
+            self.state = State::SynReceived;
+            self.flight.lose(true);
+            self.send_syn(io);
+        }
+        if segment.len > 0 && self.state == State::Established {
+            let text =
+                Segment { seq: segment.seq + 1, flags: Flags(segment.flags.0 & !Flags::SYN.0), ..segment };
+            self.receive_text(io, text);
+        }
+        if self.state == State::Established {
+            self.output(io);
+            if self.acked_to != self.rcv_nxt {
+                self.send_ack(io);
+            }
+        }
+    }
+
+    /// The peer's SYN: what both sides know how to do from now on.
+    pub(crate) fn adopt_options(&mut self, io: &mut Io<'_, '_>, segment: &Segment) {
+        let options = &segment.options;
+        self.rcv_nxt = segment.seq + 1;
+        self.acked_to = segment.seq;
+        self.rcv_right = self.rcv_nxt;
+        // RFC 9293 §3.7.1: 536 for IPv4, 1220 for IPv6, if the peer does not say.
+        let theirs = options.mss.unwrap_or(if self.path.remote().is_ipv4() { 536 } else { 1220 });
+        match (options.timestamps, &mut self.timestamps) {
+            (Some((value, _)), Some(ours)) => (ours.recent, ours.recent_at) = (value, io.cx.now),
+            _ => self.timestamps = None,
+        }
+        match options.window_scale {
+            Some(shift) => self.send_shift = shift,
+            None => (self.send_shift, self.recv_shift) = (0, 0),
+        }
+        self.sack &= options.sack_permitted;
+        self.set_mss(theirs);
+        // RFC 7323 §2.2: the window in a SYN is never scaled.
+        self.window = segment.window.into();
+        self.max_window = self.window;
+        (self.wl1, self.wl2) = (segment.seq, segment.ack);
+    }
+
+    fn establish(&mut self, io: &mut Io<'_, '_>, segment: &Segment) {
+        self.state = match self.fin {
+            Fin::No => State::Established,
+            Fin::Due | Fin::Sent(_) => State::FinWait1,
+        };
+        let shift = if segment.flags.has(Flags::SYN) { 0 } else { self.send_shift };
+        self.window = u32::from(segment.window) << shift;
+        self.max_window = self.max_window.max(self.window);
+        (self.wl1, self.wl2) = (segment.seq, segment.ack);
+        self.established = true;
+        self.progress_at = io.cx.now;
+        self.heard_at = io.cx.now;
+        self.quick_acks = super::QUICK_ACKS;
+        if self.settings.keep_alive {
+            self.set_timer(Timer::KeepAlive, Some(io.cx.now + self.settings.keep_idle));
+        }
+        if let Some(token) = self.connecting.take() {
+            io.cx.done.post(token, Ok(Done::Connected));
+        }
+    }
+
+    /// RFC 7323 §5.3, R1. A segment that lacks the option when it was agreed upon is dropped (§3.2).
+    fn passes_paws(&mut self, io: &mut Io<'_, '_>, segment: &Segment) -> bool {
+        let Some(ours) = &self.timestamps else { return true };
+        if segment.flags.has(Flags::RST) {
+            return true;
+        }
+        let Some((value, _)) = segment.options.timestamps else {
+            io.counters.without_timestamp += 1;
+            return false;
+        };
+        let old = value.wrapping_sub(ours.recent).cast_signed() < 0;
+        if old && io.cx.now - ours.recent_at < TIMESTAMP_AGE {
+            io.counters.paws_dropped += 1;
+            self.challenge(io);
+            return false;
+        }
+        true
+    }
+
+    /// RFC 7323 §4.3: TS.Recent comes from the segment that what is acknowledged next begins in.
+    #[inline]
+    fn note_timestamp(&mut self, io: &mut Io<'_, '_>, segment: &Segment) {
+        if let (Some(ours), Some((value, _))) = (&mut self.timestamps, segment.options.timestamps)
+            && segment.seq <= self.acked_to
+            && value.wrapping_sub(ours.recent).cast_signed() >= 0
+        {
+            (ours.recent, ours.recent_at) = (value, io.cx.now);
+        }
+    }
+
+    /// RFC 9293 §3.10.7.4, table 6.
+    #[inline]
+    fn is_acceptable(&self, segment: &Segment) -> bool {
+        let window = self.rcv_right - self.rcv_nxt;
+        let space = segment.space();
+        let inside = |seq: SeqNum| self.rcv_nxt <= seq && seq < self.rcv_right;
+        match (space, window) {
+            (0, 0) => segment.seq == self.rcv_nxt,
+            (0, _) => inside(segment.seq) || segment.seq == self.rcv_nxt,
+            // MUST-66: what a segment says besides its text counts though the window is closed.
+            (_, 0) => segment.seq == self.rcv_nxt,
+            _ => inside(segment.seq) || inside(segment.seq + (space - 1)),
+        }
+    }
+
+    fn refuse(&mut self, io: &mut Io<'_, '_>, segment: &Segment) {
+        if segment.flags.has(Flags::RST) {
+            return;
+        }
+        if self.state == State::SynReceived
+            && segment.flags.has(Flags::SYN)
+            && segment.seq + 1 == self.rcv_nxt
+        {
+            return self.send_syn(io);
+        }
+        // The peer did not get our last acknowledgement: §3.10.7.4, eighth, TIME-WAIT.
+        if self.state == State::TimeWait && segment.flags.has(Flags::FIN) {
+            self.enter_time_wait(io.cx.now, io.counters.time_wait);
+        }
+        // RFC 2883 §4: what comes twice is reported.
+        if segment.len > 0 && segment.seq < self.rcv_nxt {
+            self.reassembly.note_duplicate(segment.seq, segment.seq + segment.len as u32);
+            return self.send_ack(io);
+        }
+        self.challenge(io);
+    }
+
+    /// An acceptable RST.
+    fn reset(&mut self, io: &mut Io<'_, '_>) {
+        io.counters.resets_received += 1;
+        let error = match self.state {
+            State::SynReceived => Error::ConnectionRefused,
+            State::Closing | State::LastAck | State::TimeWait if self.send.len() == 0 => {
+                self.state = State::Closed;
+                return;
+            }
+            _ => Error::ConnectionReset,
+        };
+        self.end(io, error);
+    }
+
+    /// §3.10.7.4, fifth, ESTABLISHED. False: the segment is not processed further.
+    #[inline]
+    fn receive_ack(&mut self, io: &mut Io<'_, '_>, segment: &Segment) -> bool {
+        // RFC 5961 §5.2.
+        if segment.ack > self.nxt || segment.ack + self.max_window.max(1 << 16) < self.una {
+            self.challenge(io);
+            return false;
+        }
+        let before = self.una;
+        let mut delivered = Delivered::default();
+        if segment.ack > self.una {
+            self.advance(io, segment.ack, &mut delivered);
+        }
+        if self.sack && !segment.options.sacks.is_empty() {
+            self.receive_sacks(io, segment, &mut delivered);
+        }
+        let window_moved = self.update_window(segment);
+        if before == segment.ack
+            && segment.len == 0
+            && !window_moved
+            && !segment.flags.has(Flags::FIN)
+            && !self.flight.is_empty()
+        {
+            self.duplicate_acks = self.duplicate_acks.saturating_add(1);
+        } else if segment.ack > before {
+            self.duplicate_acks = 0;
+        }
+        if segment.flags.has(Flags::ECE) && self.ecn && self.state.is_synchronized() {
+            self.congestion_experienced(io);
+        }
+        if delivered.count > 0 || self.duplicate_acks > 0 {
+            self.digest(io, before, &delivered);
+        }
+        self.note_fin_acked(io);
+        true
+    }
+
+    /// SND.UNA moves forward.
+    #[inline]
+    fn advance(&mut self, io: &mut Io<'_, '_>, ack: SeqNum, delivered: &mut Delivered) {
+        let mut count = ack - self.una;
+        if self.una == self.iss {
+            count -= 1;
+        }
+        if matches!(self.fin, Fin::Sent(fin) if ack > fin && self.una <= fin) {
+            count -= 1;
+        }
+        let (rack, now, min_rtt) = (&mut self.rack, io.cx.now, self.rtt.min_rtt());
+        self.flight.ack(ack, |sent| {
+            delivered.note(sent);
+            rack.on_delivered(of(sent), now, min_rtt);
+        });
+        self.una = ack;
+        self.send.ack(io.cx, count.into());
+        self.rtt.reset_backoff();
+        self.retries = 0;
+        self.progress_at = io.cx.now;
+    }
+
+    fn receive_sacks(&mut self, io: &mut Io<'_, '_>, segment: &Segment, delivered: &mut Delivered) {
+        let blocks = &segment.options.sacks;
+        delivered.duplicate = dsack(blocks, segment.ack);
+        let (rack, now, min_rtt) = (&mut self.rack, io.cx.now, self.rtt.min_rtt());
+        self.flight.sack(&blocks[usize::from(delivered.duplicate.is_some())..], |sent| {
+            delivered.note(sent);
+            rack.on_delivered(of(sent), now, min_rtt);
+        });
+    }
+
+    /// §3.10.7.4: the send window.
+    #[inline]
+    fn update_window(&mut self, segment: &Segment) -> bool {
+        if !(self.wl1 < segment.seq || self.wl1 == segment.seq && self.wl2 <= segment.ack) {
+            return false;
+        }
+        let window = u32::from(segment.window) << self.send_shift;
+        let moved = window != self.window;
+        self.window = window;
+        self.max_window = self.max_window.max(window);
+        (self.wl1, self.wl2) = (segment.seq, segment.ack);
+        if window > 0 {
+            self.set_timer(Timer::Persist, None);
+        }
+        moved
+    }
+
+    /// What an acknowledgement says of the network.
+    fn digest(&mut self, io: &mut Io<'_, '_>, before: SeqNum, delivered: &Delivered) {
+        let now = io.cx.now;
+        let sample = delivered.sent_at.map(|at| now - at);
+        if let Some(sample) = sample {
+            self.rtt.sample(sample);
+        }
+        let in_flight = self.flight.pipe();
+        let was_recovering = self.is_recovering();
+        self.congestion.on_ack(&Acked {
+            now,
+            acked: delivered.count,
+            in_flight: in_flight + delivered.count,
+            rtt: sample,
+            srtt: self.rtt.srtt(),
+            cwnd_limited: self.congestion.cwnd() <= in_flight + delivered.count + u32::from(self.mss),
+            snd_una: self.una,
+            snd_nxt: self.nxt,
+        });
+        if self.congestion.in_recovery() {
+            self.congestion.on_delivered(delivered.count);
+        }
+        let duplicate = delivered.count == 0 && self.duplicate_acks > 0;
+        if self.rack.on_ack_of_probe(self.una, delivered.duplicate, duplicate) == Probe::Repaired
+            && !self.is_recovering()
+        {
+            // RFC 8985 §7.4.2: a loss that nothing else showed.
+            self.cwr_due |= self.congestion.on_loss(now, self.nxt - self.una, self.nxt) && self.ecn;
+            self.congestion.exit_recovery();
+        }
+        if self.sack {
+            self.rack.update_reo_wnd(&Reordering {
+                una: self.una,
+                nxt: self.nxt,
+                dsack: delivered.duplicate.is_some(),
+                in_recovery: self.is_recovering(),
+                exits_recovery: was_recovering && !self.is_recovering(),
+                segs_sacked: self.flight.sacked() / u32::from(self.mss),
+                min_rtt: self.rtt.min_rtt(),
+                srtt: self.rtt.srtt(),
+            });
+        }
+        self.detect_losses(io, self.una > before);
+        self.arm_loss_timer(io.cx.now);
+    }
+
+    /// RFC 8985 §6.2 step 5 where the peer says what it has; RFC 6582 where it does not.
+    pub(crate) fn detect_losses(&mut self, io: &mut Io<'_, '_>, advanced: bool) {
+        let now = io.cx.now;
+        let mut recheck: Option<Duration> = None;
+        let found = if self.sack {
+            let rack = &self.rack;
+            self.flight.judge(|sent| match rack.is_lost(sent.at, sent.end, now) {
+                Fate::Lost => Some(true),
+                Fate::After(left) => {
+                    recheck = recheck.max(Some(left));
+                    Some(false)
+                }
+                Fate::Unknown => None,
+            })
+        } else if self.duplicate_acks >= 3 && !self.is_recovering() || advanced && self.is_recovering() {
+            let first =
+                self.flight.first().is_some_and(|sent| !sent.lost && (advanced || !sent.retransmitted));
+            if first {
+                self.flight.lose(false);
+            }
+            first
+        } else {
+            false
+        };
+        if found && !self.is_recovering() {
+            self.enter_recovery(io);
+        }
+        if let Some(left) = recheck {
+            self.loss_timer = LossTimer::Reordering;
+            self.set_timer(Timer::Loss, Some(now + left));
+        } else if self.loss_timer == LossTimer::Reordering {
+            self.loss_timer = LossTimer::Retransmission;
+            self.set_timer(Timer::Loss, None);
+        }
+    }
+
+    #[inline]
+    pub(crate) fn is_recovering(&self) -> bool {
+        self.congestion.recovery_point().is_some()
+    }
+
+    fn enter_recovery(&mut self, io: &mut Io<'_, '_>) {
+        io.counters.recoveries += 1;
+        self.rack.forget_probe();
+        self.cwr_due |= self.congestion.on_loss(io.cx.now, self.nxt - self.una, self.nxt) && self.ecn;
+    }
+
+    /// RFC 3168 §6.1.2: once for a window of data.
+    fn congestion_experienced(&mut self, io: &mut Io<'_, '_>) {
+        self.cwr_due |= self.congestion.on_ecn(io.cx.now, self.nxt - self.una, self.una, self.nxt);
+    }
+
+    /// What depends on our FIN being acknowledged.
+    #[inline]
+    fn note_fin_acked(&mut self, io: &mut Io<'_, '_>) {
+        let Fin::Sent(fin) = self.fin else { return };
+        if self.una <= fin {
+            return;
+        }
+        match self.state {
+            State::FinWait1 => {
+                self.state = State::FinWait2;
+                if self.detached {
+                    self.set_timer(Timer::Linger, Some(io.cx.now + io.counters.fin_wait));
+                }
+            }
+            State::Closing => self.enter_time_wait(io.cx.now, io.counters.time_wait),
+            State::LastAck => self.state = State::Closed,
+            _ => {}
+        }
+    }
+
+    /// §3.10.7.4, seventh and eighth.
+    #[inline]
+    fn receive_text(&mut self, io: &mut Io<'_, '_>, mut segment: Segment) {
+        if !self.state.may_receive() {
+            // A FIN that comes again is acknowledged again.
+            return self.send_ack(io);
+        }
+        if self.detached && segment.len > 0 && segment.seq + segment.len as u32 > self.rcv_nxt {
+            // §3.6.1: data after the application has closed cannot be delivered, and the peer should know.
+            return self.abort(io, &Error::ConnectionReset);
+        }
+        if segment.flags.has(Flags::FIN) {
+            let fin = segment.seq + segment.len as u32;
+            if fin < self.rcv_right || fin == self.rcv_nxt || self.rcv_right == fin {
+                self.peer_fin.get_or_insert(fin);
+            }
+        }
+        let end = segment.seq + segment.len as u32;
+        if end > self.rcv_right {
+            let beyond = (end - self.rcv_right) as usize;
+            let keep = segment.len - beyond.min(segment.len);
+            segment.payload = segment.payload.split_to(keep);
+            segment.len = keep;
+        }
+        if segment.seq < self.rcv_nxt {
+            let old = ((self.rcv_nxt - segment.seq) as usize).min(segment.len);
+            if old > 0 {
+                self.reassembly.note_duplicate(segment.seq, segment.seq + old as u32);
+            }
+            segment.payload.advance(old);
+            segment.len -= old;
+            segment.seq = self.rcv_nxt;
+        }
+        if segment.seq == self.rcv_nxt {
+            self.receive_in_order(io, segment.payload, segment.len as u32);
+        } else if segment.len > 0 {
+            // RFC 5681 §4.2: at once, so that the sender learns of the hole.
+            self.reassembly.insert(io.cx.heap, self.rcv_nxt, segment.seq, segment.payload);
+            io.counters.out_of_order += 1;
+            return self.send_ack(io);
+        }
+        if self.peer_fin == Some(self.rcv_nxt) {
+            self.receive_fin(io);
+        }
+        self.serve_pops(io);
+    }
+
+    #[inline]
+    fn receive_in_order(&mut self, io: &mut Io<'_, '_>, payload: SgArray, len: u32) {
+        self.rcv_nxt += len;
+        if !self.read_shut {
+            self.deliver(payload);
+        }
+        if self.reassembly.is_empty() {
+            return;
+        }
+        for buf in self.reassembly.take_ready(self.rcv_nxt) {
+            self.rcv_nxt += buf.len() as u32;
+            if !self.read_shut {
+                self.deliver(buf.into());
+            }
+        }
+        // RFC 5681 §4.2: a segment that fills a hole is acknowledged at once.
+        self.send_ack(io);
+    }
+
+    fn receive_fin(&mut self, io: &mut Io<'_, '_>) {
+        self.rcv_nxt += 1;
+        self.received.ended = true;
+        match self.state {
+            State::Established => self.state = State::CloseWait,
+            // If our FIN were acknowledged, the state would be FinWait2.
+            State::FinWait1 => self.state = State::Closing,
+            State::FinWait2 => self.enter_time_wait(io.cx.now, io.counters.time_wait),
+            _ => {}
+        }
+        self.send_ack(io);
+    }
+
+    /// Sees to it that what has just arrived is acknowledged.
+    #[inline]
+    fn plan_ack(&mut self, io: &mut Io<'_, '_>) {
+        if self.rcv_nxt - self.acked_to >= 2 * u32::from(self.mss) {
+            self.ack_soon = true;
+            return;
+        }
+        if self.timer(Timer::DelayedAck).is_some() {
+            return;
+        }
+        // A sender that starts has few segments in flight, and grows by acknowledgements. Even so the application gets
+        // its turn first: it may have something to send that carries the acknowledgement.
+        let delay = if self.quick_acks > 0 { Duration::ZERO } else { DELAYED_ACK };
+        self.quick_acks = self.quick_acks.saturating_sub(1);
+        self.set_timer(Timer::DelayedAck, Some(io.cx.now + delay));
+    }
+}
+
+fn of(sent: &Sent) -> rack::Delivered {
+    rack::Delivered {
+        xmit_time: sent.at,
+        end_seq: sent.end,
+        retransmitted: sent.retransmitted,
+        echo_is_older: false,
+    }
+}

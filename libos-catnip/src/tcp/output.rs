@@ -1,0 +1,442 @@
+//! What is sent, and when: RFC 9293 §3.8.
+
+use std::time::Duration;
+
+use demi_api::sga::{MAX_SEGMENTS, SgArray};
+use demi_api::time::Instant;
+
+use super::conn::{COPY_THRESHOLD, Connection, Fin, Io, LossTimer, State, Timer};
+use super::flight::Sent;
+use super::rack::probe_timeout;
+use super::segment::{Flags, HEADER, Header, TIMESTAMPS};
+use super::seq::SeqNum;
+use crate::device::Checksum;
+use crate::ip::{Packet, checksum};
+
+/// IP protocol number.
+pub(crate) const PROTOCOL: u8 = 6;
+
+/// How long peers may hold an acknowledgement back: RFC 8985 §7.2.
+const MAX_ACK_DELAY: Duration = Duration::from_millis(200);
+
+/// ECN field of data packets: ECT(0).
+const ECN_CAPABLE: u8 = 2;
+
+/// Segments of payload that a packet refers to, at the most: one of the frame's is its header.
+const MAX_PIECES: usize = MAX_SEGMENTS - 1;
+
+/// A window below which a receiver would advertise a silly one: RFC 9293 §3.8.6.2.2.
+fn worth_offering(gain: u32, mss: u32, buffer: u32) -> bool {
+    gain >= mss.min(buffer / 2)
+}
+
+impl Connection {
+    /// Sends whatever may be sent now.
+    #[inline]
+    pub(crate) fn output(&mut self, io: &mut Io<'_, '_>) {
+        if !self.state.may_send() {
+            return;
+        }
+        if self.flight.has_lost() {
+            self.retransmit_lost(io);
+        }
+        while self.send.unsent() > 0 {
+            let len = self.sendable();
+            if len == 0 {
+                break;
+            }
+            self.send_new(io, len);
+        }
+        if self.fin == Fin::Due && self.send.unsent() == 0 {
+            self.send_fin(io);
+        }
+        if self.send.unsent() > 0 && self.flight.is_empty() && self.timer(Timer::Persist).is_none() {
+            // Nothing is under way whose acknowledgement could open the window.
+            self.set_timer(Timer::Persist, Some(io.cx.now + self.rtt.rto()));
+        }
+    }
+
+    /// How many bytes the next segment of new data may carry; 0: it has to wait.
+    #[inline]
+    fn sendable(&self) -> usize {
+        let unsent = self.send.unsent().min(u64::from(u32::MAX)) as u32;
+        let sent = self.nxt - self.una;
+        let offered = self.window.saturating_sub(sent);
+        // RFC 3042: the first two duplicate acknowledgements let a new segment out each.
+        let limited = if !self.is_recovering() && (1..3).contains(&self.duplicate_acks) {
+            u32::from(self.duplicate_acks) * u32::from(self.mss)
+        } else {
+            0
+        };
+        let allowed = self.congestion.quota(self.flight.pipe()).saturating_add(limited);
+        let mss = u32::from(self.mss);
+        let len = unsent.min(mss).min(offered).min(allowed);
+        // §3.8.6.2.1, sender's silly window avoidance, with Nagle's algorithm (§3.7.4).
+        let all = len == unsent;
+        let idle = sent == 0;
+        let worth = len == mss
+            || all && (idle || self.settings.no_delay || self.fin == Fin::Due)
+            || len > 0 && len >= self.max_window / 2 && idle;
+        if worth { len as usize } else { 0 }
+    }
+
+    #[inline]
+    fn send_new(&mut self, io: &mut Io<'_, '_>, len: usize) {
+        let at = self.nxt;
+        let last = self.send.unsent() == len as u64;
+        let with_fin = last && self.fin == Fin::Due;
+        let from = self.send.len() - self.send.unsent();
+        let flags = Flags::ACK.with_if(last, Flags::PSH).with_if(with_fin, Flags::FIN);
+        self.emit(io, at, flags, from, len);
+        self.send.note_sent(len);
+        self.congestion.on_sent(len as u32);
+        self.nxt += len as u32;
+        if with_fin {
+            self.fin = Fin::Sent(self.nxt);
+            self.nxt += 1;
+        }
+        self.flight.push(at, self.nxt, io.cx.now);
+        self.arm_loss_timer_if_idle(io.cx.now);
+    }
+
+    fn send_fin(&mut self, io: &mut Io<'_, '_>) {
+        let at = self.nxt;
+        self.emit(io, at, Flags::ACK.with(Flags::FIN), 0, 0);
+        self.fin = Fin::Sent(at);
+        self.nxt += 1;
+        self.flight.push(at, self.nxt, io.cx.now);
+        self.arm_loss_timer_if_idle(io.cx.now);
+    }
+
+    fn retransmit_lost(&mut self, io: &mut Io<'_, '_>) {
+        while let Some(sent) = self.flight.first_lost() {
+            let quota = self.congestion.quota(self.flight.pipe());
+            // RFC 6675 §5 (4.3): the first retransmission goes whatever the window.
+            let first = sent.start == self.una && !sent.retransmitted;
+            if quota < sent.len().min(self.mss.into()) && !first && self.flight.pipe() > 0 {
+                break;
+            }
+            self.retransmit(io, sent);
+        }
+    }
+
+    /// Sends a segment again, or as much of it as goes into one now.
+    pub(crate) fn retransmit(&mut self, io: &mut Io<'_, '_>, sent: Sent) {
+        io.counters.retransmitted += 1;
+        let fin = matches!(self.fin, Fin::Sent(fin) if sent.end == fin + 1);
+        let data = (sent.len() - u32::from(fin)) as usize;
+        let len = data.min(self.mss.into());
+        let with_fin = fin && len == data;
+        let base = sent.start - self.una;
+        let flags = Flags::ACK.with(Flags::PSH).with_if(with_fin, Flags::FIN);
+        self.emit(io, sent.start, flags, base.into(), len);
+        self.flight.retransmitted(sent.start, len as u32 + u32::from(with_fin), io.cx.now);
+        self.congestion.on_sent(len as u32);
+    }
+
+    /// Builds and sends one segment: `len` bytes from `from` behind the first unacknowledged one.
+    #[inline]
+    fn emit(&mut self, io: &mut Io<'_, '_>, seq: SeqNum, mut flags: Flags, from: u64, len: usize) {
+        let window = self.take_window();
+        let blocks =
+            if self.reassembly.has_blocks() { self.reassembly.sack_blocks() } else { Default::default() };
+        if self.ecn {
+            flags = flags.with_if(self.ece_due, Flags::ECE).with_if(self.cwr_due && len > 0, Flags::CWR);
+            self.cwr_due &= len == 0;
+        }
+        let header = Header {
+            from: self.local_port,
+            to: self.remote_port,
+            seq,
+            ack: self.rcv_nxt,
+            flags,
+            window,
+            mss: None,
+            window_scale: None,
+            sack_permitted: false,
+            timestamps: self.timestamps.map(|ours| (super::clock(io.cx.now, ours.offset), ours.recent)),
+            sacks: if self.sack { &blocks } else { &[] },
+        };
+        // Blocks of SACK leave less room for data.
+        let header_len = header.len();
+        let range = self.send.range(from, len);
+        let copied = if len <= COPY_THRESHOLD || range.pieces() > MAX_PIECES { len } else { 0 };
+        let headroom = self.path.headroom();
+        let Ok(mut head) = io.cx.heap.alloc(headroom + header_len + copied) else {
+            // As good as lost on the way: it will be sent again.
+            io.counters.no_memory += 1;
+            return;
+        };
+        let transport = &mut head[headroom..];
+        header.write(transport);
+        let body = if copied > 0 {
+            range.copy_to(&mut transport[header_len..]);
+            SgArray::new()
+        } else if len > 0 {
+            range.share()
+        } else {
+            SgArray::new()
+        };
+        io.counters.copied_bytes += copied as u64;
+        self.acked_to = self.rcv_nxt;
+        self.ack_soon = false;
+        self.set_timer(Timer::DelayedAck, None);
+        let ecn = if self.ecn && len > 0 { ECN_CAPABLE } else { 0 };
+        send(io, &mut self.path, head, body, ecn);
+    }
+
+    /// SEG.WND for what is sent now, and the promise that it is.
+    #[inline]
+    fn take_window(&mut self) -> u16 {
+        let free = self.settings.recv_buffer.saturating_sub(self.received.bytes);
+        let right = self.rcv_nxt + free;
+        // The right edge never moves back (§3.8.6), and forward only by what is worth it.
+        if right > self.rcv_right
+            && worth_offering(right - self.rcv_right, self.mss.into(), self.settings.recv_buffer)
+        {
+            self.rcv_right = right;
+        }
+        let window = self.rcv_right - self.rcv_nxt;
+        let scaled = window >> self.recv_shift;
+        if scaled > u32::from(u16::MAX) {
+            self.rcv_right = self.rcv_nxt + (u32::from(u16::MAX) << self.recv_shift);
+            return u16::MAX;
+        }
+        // What the shift cuts off is not promised.
+        self.rcv_right = self.rcv_nxt + (scaled << self.recv_shift);
+        scaled as u16
+    }
+
+    /// After the application has taken data: tells a peer that was held up.
+    #[inline]
+    pub(crate) fn offer_window(&mut self, io: &mut Io<'_, '_>) {
+        if !self.state.may_receive() {
+            return;
+        }
+        let free = self.settings.recv_buffer.saturating_sub(self.received.bytes);
+        let now = self.rcv_right - self.rcv_nxt;
+        // Not for every pop: when it lets the peer go on, or has doubled what it was told.
+        if free > now
+            && worth_offering(free - now, 2 * u32::from(self.mss), self.settings.recv_buffer)
+            && now < free / 2
+        {
+            self.send_ack(io);
+        }
+    }
+
+    pub(crate) fn send_ack(&mut self, io: &mut Io<'_, '_>) {
+        if matches!(self.state, State::Closed | State::SynSent) {
+            return;
+        }
+        if self.state == State::SynReceived {
+            return self.send_syn(io);
+        }
+        self.emit(io, self.nxt, Flags::ACK, 0, 0);
+    }
+
+    /// RFC 5961 §7: an acknowledgement that makes the peer say something that only it can know, at a limited rate.
+    pub(crate) fn challenge(&mut self, io: &mut Io<'_, '_>) {
+        if io.counters.may_challenge(io.cx.now) {
+            io.counters.challenges += 1;
+            self.send_ack(io);
+        }
+    }
+
+    /// The SYN, or the SYN that acknowledges the peer's; also again.
+    pub(crate) fn send_syn(&mut self, io: &mut Io<'_, '_>) {
+        let acknowledges = self.state == State::SynReceived;
+        if acknowledges {
+            self.rcv_right = self.rcv_nxt + self.settings.recv_buffer.min(u16::MAX.into());
+            self.acked_to = self.rcv_nxt;
+        }
+        let flags = Flags::SYN.with_if(acknowledges, Flags::ACK);
+        let flags = match (self.ecn, acknowledges) {
+            (false, _) => flags,
+            // RFC 3168 §6.1.1.
+            (true, false) => flags.with(Flags::ECE).with(Flags::CWR),
+            (true, true) => flags.with(Flags::ECE),
+        };
+        let (offer_shift, recent) = if acknowledges {
+            (self.send_shift > 0 || self.recv_shift > 0, self.timestamps.map_or(0, |ours| ours.recent))
+        } else {
+            (true, 0)
+        };
+        let header = Header {
+            from: self.local_port,
+            to: self.remote_port,
+            seq: self.iss,
+            ack: if acknowledges { self.rcv_nxt } else { SeqNum(0) },
+            flags,
+            window: self.settings.recv_buffer.min(u16::MAX.into()) as u16,
+            mss: Some(self.own_mss()),
+            window_scale: offer_shift.then_some(self.recv_shift),
+            sack_permitted: self.sack,
+            timestamps: self.timestamps.map(|ours| (super::clock(io.cx.now, ours.offset), recent)),
+            sacks: &[],
+        };
+        send_header(io, &mut self.path, &header);
+        let now = io.cx.now;
+        if self.flight.is_empty() {
+            self.nxt = self.iss + 1;
+            self.flight.push(self.iss, self.nxt, now);
+        } else {
+            self.flight.retransmitted(self.iss, 1, now);
+        }
+        self.loss_timer = LossTimer::Retransmission;
+        self.set_timer(Timer::Loss, Some(now + self.rtt.rto()));
+    }
+
+    pub(crate) fn send_reset(&mut self, io: &mut Io<'_, '_>) {
+        self.send_plain(io, self.nxt, Flags::RST.with(Flags::ACK));
+    }
+
+    /// §3.10.7.3 and §3.10.7.4: the RST that a bad acknowledgement gets.
+    pub(crate) fn send_reset_at(&mut self, io: &mut Io<'_, '_>, seq: SeqNum) {
+        self.send_plain(io, seq, Flags::RST);
+    }
+
+    fn send_plain(&mut self, io: &mut Io<'_, '_>, seq: SeqNum, flags: Flags) {
+        let header = Header {
+            from: self.local_port,
+            to: self.remote_port,
+            seq,
+            ack: if flags.has(Flags::ACK) { self.rcv_nxt } else { SeqNum(0) },
+            flags,
+            window: 0,
+            mss: None,
+            window_scale: None,
+            sack_permitted: false,
+            timestamps: None,
+            sacks: &[],
+        };
+        send_header(io, &mut self.path, &header);
+    }
+
+    /// One byte into a closed window: §3.8.6.1.
+    pub(crate) fn probe_window(&mut self, io: &mut Io<'_, '_>) {
+        if self.send.unsent() > 0 && self.window > self.nxt - self.una {
+            return self.output(io);
+        }
+        io.counters.window_probes += 1;
+        if self.send.unsent() > 0 && self.flight.is_empty() {
+            return self.send_new(io, 1);
+        }
+        match self.flight.first().copied() {
+            Some(first) => self.retransmit(io, first),
+            None => self.emit(io, self.nxt - 1, Flags::ACK, 0, 0),
+        }
+    }
+
+    /// A segment below the window, which the peer answers: §3.8.4.
+    pub(crate) fn probe_peer(&mut self, io: &mut Io<'_, '_>) {
+        io.counters.keepalive_probes += 1;
+        self.emit(io, self.nxt - 1, Flags::ACK, 0, 0);
+    }
+
+    // --- timers of what is sent
+
+    #[inline]
+    fn arm_loss_timer_if_idle(&mut self, now: Instant) {
+        if self.timer(Timer::Loss).is_none() || self.loss_timer == LossTimer::Probe {
+            self.arm_loss_timer(now);
+        }
+    }
+
+    /// RFC 6298 §5 and RFC 8985 §7.2: from what was just sent or acknowledged on.
+    #[inline]
+    pub(crate) fn arm_loss_timer(&mut self, now: Instant) {
+        if self.flight.is_empty() {
+            self.set_timer(Timer::Loss, None);
+            return;
+        }
+        if self.loss_timer == LossTimer::Reordering && self.timer(Timer::Loss).is_some() {
+            return;
+        }
+        let rto = self.rtt.rto();
+        let may_probe =
+            self.sack && !self.is_recovering() && self.rack.may_probe() && !self.flight.has_sacked();
+        let probe = (may_probe && self.state.is_synchronized()).then(|| {
+            let segments = self.flight.pipe().div_ceil(self.mss.into());
+            probe_timeout(self.rtt.srtt(), segments, MAX_ACK_DELAY)
+        });
+        let (kind, after) = match probe {
+            Some(after) if after < rto => (LossTimer::Probe, after),
+            _ => (LossTimer::Retransmission, rto),
+        };
+        self.loss_timer = kind;
+        self.set_timer(Timer::Loss, Some(now + after));
+    }
+
+    // --- sizes
+
+    /// The MSS option that we send: what the path takes, without IP and TCP headers (RFC 6691).
+    pub(crate) fn own_mss(&self) -> u16 {
+        let ip = if self.path.local().is_ipv4() { 20 } else { 40 };
+        let most = self.path.mtu().saturating_sub(ip + HEADER).min(u16::MAX.into()) as u16;
+        most.min(self.settings.max_segment)
+    }
+
+    /// Takes the peer's MSS, or less where the path takes less, less the options in every segment.
+    pub(crate) fn set_mss(&mut self, theirs: u16) {
+        let options = if self.timestamps.is_some() { TIMESTAMPS as u16 } else { 0 };
+        // A peer that says next to nothing would have us send next to nothing but headers.
+        self.mss = theirs.max(super::LEAST_MSS).min(self.own_mss()) - options;
+        self.congestion.set_mss(self.mss.into());
+    }
+
+    /// The path has become narrower: RFC 1191, RFC 8201.
+    pub(crate) fn path_narrowed(&mut self, io: &mut Io<'_, '_>) {
+        let options = if self.timestamps.is_some() { TIMESTAMPS as u16 } else { 0 };
+        let most = self.own_mss().saturating_sub(options);
+        if most < self.mss {
+            self.mss = most.max(super::LEAST_MSS - options);
+            self.congestion.set_mss(self.mss.into());
+            self.flight.lose(true);
+            self.output(io);
+        }
+    }
+}
+
+/// Sends a segment without payload that needs no connection's state.
+pub(crate) fn send_header(io: &mut Io<'_, '_>, path: &mut crate::ip::Path, header: &Header<'_>) {
+    let headroom = path.headroom();
+    let Ok(mut head) = io.cx.heap.alloc(headroom + header.len()) else {
+        io.counters.no_memory += 1;
+        return;
+    };
+    header.write(&mut head[headroom..]);
+    send(io, path, head, SgArray::new(), 0);
+}
+
+#[inline]
+fn send(
+    io: &mut Io<'_, '_>,
+    path: &mut crate::ip::Path,
+    mut head: demi_api::memalloc::BufMut,
+    body: SgArray,
+    ecn: u8,
+) {
+    io.counters.sent += 1;
+    let headroom = path.headroom();
+    let len = head.len() - headroom + body.len();
+    let pseudo = path.pseudo_sum(PROTOCOL, len);
+    let checksum = if io.ip.completes_checksums() {
+        head[headroom + 16..headroom + 18].copy_from_slice(&checksum::fold(pseudo).to_be_bytes());
+        Checksum::Partial { start: headroom as u16, at: headroom as u16 + 16 }
+    } else {
+        // What is in `head` is of an even length if anything follows it.
+        let mut sum = checksum::sum(&head[headroom..]) + pseudo;
+        if !body.is_empty() {
+            sum += checksum::sum_array(&body);
+        }
+        head[headroom + 16..headroom + 18].copy_from_slice(&(!checksum::fold(sum)).to_be_bytes());
+        Checksum::Unknown
+    };
+    let packet = Packet { head, body, protocol: PROTOCOL, ecn, dont_fragment: true, checksum };
+    io.ip.send(io.cx, path, packet);
+}
+
+/// Time to wait between probes of a closed window: RFC 9293 §3.8.6.1, doubled each time.
+pub(crate) fn persist_interval(rto: Duration, tries: u8) -> Duration {
+    rto.saturating_mul(1 << tries.min(16)).min(Duration::from_secs(60))
+}

@@ -1,0 +1,879 @@
+//! What the application holds, and how segments find it.
+//!
+//! Invariants: a connection is in the table of ends from its first SYN until it is closed. One that came to a listener is
+//! the listener's until it is accepted; it goes with it. What has a deadline is in the wheel, no later than that.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use demi_api::addr::{Addr, Domain};
+use demi_api::desc::QueueTable;
+use demi_api::error::Error;
+use demi_api::libos::{Cx, OptionName, Shutdown, SocketOption};
+use demi_api::op::{Done, Op, Position, Step};
+use demi_api::slab::{Key, Slab};
+use demi_api::time::Instant;
+use demi_api::token::QToken;
+
+use super::congestion::{Algorithm, Congestion};
+use super::conn::{Connection, Fin, Io, LossTimer, Received, Settings, State, TIMERS, Timestamps};
+use super::counters::Counters;
+use super::demux::{Demux, Ends};
+use super::flight::Flight;
+use super::output::{PROTOCOL, send_header};
+use super::rack::Rack;
+use super::reassembly::Reassembly;
+use super::rtt::Rtt;
+use super::segment::{Flags, Header, Segment};
+use super::send::SendBuffer;
+use super::seq::SeqNum;
+use crate::catnip::Queue;
+use crate::device::Checksum;
+use crate::ip::{Cast, Datagram, Ip, Path, Problem, ProblemKind, checksum, pseudo_sum};
+use crate::timer::{TimerId, Wheel};
+
+/// What a call into TCP works with.
+pub(crate) struct Env<'a, 'b> {
+    pub(crate) cx: &'a mut Cx<'b>,
+    pub(crate) ip: &'a mut Ip,
+    pub(crate) queues: &'a mut QueueTable<Queue>,
+}
+
+#[derive(Debug)]
+struct Fresh {
+    domain: Domain,
+    local: Option<SocketAddr>,
+    settings: Settings,
+    reuse_port: bool,
+}
+
+#[derive(Debug)]
+struct Listener {
+    local: SocketAddr,
+    settings: Settings,
+    backlog: usize,
+    /// Connections that have begun here and are not accepted.
+    children: usize,
+    ready: VecDeque<Key>,
+    accepts: VecDeque<QToken>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    conn: Box<Connection>,
+    ends: Ends,
+    /// Where it came from, until it is accepted.
+    listener: Option<Key>,
+    /// Its place in the wheel, and when that is due.
+    wheel: Option<(TimerId, Instant)>,
+    /// It is in the list of those that acknowledge at the next turn.
+    listed: bool,
+}
+
+#[derive(Debug)]
+enum Socket {
+    Fresh(Fresh),
+    Listener(Listener),
+    Connection(Entry),
+}
+
+/// All of TCP.
+#[derive(Debug)]
+pub(crate) struct Tcp {
+    sockets: Slab<Socket>,
+    demux: Demux,
+    /// Listeners, by port; few share one.
+    listeners: hashbrown::HashMap<u16, Vec<Key>, std::hash::RandomState>,
+    wheel: Wheel<Key>,
+    /// Connections that acknowledge at the beginning of the next turn.
+    soon: Vec<Key>,
+    /// Connections whose timers are being served.
+    due: Vec<Key>,
+    pub(crate) counters: Counters,
+    defaults: Settings,
+    linger: Duration,
+    algorithm: Algorithm,
+}
+
+impl Tcp {
+    pub(crate) fn new(
+        rng: &mut fastrand::Rng,
+        now: Instant,
+        defaults: Settings,
+        algorithm: Algorithm,
+        linger: Duration,
+        time_wait: Duration,
+    ) -> Tcp {
+        let counters = Counters::new(time_wait);
+        Tcp {
+            sockets: Slab::new(),
+            demux: Demux::new(rng),
+            listeners: hashbrown::HashMap::default(),
+            wheel: Wheel::new(now),
+            soon: Vec::new(),
+            due: Vec::new(),
+            counters,
+            defaults,
+            linger,
+            algorithm,
+        }
+    }
+
+    // --- the application's side
+
+    pub(crate) fn socket(&mut self, domain: Domain) -> Key {
+        let settings = self.defaults.clone();
+        self.sockets.insert(Socket::Fresh(Fresh { domain, local: None, settings, reuse_port: false }))
+    }
+
+    pub(crate) fn bind(&mut self, env: &mut Env<'_, '_>, key: Key, addr: SocketAddr) -> Result<(), Error> {
+        let Some(Socket::Fresh(fresh)) = self.sockets.get(key) else {
+            return Err(Error::Invalid("bind a socket before it listens or connects"));
+        };
+        if fresh.local.is_some() {
+            return Err(Error::Invalid("the socket is bound already"));
+        }
+        if addr.is_ipv4() != (fresh.domain == Domain::Inet) {
+            return Err(Error::BadAddress);
+        }
+        if !addr.ip().is_unspecified() && !env.ip.is_local(addr.ip()) {
+            return Err(Error::AddressNotAvailable);
+        }
+        let port = match addr.port() {
+            0 => self.pick_listening_port(env.cx.rng, addr.ip()).ok_or(Error::AddressInUse)?,
+            port if self.is_bound(addr.ip(), port) => return Err(Error::AddressInUse),
+            port => port,
+        };
+        if let Some(Socket::Fresh(fresh)) = self.sockets.get_mut(key) {
+            fresh.local = Some(SocketAddr::new(addr.ip(), port));
+        }
+        self.listeners.entry(port).or_default().push(key);
+        Ok(())
+    }
+
+    pub(crate) fn listen(&mut self, key: Key, backlog: u32) -> Result<(), Error> {
+        let socket = self.sockets.get_mut(key).ok_or(Error::BadDescriptor)?;
+        match socket {
+            Socket::Fresh(Fresh { local: Some(local), settings, .. }) => {
+                let listener = Listener {
+                    local: *local,
+                    settings: settings.clone(),
+                    backlog: (backlog as usize).clamp(1, 1 << 16),
+                    children: 0,
+                    ready: VecDeque::new(),
+                    accepts: VecDeque::new(),
+                };
+                *socket = Socket::Listener(listener);
+                Ok(())
+            }
+            Socket::Fresh(_) => Err(Error::Invalid("listen needs a bound socket")),
+            Socket::Listener(listener) => {
+                listener.backlog = (backlog as usize).clamp(1, 1 << 16);
+                Ok(())
+            }
+            Socket::Connection(_) => Err(Error::AlreadyConnected),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn start(
+        &mut self,
+        env: &mut Env<'_, '_>,
+        token: QToken,
+        key: Key,
+        op: &mut Op,
+    ) -> Result<Step, Error> {
+        if let Some(Socket::Connection(entry)) = self.sockets.get_mut(key) {
+            let mut io = Io { cx: env.cx, ip: env.ip, counters: &mut self.counters };
+            let step = match op {
+                Op::Push { sga, to: None } => entry
+                    .conn
+                    .push(&mut io, token, sga)?
+                    .map(|result| result.map(|()| Done::Pushed(Position(0)))),
+                Op::Pop { limit } => {
+                    entry.conn.pop(&mut io, token, *limit)?.map(|result| result.map(Done::Popped))
+                }
+                Op::Push { to: Some(_), .. } => {
+                    return Err(Error::Invalid("a stream has one peer: push without an address"));
+                }
+                Op::Connect(_) => return Err(Error::AlreadyConnected),
+                Op::Accept => return Err(Error::Invalid("accept needs a listening socket")),
+                Op::Flush => return Err(Error::NotSupported("flush of a socket")),
+            };
+            self.settle(env, key);
+            return Ok(step.map_or(Step::Pending, Step::Done));
+        }
+        match (self.sockets.get_mut(key).ok_or(Error::BadDescriptor)?, op) {
+            (Socket::Listener(listener), Op::Accept) => {
+                listener.accepts.push_back(token);
+                self.serve_accepts(env, key);
+                Ok(Step::Pending)
+            }
+            (Socket::Fresh(_), Op::Connect(peer)) => {
+                let peer = peer.inet().ok_or(Error::BadAddress)?;
+                self.connect(env, token, key, peer)?;
+                Ok(Step::Pending)
+            }
+            (Socket::Listener(_), Op::Connect(_)) => Err(Error::AlreadyConnected),
+            (_, Op::Accept) => Err(Error::Invalid("accept needs a listening socket")),
+            (_, Op::Flush) => Err(Error::NotSupported("flush of a socket")),
+            (_, Op::Push { .. } | Op::Pop { .. }) => Err(Error::NotConnected),
+            (Socket::Connection(_), Op::Connect(_)) => Err(Error::AlreadyConnected),
+        }
+    }
+
+    fn connect(
+        &mut self,
+        env: &mut Env<'_, '_>,
+        token: QToken,
+        key: Key,
+        peer: SocketAddr,
+    ) -> Result<(), Error> {
+        let Some(Socket::Fresh(fresh)) = self.sockets.get(key) else { return Err(Error::BadDescriptor) };
+        if peer.is_ipv4() != (fresh.domain == Domain::Inet) || peer.port() == 0 || peer.ip().is_multicast() {
+            return Err(Error::BadAddress);
+        }
+        if peer.ip().is_unspecified() || peer.ip() == IpAddr::V4(Ipv4Addr::BROADCAST) {
+            return Err(Error::BadAddress);
+        }
+        let bound = fresh.local;
+        let settings = fresh.settings.clone();
+        let local = bound.map(|addr| addr.ip()).filter(|ip| !ip.is_unspecified());
+        let path = env.ip.path(env.cx, local, peer.ip())?;
+        let mut ends =
+            Ends { local: path.local(), remote: peer.ip(), local_port: 0, remote_port: peer.port() };
+        ends.local_port = match bound {
+            Some(addr) => addr.port(),
+            None => {
+                let listeners = &self.listeners;
+                let free = |demux: &Demux, port| {
+                    !listeners.contains_key(&port) && demux.find(&Ends { local_port: port, ..ends }).is_none()
+                };
+                self.demux.pick_port(env.cx.rng, free).ok_or(Error::AddressNotAvailable)?
+            }
+        };
+        if self.demux.find(&ends).is_some() {
+            return Err(Error::AddressInUse);
+        }
+        self.unbind(key);
+        let mut conn = self.connection(env.cx, path, ends, settings);
+        conn.connecting = Some(token);
+        let mut io = Io { cx: env.cx, ip: env.ip, counters: &mut self.counters };
+        conn.send_syn(&mut io);
+        self.demux.insert(ends, key);
+        if let Some(socket) = self.sockets.get_mut(key) {
+            *socket = Socket::Connection(Entry { conn, ends, listener: None, wheel: None, listed: false });
+        }
+        self.settle(env, key);
+        Ok(())
+    }
+
+    fn connection(&self, cx: &mut Cx<'_>, path: Path, ends: Ends, settings: Settings) -> Box<Connection> {
+        let iss = self.demux.initial(&ends, cx.now);
+        // RFC 7323 §2.3: the least shift that makes the whole buffer expressible.
+        let recv_shift =
+            (0..14).find(|shift| settings.recv_buffer >> shift <= u32::from(u16::MAX)).unwrap_or(14);
+        let mut conn = Box::new(Connection {
+            path,
+            local_port: ends.local_port,
+            remote_port: ends.remote_port,
+            state: State::SynSent,
+            iss,
+            una: iss,
+            nxt: iss,
+            window: 0,
+            max_window: 0,
+            wl1: SeqNum(0),
+            wl2: SeqNum(0),
+            send_shift: 0,
+            recv_shift,
+            mss: super::LEAST_MSS,
+            send: SendBuffer::default(),
+            flight: Flight::default(),
+            fin: Fin::No,
+            rcv_nxt: SeqNum(0),
+            rcv_right: SeqNum(0),
+            acked_to: SeqNum(0),
+            received: Received::default(),
+            reassembly: Reassembly::default(),
+            peer_fin: None,
+            ack_soon: false,
+            quick_acks: 0,
+            timestamps: Some(Timestamps {
+                offset: self.demux.timestamp_offset(&ends),
+                recent: 0,
+                recent_at: cx.now,
+            }),
+            sack: true,
+            ecn: false,
+            ece_due: false,
+            cwr_due: false,
+            congestion: Congestion::new(self.algorithm, super::LEAST_MSS.into(), cx.now),
+            rtt: Rtt::new(),
+            rack: Rack::new(),
+            duplicate_acks: 0,
+            retries: 0,
+            progress_at: cx.now,
+            heard_at: cx.now,
+            timers: [None; TIMERS],
+            loss_timer: LossTimer::Retransmission,
+            settings: Box::new(settings),
+            established: false,
+            connecting: None,
+            detached: false,
+            read_shut: false,
+            error: None,
+        });
+        conn.set_mss(u16::MAX);
+        conn
+    }
+
+    pub(crate) fn cancel(&mut self, env: &mut Env<'_, '_>, token: QToken, key: Key) -> Result<(), Error> {
+        match self.sockets.get_mut(key).ok_or(Error::BadDescriptor)? {
+            Socket::Fresh(_) => return Err(Error::NotCancellable),
+            Socket::Listener(listener) => {
+                let place =
+                    listener.accepts.iter().position(|other| *other == token).ok_or(Error::NotCancellable)?;
+                listener.accepts.remove(place);
+            }
+            Socket::Connection(entry) if entry.conn.connecting == Some(token) => {
+                entry.conn.connecting = None;
+                entry.conn.state = State::Closed;
+                self.settle(env, key);
+            }
+            Socket::Connection(entry) => {
+                if !entry.conn.cancel(token) {
+                    return Err(Error::NotCancellable);
+                }
+            }
+        }
+        env.cx.done.post(token, Err(Error::Cancelled));
+        Ok(())
+    }
+
+    pub(crate) fn shutdown(&mut self, env: &mut Env<'_, '_>, key: Key, how: Shutdown) -> Result<(), Error> {
+        let Some(Socket::Connection(entry)) = self.sockets.get_mut(key) else {
+            return Err(Error::NotConnected);
+        };
+        if matches!(entry.conn.state, State::SynSent | State::SynReceived) {
+            return Err(Error::NotConnected);
+        }
+        let mut io = Io { cx: env.cx, ip: env.ip, counters: &mut self.counters };
+        if matches!(how, Shutdown::Read | Shutdown::Both) {
+            entry.conn.shut_read(&mut io);
+        }
+        if matches!(how, Shutdown::Write | Shutdown::Both) && entry.conn.state != State::Closed {
+            entry.conn.shut_write(&mut io);
+        }
+        self.settle(env, key);
+        Ok(())
+    }
+
+    /// The descriptor is gone.
+    pub(crate) fn close(&mut self, env: &mut Env<'_, '_>, key: Key) {
+        let linger = self.linger;
+        match self.sockets.get_mut(key) {
+            None => {}
+            Some(Socket::Fresh(_)) => {
+                self.unbind(key);
+                self.sockets.remove(key);
+            }
+            Some(Socket::Listener(_)) => self.close_listener(env, key),
+            Some(Socket::Connection(entry)) => {
+                let mut io = Io { cx: env.cx, ip: env.ip, counters: &mut self.counters };
+                if !entry.conn.close(&mut io, linger) {
+                    if let Some(token) = entry.conn.connecting.take() {
+                        io.cx.done.post(token, Err(Error::Cancelled));
+                    }
+                    entry.conn.state = State::Closed;
+                }
+                self.settle(env, key);
+            }
+        }
+    }
+
+    fn close_listener(&mut self, env: &mut Env<'_, '_>, key: Key) {
+        self.unbind(key);
+        let Some(Socket::Listener(listener)) = self.sockets.remove(key) else { return };
+        for token in listener.accepts {
+            env.cx.done.post(token, Err(Error::Cancelled));
+        }
+        for child in listener.ready {
+            self.abort(env, child);
+        }
+        // Those whose handshake is not over find nobody when it is, and are reset then.
+    }
+
+    fn abort(&mut self, env: &mut Env<'_, '_>, key: Key) {
+        if let Some(Socket::Connection(entry)) = self.sockets.get_mut(key) {
+            entry.conn.detached = true;
+            let mut io = Io { cx: env.cx, ip: env.ip, counters: &mut self.counters };
+            entry.conn.abort(&mut io, &Error::ConnectionAborted);
+            self.settle(env, key);
+        }
+    }
+
+    pub(crate) fn local_addr(&self, key: Key) -> Result<Addr, Error> {
+        match self.sockets.get(key).ok_or(Error::BadDescriptor)? {
+            Socket::Fresh(fresh) => {
+                let any: IpAddr = match fresh.domain {
+                    Domain::Inet => Ipv4Addr::UNSPECIFIED.into(),
+                    Domain::Inet6 | Domain::Unix => Ipv6Addr::UNSPECIFIED.into(),
+                };
+                Ok(fresh.local.unwrap_or(SocketAddr::new(any, 0)).into())
+            }
+            Socket::Listener(listener) => Ok(listener.local.into()),
+            Socket::Connection(entry) => Ok(SocketAddr::new(entry.ends.local, entry.ends.local_port).into()),
+        }
+    }
+
+    pub(crate) fn peer_addr(&self, key: Key) -> Result<Addr, Error> {
+        match self.sockets.get(key).ok_or(Error::BadDescriptor)? {
+            Socket::Connection(entry) if entry.conn.state.is_synchronized() => Ok(peer(&entry.ends)),
+            Socket::Fresh(_) | Socket::Listener(_) | Socket::Connection(_) => Err(Error::NotConnected),
+        }
+    }
+
+    pub(crate) fn set_option(&mut self, key: Key, option: SocketOption) -> Result<(), Error> {
+        let socket = self.sockets.get_mut(key).ok_or(Error::BadDescriptor)?;
+        let settings = match socket {
+            Socket::Fresh(Fresh { settings, reuse_port, .. }) => {
+                if let SocketOption::ReusePort(on) = option {
+                    *reuse_port = on;
+                    return Ok(());
+                }
+                settings
+            }
+            Socket::Listener(listener) => &mut listener.settings,
+            Socket::Connection(entry) => &mut *entry.conn.settings,
+        };
+        match option {
+            SocketOption::Linger(time) => settings.linger = time,
+            SocketOption::KeepAlive(on) => settings.keep_alive = on,
+            SocketOption::KeepIdle(time) => settings.keep_idle = time.max(Duration::from_secs(1)),
+            SocketOption::KeepInterval(time) => settings.keep_interval = time.max(Duration::from_secs(1)),
+            SocketOption::KeepCount(count) => settings.keep_count = count.max(1),
+            SocketOption::SendBuffer(bytes) => settings.send_buffer = bytes.clamp(2048, 1 << 30) as u32,
+            SocketOption::RecvBuffer(bytes) => settings.recv_buffer = bytes.clamp(2048, 1 << 30) as u32,
+            SocketOption::NoDelay(on) => settings.no_delay = on,
+            SocketOption::MaxSegment(bytes) => {
+                settings.max_segment = bytes.clamp(super::LEAST_MSS.into(), u16::MAX.into()) as u16;
+            }
+            SocketOption::UserTimeout(time) => {
+                settings.user_timeout = if time.is_zero() { self.defaults.user_timeout } else { time };
+            }
+            // Old connections never keep an address: RFC 6191 and RFC 9293 §3.6.1.
+            SocketOption::ReuseAddr(_) => {}
+            _ => return Err(Error::NotSupported("this option on a stream socket of catnip")),
+        }
+        Ok(())
+    }
+
+    pub(crate) fn option(&self, key: Key, name: OptionName) -> Result<SocketOption, Error> {
+        let settings = match self.sockets.get(key).ok_or(Error::BadDescriptor)? {
+            Socket::Fresh(fresh) => &fresh.settings,
+            Socket::Listener(listener) => &listener.settings,
+            Socket::Connection(entry) => &*entry.conn.settings,
+        };
+        Ok(match name {
+            OptionName::Linger => SocketOption::Linger(settings.linger),
+            OptionName::KeepAlive => SocketOption::KeepAlive(settings.keep_alive),
+            OptionName::KeepIdle => SocketOption::KeepIdle(settings.keep_idle),
+            OptionName::KeepInterval => SocketOption::KeepInterval(settings.keep_interval),
+            OptionName::KeepCount => SocketOption::KeepCount(settings.keep_count),
+            OptionName::SendBuffer => SocketOption::SendBuffer(settings.send_buffer as usize),
+            OptionName::RecvBuffer => SocketOption::RecvBuffer(settings.recv_buffer as usize),
+            OptionName::NoDelay => SocketOption::NoDelay(settings.no_delay),
+            OptionName::MaxSegment => SocketOption::MaxSegment(settings.max_segment.into()),
+            OptionName::UserTimeout => SocketOption::UserTimeout(settings.user_timeout),
+            OptionName::ReuseAddr => SocketOption::ReuseAddr(true),
+            _ => return Err(Error::NotSupported("this option on a stream socket of catnip")),
+        })
+    }
+
+    // --- the network's side
+
+    /// A segment arrives.
+    #[inline]
+    pub(crate) fn receive(&mut self, env: &mut Env<'_, '_>, datagram: Datagram) {
+        self.counters.received += 1;
+        // MUST-57: nothing that was sent to several is answered.
+        if datagram.cast != Cast::Unicast {
+            return;
+        }
+        if datagram.checksum == Checksum::Unknown {
+            let pseudo = pseudo_sum(datagram.local, datagram.remote, PROTOCOL, datagram.data.len());
+            if !checksum::verify(pseudo, &datagram.data) {
+                self.counters.bad_checksum += 1;
+                return;
+            }
+        }
+        let Some(segment) = Segment::parse(datagram.data) else {
+            self.counters.malformed += 1;
+            return;
+        };
+        let ends = Ends {
+            local: datagram.local,
+            remote: datagram.remote,
+            local_port: segment.to,
+            remote_port: segment.from,
+        };
+        if let Some(key) = self.demux.find(&ends)
+            && let Some(Socket::Connection(entry)) = self.sockets.get_mut(key)
+        {
+            if !may_reuse(&entry.conn, &segment) {
+                let before = entry.conn.state;
+                let mut io = Io { cx: env.cx, ip: env.ip, counters: &mut self.counters };
+                entry.conn.receive(&mut io, segment, datagram.ecn);
+                if before == State::SynReceived && entry.conn.state.is_synchronized() {
+                    self.handshake_over(env, key);
+                }
+                return self.settle(env, key);
+            }
+            // RFC 9293 §3.6.1, MAY-2, and RFC 6191: a new incarnation of a connection in TIME-WAIT.
+            entry.conn.state = State::Closed;
+            self.settle(env, key);
+        }
+        self.receive_for_nobody(env, ends, segment);
+    }
+
+    /// RFC 9293 §3.10.7.1 and §3.10.7.2: a segment for no connection.
+    fn receive_for_nobody(&mut self, env: &mut Env<'_, '_>, ends: Ends, segment: Segment) {
+        if segment.flags.has(Flags::RST) {
+            return;
+        }
+        if segment.flags.has(Flags::SYN)
+            && !segment.flags.has(Flags::ACK)
+            && let Some(listener) = self.listener(ends.local, ends.local_port)
+        {
+            return self.receive_syn(env, listener, ends, &segment);
+        }
+        self.send_reset(env, &ends, &segment);
+    }
+
+    fn send_reset(&mut self, env: &mut Env<'_, '_>, ends: &Ends, segment: &Segment) {
+        let Ok(mut path) = env.ip.path(env.cx, Some(ends.local), ends.remote) else { return };
+        let (seq, ack, flags) = if segment.flags.has(Flags::ACK) {
+            (segment.ack, SeqNum(0), Flags::RST)
+        } else {
+            (SeqNum(0), segment.seq + segment.space(), Flags::RST.with(Flags::ACK))
+        };
+        let header = Header {
+            from: ends.local_port,
+            to: ends.remote_port,
+            seq,
+            ack,
+            flags,
+            window: 0,
+            mss: None,
+            window_scale: None,
+            sack_permitted: false,
+            timestamps: None,
+            sacks: &[],
+        };
+        self.counters.resets_sent += 1;
+        let mut io = Io { cx: env.cx, ip: env.ip, counters: &mut self.counters };
+        send_header(&mut io, &mut path, &header);
+    }
+
+    fn receive_syn(&mut self, env: &mut Env<'_, '_>, key: Key, ends: Ends, segment: &Segment) {
+        let Some(Socket::Listener(listener)) = self.sockets.get_mut(key) else { return };
+        if listener.children >= listener.backlog {
+            self.counters.backlog_full += 1;
+            return;
+        }
+        let settings = listener.settings.clone();
+        let Ok(path) = env.ip.path(env.cx, Some(ends.local), ends.remote) else { return };
+        listener.children += 1;
+        let mut conn = self.connection(env.cx, path, ends, settings);
+        conn.state = State::SynReceived;
+        let mut io = Io { cx: env.cx, ip: env.ip, counters: &mut self.counters };
+        conn.adopt_options(&mut io, segment);
+        conn.send_syn(&mut io);
+        let entry = Entry { conn, ends, listener: Some(key), wheel: None, listed: false };
+        let child = self.sockets.insert(Socket::Connection(entry));
+        self.demux.insert(ends, child);
+        self.settle(env, child);
+    }
+
+    /// A connection that came to a listener is established.
+    fn handshake_over(&mut self, env: &mut Env<'_, '_>, child: Key) {
+        let Some(Socket::Connection(entry)) = self.sockets.get(child) else { return };
+        let Some(key) = entry.listener else { return };
+        match self.sockets.get_mut(key) {
+            Some(Socket::Listener(listener)) => {
+                listener.ready.push_back(child);
+                self.serve_accepts(env, key);
+            }
+            _ => self.abort(env, child),
+        }
+    }
+
+    fn serve_accepts(&mut self, env: &mut Env<'_, '_>, key: Key) {
+        while let Some(Socket::Listener(listener)) = self.sockets.get_mut(key) {
+            let (Some(child), Some(token)) =
+                (listener.ready.front().copied(), listener.accepts.front().copied())
+            else {
+                return;
+            };
+            // One that has ended meanwhile is still handed out: what it received can be popped.
+            let Some(Socket::Connection(entry)) = self.sockets.get_mut(child) else {
+                self.drop_first_ready(key);
+                continue;
+            };
+            let done = match env.queues.insert(Queue::Stream(child)) {
+                Ok(qd) => {
+                    entry.listener = None;
+                    Ok(Done::Accepted { qd, peer: peer(&entry.ends) })
+                }
+                Err(error) => Err(error),
+            };
+            let Some(Socket::Listener(listener)) = self.sockets.get_mut(key) else { return };
+            listener.accepts.pop_front();
+            if done.is_ok() {
+                listener.ready.pop_front();
+                listener.children -= 1;
+            }
+            env.cx.done.post(token, done);
+        }
+    }
+
+    fn drop_first_ready(&mut self, key: Key) {
+        if let Some(Socket::Listener(listener)) = self.sockets.get_mut(key) {
+            listener.ready.pop_front();
+            listener.children -= 1;
+        }
+    }
+
+    /// An ICMP error about a segment of ours.
+    pub(crate) fn problem(&mut self, env: &mut Env<'_, '_>, problem: &Problem) {
+        let quoted = problem.quoted;
+        let ends = Ends {
+            local: problem.local,
+            remote: problem.remote,
+            local_port: u16::from_be_bytes([quoted[0], quoted[1]]),
+            remote_port: u16::from_be_bytes([quoted[2], quoted[3]]),
+        };
+        let seq = SeqNum(u32::from_be_bytes([quoted[4], quoted[5], quoted[6], quoted[7]]));
+        let Some(key) = self.demux.find(&ends) else { return };
+        let Some(Socket::Connection(entry)) = self.sockets.get_mut(key) else { return };
+        let conn = &mut entry.conn;
+        // RFC 5927 §4.1: about something that is under way, or whoever sent it is guessing.
+        if !(conn.una <= seq && seq < conn.nxt) {
+            return;
+        }
+        let mut io = Io { cx: env.cx, ip: env.ip, counters: &mut self.counters };
+        match problem.kind {
+            ProblemKind::TooBig(_) => {
+                io.ip.learn_mtu(io.cx.now, problem);
+                let _ = io.ip.refresh(io.cx, &mut conn.path);
+                conn.path_narrowed(&mut io);
+            }
+            // RFC 9293 §3.9.2.2: soft errors but for a connection that has not begun (RFC 5461 §4).
+            ProblemKind::Unreachable(_) | ProblemKind::TimeExceeded => {
+                if conn.state == State::SynSent {
+                    let error =
+                        if problem.is_refusal() { Error::ConnectionRefused } else { Error::Unreachable };
+                    conn.end(&mut io, error);
+                }
+            }
+        }
+        self.settle(env, key);
+    }
+
+    // --- time
+
+    /// Sends the acknowledgements that have waited for this turn, and serves timers that are due.
+    #[inline]
+    pub(crate) fn poll(&mut self, env: &mut Env<'_, '_>) -> usize {
+        let mut done = 0;
+        while let Some(key) = self.soon.pop() {
+            let Some(Socket::Connection(entry)) = self.sockets.get_mut(key) else { continue };
+            entry.listed = false;
+            if std::mem::take(&mut entry.conn.ack_soon) && entry.conn.acked_to != entry.conn.rcv_nxt {
+                let mut io = Io { cx: env.cx, ip: env.ip, counters: &mut self.counters };
+                entry.conn.send_ack(&mut io);
+                done += 1;
+            }
+        }
+        if self.wheel.next_deadline().is_some_and(|at| at <= env.cx.now) {
+            done += self.run_timers(env);
+        }
+        done
+    }
+
+    #[cold]
+    fn run_timers(&mut self, env: &mut Env<'_, '_>) -> usize {
+        let mut due = std::mem::take(&mut self.due);
+        self.wheel.expire(env.cx.now, |key| due.push(key));
+        let count = due.len();
+        for key in due.drain(..) {
+            let Some(Socket::Connection(entry)) = self.sockets.get_mut(key) else { continue };
+            entry.wheel = None;
+            let mut io = Io { cx: env.cx, ip: env.ip, counters: &mut self.counters };
+            entry.conn.run_timers(&mut io);
+            self.settle(env, key);
+        }
+        self.due = due;
+        count
+    }
+
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        self.wheel.next_deadline()
+    }
+
+    /// Nothing waits for the next turn.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.soon.is_empty()
+    }
+
+    /// After anything was done to a connection: its timers, its acknowledgements, its end.
+    #[inline]
+    fn settle(&mut self, env: &mut Env<'_, '_>, key: Key) {
+        let Some(Socket::Connection(entry)) = self.sockets.get_mut(key) else { return };
+        if entry.conn.state == State::Closed {
+            return self.ended(env, key);
+        }
+        if entry.conn.ack_soon && !std::mem::replace(&mut entry.listed, true) {
+            self.soon.push(key);
+        }
+        // The wheel may call too early, which costs little, but never too late.
+        let Some(at) = entry.conn.next_timer() else { return };
+        match entry.wheel {
+            Some((_, set)) if set <= at => {}
+            Some((id, _)) => {
+                self.wheel.cancel(id);
+                entry.wheel = Some((self.wheel.insert(at, key), at));
+            }
+            None => entry.wheel = Some((self.wheel.insert(at, key), at)),
+        }
+    }
+
+    #[cold]
+    fn ended(&mut self, env: &mut Env<'_, '_>, key: Key) {
+        let Some(Socket::Connection(entry)) = self.sockets.get_mut(key) else { return };
+        if entry.conn.error.is_none() {
+            let mut io = Io { cx: env.cx, ip: env.ip, counters: &mut self.counters };
+            entry.conn.end_in_order(&mut io);
+        }
+        let (ends, wheel, detached, listener) =
+            (entry.ends, entry.wheel.take(), entry.conn.detached, entry.listener);
+        self.forget(key, &ends, wheel);
+        match listener {
+            // It was never established, or its listener has it still.
+            Some(listener) => {
+                let Some(Socket::Listener(listener)) = self.sockets.get_mut(listener) else {
+                    self.sockets.remove(key);
+                    return;
+                };
+                if !listener.ready.contains(&key) {
+                    listener.children -= 1;
+                    self.sockets.remove(key);
+                }
+            }
+            None if detached => drop(self.sockets.remove(key)),
+            // It can be tried again.
+            None => self.renew(key),
+        }
+    }
+
+    /// Makes a connection that never came about a fresh socket.
+    fn renew(&mut self, key: Key) {
+        let Some(socket) = self.sockets.get_mut(key) else { return };
+        if let Socket::Connection(entry) = socket
+            && !entry.conn.established
+        {
+            *socket = Socket::Fresh(Fresh {
+                domain: if entry.ends.local.is_ipv4() { Domain::Inet } else { Domain::Inet6 },
+                local: None,
+                settings: (*entry.conn.settings).clone(),
+                reuse_port: false,
+            });
+        }
+    }
+
+    fn forget(&mut self, key: Key, ends: &Ends, wheel: Option<(TimerId, Instant)>) {
+        self.demux.remove(ends, key);
+        if let Some((id, _)) = wheel {
+            self.wheel.cancel(id);
+        }
+    }
+
+    // --- ports
+
+    fn unbind(&mut self, key: Key) {
+        let port = match self.sockets.get(key) {
+            Some(Socket::Fresh(Fresh { local: Some(local), .. })) => local.port(),
+            Some(Socket::Listener(listener)) => listener.local.port(),
+            _ => return,
+        };
+        if let Some(keys) = self.listeners.get_mut(&port) {
+            keys.retain(|other| *other != key);
+            if keys.is_empty() {
+                self.listeners.remove(&port);
+            }
+        }
+    }
+
+    fn bound_at(&self, key: Key) -> Option<SocketAddr> {
+        match self.sockets.get(key)? {
+            Socket::Fresh(fresh) => fresh.local,
+            Socket::Listener(listener) => Some(listener.local),
+            Socket::Connection(_) => None,
+        }
+    }
+
+    /// Whether another socket is bound to the port at an overlapping address.
+    fn is_bound(&self, addr: IpAddr, port: u16) -> bool {
+        let keys = self.listeners.get(&port).map_or(&[][..], |keys| &keys[..]);
+        keys.iter().filter_map(|key| self.bound_at(*key)).any(|other| {
+            other.is_ipv4() == addr.is_ipv4()
+                && (other.ip() == addr || other.ip().is_unspecified() || addr.is_unspecified())
+        })
+    }
+
+    fn pick_listening_port(&mut self, rng: &mut fastrand::Rng, addr: IpAddr) -> Option<u16> {
+        let mut demux = std::mem::replace(&mut self.demux, Demux::new(&mut fastrand::Rng::with_seed(0)));
+        let port = demux.pick_port(rng, |_, port| !self.is_bound(addr, port));
+        self.demux = demux;
+        port
+    }
+
+    /// The listener for an address: one that names it before one for any.
+    fn listener(&self, addr: IpAddr, port: u16) -> Option<Key> {
+        let keys = self.listeners.get(&port)?;
+        let find = |wanted: &dyn Fn(SocketAddr) -> bool| {
+            keys.iter()
+                .find(|key| match self.sockets.get(**key) {
+                    Some(Socket::Listener(listener)) => wanted(listener.local),
+                    _ => false,
+                })
+                .copied()
+        };
+        find(&|local| local.ip() == addr)
+            .or_else(|| find(&|local| local.ip().is_unspecified() && local.is_ipv4() == addr.is_ipv4()))
+    }
+
+    /// Connections that there are, whatever their state.
+    pub(crate) fn connections(&self) -> usize {
+        self.demux.len()
+    }
+}
+
+fn peer(ends: &Ends) -> Addr {
+    SocketAddr::new(ends.remote, ends.remote_port).into()
+}
+
+/// RFC 6191 §2, and RFC 9293 MAY-2: the SYN is certainly newer than all that the old connection sent.
+fn may_reuse(conn: &Connection, segment: &Segment) -> bool {
+    if conn.state != State::TimeWait || !segment.flags.has(Flags::SYN) || segment.flags.has(Flags::ACK) {
+        return false;
+    }
+    match (conn.timestamps, segment.options.timestamps) {
+        (Some(ours), Some((value, _))) if value != ours.recent => {
+            value.wrapping_sub(ours.recent).cast_signed() > 0
+        }
+        _ => segment.seq > conn.rcv_nxt,
+    }
+}

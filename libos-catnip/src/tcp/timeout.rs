@@ -1,0 +1,151 @@
+//! A timer fires: RFC 9293 §3.10.8, RFC 6298 §5, RFC 8985 §7.
+
+use demi_api::error::Error;
+
+use super::conn::{Connection, Io, LossTimer, State, Timer};
+use super::output::persist_interval;
+
+/// RFC 9293 §3.8.3, R2 for SYNs: with the intervals doubling from one second, 127 s pass before the last is given up.
+const SYN_RETRIES: u8 = 6;
+
+impl Connection {
+    /// Serves every timer that is due.
+    pub(crate) fn run_timers(&mut self, io: &mut Io<'_, '_>) {
+        let now = io.cx.now;
+        for timer in [Timer::Loss, Timer::Persist, Timer::DelayedAck, Timer::KeepAlive, Timer::Linger] {
+            if self.timer(timer).is_none_or(|at| at > now) {
+                continue;
+            }
+            self.set_timer(timer, None);
+            match timer {
+                Timer::Loss => self.loss_timer_fired(io),
+                Timer::Persist => self.persist_timer_fired(io),
+                Timer::DelayedAck => {
+                    if self.acked_to != self.rcv_nxt {
+                        self.send_ack(io);
+                    }
+                }
+                Timer::KeepAlive => self.keep_alive_timer_fired(io),
+                Timer::Linger => self.linger_timer_fired(io),
+            }
+            if self.state == State::Closed {
+                return;
+            }
+        }
+    }
+
+    fn loss_timer_fired(&mut self, io: &mut Io<'_, '_>) {
+        match self.loss_timer {
+            LossTimer::Reordering => {
+                self.loss_timer = LossTimer::Retransmission;
+                self.detect_losses(io, false);
+                self.output(io);
+                if self.timer(Timer::Loss).is_none() {
+                    self.arm_loss_timer(io.cx.now);
+                }
+            }
+            LossTimer::Probe => self.tail_loss_probe(io),
+            LossTimer::Retransmission => self.retransmission_timeout(io),
+        }
+    }
+
+    /// RFC 8985 §7.3: new data if there is any, else the last segment again.
+    fn tail_loss_probe(&mut self, io: &mut Io<'_, '_>) {
+        self.loss_timer = LossTimer::Retransmission;
+        io.counters.tail_loss_probes += 1;
+        let before = self.nxt;
+        if self.send.unsent() > 0 {
+            self.output(io);
+        }
+        if self.nxt == before
+            && let Some(last) = self.flight.last().copied()
+        {
+            self.retransmit(io, last);
+        }
+        self.rack.on_probe(self.nxt, self.nxt == before);
+        self.arm_loss_timer(io.cx.now);
+    }
+
+    /// RFC 6298 §5.4 to §5.7.
+    fn retransmission_timeout(&mut self, io: &mut Io<'_, '_>) {
+        let now = io.cx.now;
+        if self.flight.is_empty() {
+            return;
+        }
+        io.counters.timeouts += 1;
+        self.retries = self.retries.saturating_add(1);
+        if matches!(self.state, State::SynSent | State::SynReceived) {
+            if self.retries > SYN_RETRIES {
+                return self.end(io, Error::TimedOut);
+            }
+            self.rtt.backoff();
+            self.rtt.syn_lost();
+            self.congestion.syn_lost();
+            return self.send_syn(io);
+        }
+        if now - self.progress_at >= self.settings.user_timeout {
+            return self.abort(io, &Error::TimedOut);
+        }
+        // RFC 2018 §8: the peer may have dropped what it had out of order.
+        if self.flight.first().is_some_and(|first| first.sacked) {
+            self.flight.forget_sacks();
+        }
+        self.flight.lose(true);
+        self.rack.forget_probe();
+        self.rtt.backoff();
+        self.congestion.on_rto(now, self.nxt - self.una, self.nxt);
+        self.duplicate_acks = 0;
+        if let Some(first) = self.flight.first_lost() {
+            self.retransmit(io, first);
+        }
+        self.loss_timer = LossTimer::Retransmission;
+        self.set_timer(Timer::Loss, Some(now + self.rtt.rto()));
+    }
+
+    /// RFC 9293 §3.8.6.1: for as long as the peer answers, the window may stay closed.
+    fn persist_timer_fired(&mut self, io: &mut Io<'_, '_>) {
+        let now = io.cx.now;
+        if self.send.unsent() == 0 && self.flight.is_empty() {
+            return;
+        }
+        if now - self.heard_at.max(self.progress_at) >= self.settings.user_timeout {
+            return self.abort(io, &Error::TimedOut);
+        }
+        self.retries = self.retries.saturating_add(1);
+        self.probe_window(io);
+        if self.send.unsent() > 0 && self.window <= self.nxt - self.una {
+            let after = persist_interval(self.rtt.rto(), self.retries);
+            self.set_timer(Timer::Persist, Some(now + after));
+        }
+    }
+
+    /// RFC 9293 §3.8.4.
+    fn keep_alive_timer_fired(&mut self, io: &mut Io<'_, '_>) {
+        let now = io.cx.now;
+        if !self.settings.keep_alive || !self.state.is_synchronized() || self.state == State::TimeWait {
+            return;
+        }
+        let (idle, interval) = (self.settings.keep_idle, self.settings.keep_interval);
+        let silent = now - self.heard_at;
+        if silent < idle {
+            return self.set_timer(Timer::KeepAlive, Some(self.heard_at + idle));
+        }
+        if silent >= idle + interval * self.settings.keep_count {
+            return self.abort(io, &Error::TimedOut);
+        }
+        self.probe_peer(io);
+        self.set_timer(Timer::KeepAlive, Some(now + interval));
+    }
+
+    /// TIME-WAIT or FIN-WAIT-2 has lasted long enough, or what a closed descriptor had left to send has not been
+    /// acknowledged in time.
+    fn linger_timer_fired(&mut self, io: &mut Io<'_, '_>) {
+        match self.state {
+            State::TimeWait | State::FinWait2 => self.state = State::Closed,
+            _ => {
+                io.counters.linger_expired += 1;
+                self.abort(io, &Error::TimedOut);
+            }
+        }
+    }
+}

@@ -1,0 +1,443 @@
+//! UDP: RFC 768, RFC 8200 §8.1, RFC 1122 §4.1.
+//!
+//! A datagram is one array, its sender with it. What no pop waits for is kept up to the receive buffer; beyond that it
+//! is dropped and counted, as there is nobody who could be held up.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use demi_api::addr::{Addr, Domain};
+use demi_api::error::Error;
+use demi_api::libos::{Cx, OptionName, SocketOption};
+use demi_api::op::{Done, Op, Position, Step};
+use demi_api::sga::SgArray;
+use demi_api::slab::{Key, Slab};
+use demi_api::token::QToken;
+
+use crate::device::Checksum;
+use crate::ip::{Cast, Datagram, Ip, Packet, Path, Problem, ProblemKind, checksum, pseudo_sum};
+
+/// IP protocol number.
+pub(crate) const PROTOCOL: u8 = 17;
+
+const HEADER: usize = 8;
+
+/// Most bytes of a datagram's payload.
+const MOST: usize = 65_507;
+
+/// Payloads up to this many bytes are copied next to their header.
+const COPY_THRESHOLD: usize = 512;
+
+/// Segments of payload that a packet refers to, at the most.
+const MAX_PIECES: usize = demi_api::sga::MAX_SEGMENTS - 1;
+
+/// What a datagram costs of the receive buffer besides its bytes.
+const OVERHEAD: usize = 128;
+
+const FIRST_PORT: u16 = 49152;
+
+#[derive(Debug)]
+struct Socket {
+    domain: Domain,
+    local: Option<SocketAddr>,
+    peer: Option<SocketAddr>,
+    /// The way that the last datagram went.
+    path: Option<Path>,
+    pops: VecDeque<QToken>,
+    ready: VecDeque<SgArray>,
+    /// Of `ready`, with what each costs besides.
+    bytes: usize,
+    recv_buffer: usize,
+    broadcast: bool,
+    /// What an ICMP error said, for the next operation.
+    error: Option<Error>,
+}
+
+/// All of UDP.
+#[derive(Debug)]
+pub(crate) struct Udp {
+    sockets: Slab<Socket>,
+    ports: hashbrown::HashMap<u16, Vec<Key>, std::hash::RandomState>,
+    next_port: u16,
+    recv_buffer: usize,
+    received: u64,
+    sent: u64,
+    dropped: u64,
+    malformed: u64,
+}
+
+impl Udp {
+    pub(crate) fn new(rng: &mut fastrand::Rng, recv_buffer: usize) -> Udp {
+        Udp {
+            sockets: Slab::new(),
+            ports: hashbrown::HashMap::default(),
+            next_port: rng.u16(FIRST_PORT..),
+            recv_buffer,
+            received: 0,
+            sent: 0,
+            dropped: 0,
+            malformed: 0,
+        }
+    }
+
+    pub(crate) fn socket(&mut self, domain: Domain) -> Key {
+        self.sockets.insert(Socket {
+            domain,
+            local: None,
+            peer: None,
+            path: None,
+            pops: VecDeque::new(),
+            ready: VecDeque::new(),
+            bytes: 0,
+            recv_buffer: self.recv_buffer,
+            broadcast: false,
+            error: None,
+        })
+    }
+
+    pub(crate) fn bind(&mut self, ip: &Ip, key: Key, addr: SocketAddr) -> Result<(), Error> {
+        let socket = self.sockets.get(key).ok_or(Error::BadDescriptor)?;
+        if socket.local.is_some() {
+            return Err(Error::Invalid("the socket is bound already"));
+        }
+        if addr.is_ipv4() != (socket.domain == Domain::Inet) {
+            return Err(Error::BadAddress);
+        }
+        if !addr.ip().is_unspecified() && !ip.is_local(addr.ip()) {
+            return Err(Error::AddressNotAvailable);
+        }
+        let port = match addr.port() {
+            0 => self.pick_port(addr.ip()).ok_or(Error::AddressInUse)?,
+            port if self.is_bound(addr.ip(), port) => return Err(Error::AddressInUse),
+            port => port,
+        };
+        if let Some(socket) = self.sockets.get_mut(key) {
+            socket.local = Some(SocketAddr::new(addr.ip(), port));
+        }
+        self.ports.entry(port).or_default().push(key);
+        Ok(())
+    }
+
+    #[inline]
+    pub(crate) fn start(
+        &mut self,
+        cx: &mut Cx<'_>,
+        ip: &mut Ip,
+        token: QToken,
+        key: Key,
+        op: &mut Op,
+    ) -> Result<Step, Error> {
+        let socket = self.sockets.get_mut(key).ok_or(Error::BadDescriptor)?;
+        match op {
+            Op::Push { sga, to } => {
+                let to = match to {
+                    Some(to) => to.inet().ok_or(Error::BadAddress)?,
+                    None => socket.peer.ok_or(Error::NotConnected)?,
+                };
+                if sga.len() > MOST {
+                    return Err(Error::TooLarge { len: sga.len(), limit: MOST });
+                }
+                if to.is_ipv4() != (socket.domain == Domain::Inet) || to.port() == 0 {
+                    return Err(Error::BadAddress);
+                }
+                if socket.local.is_none() {
+                    self.bind_any(ip, key)?;
+                }
+                self.push(cx, ip, key, sga, to)
+            }
+            Op::Pop { .. } => {
+                if let Some(error) = socket.error.take() {
+                    return Ok(Step::Done(Err(error)));
+                }
+                if socket.pops.is_empty()
+                    && let Some(sga) = socket.ready.pop_front()
+                {
+                    socket.bytes -= sga.len() + OVERHEAD;
+                    return Ok(Step::Done(Ok(Done::Popped(sga))));
+                }
+                socket.pops.push_back(token);
+                Ok(Step::Pending)
+            }
+            Op::Connect(peer) => {
+                let peer = peer.inet().ok_or(Error::BadAddress)?;
+                if peer.is_ipv4() != (socket.domain == Domain::Inet) || peer.port() == 0 {
+                    return Err(Error::BadAddress);
+                }
+                let local = socket.local.map(|addr| addr.ip()).filter(|addr| !addr.is_unspecified());
+                let path = ip.path(cx, local, peer.ip())?;
+                (socket.peer, socket.path) = (Some(peer), Some(path));
+                if socket.local.is_none() {
+                    self.bind_any(ip, key)?;
+                }
+                Ok(Step::Done(Ok(Done::Connected)))
+            }
+            Op::Accept => Err(Error::Invalid("accept needs a listening socket")),
+            Op::Flush => Err(Error::NotSupported("flush of a socket")),
+        }
+    }
+
+    #[inline]
+    fn push(
+        &mut self,
+        cx: &mut Cx<'_>,
+        ip: &mut Ip,
+        key: Key,
+        sga: &mut SgArray,
+        to: SocketAddr,
+    ) -> Result<Step, Error> {
+        let Some(socket) = self.sockets.get_mut(key) else { return Err(Error::BadDescriptor) };
+        if let Some(error) = socket.error.take() {
+            return Ok(Step::Done(Err(error)));
+        }
+        if to.ip() == IpAddr::V4(Ipv4Addr::BROADCAST) && !socket.broadcast {
+            return Err(Error::PermissionDenied);
+        }
+        let bound = socket.local.map(|addr| addr.ip()).filter(|addr| !addr.is_unspecified());
+        let fits = |path: &Path| path.remote() == to.ip() && bound.is_none_or(|local| path.local() == local);
+        let path = match &mut socket.path {
+            Some(path) if fits(path) => path,
+            slot => slot.insert(ip.path(cx, bound, to.ip())?),
+        };
+        let len = HEADER + sga.len();
+        let headroom = path.headroom();
+        let copied = sga.len() <= COPY_THRESHOLD || sga.segments().len() > MAX_PIECES;
+        let mut head = cx.heap.alloc(headroom + if copied { len } else { HEADER })?;
+        let body = if copied {
+            sga.copy_to(&mut head[headroom + HEADER..]);
+            SgArray::new()
+        } else {
+            std::mem::take(sga)
+        };
+        let udp = &mut head[headroom..];
+        udp[0..2].copy_from_slice(&socket.local.map_or(0, |addr| addr.port()).to_be_bytes());
+        udp[2..4].copy_from_slice(&to.port().to_be_bytes());
+        udp[4..6].copy_from_slice(&(len as u16).to_be_bytes());
+        udp[6..8].fill(0);
+        let pseudo = path.pseudo_sum(PROTOCOL, len);
+        // A fragment cannot be completed by a device.
+        let whole = headroom - 14 + len <= path.mtu();
+        let checksum = if ip.completes_checksums() && whole {
+            udp[6..8].copy_from_slice(&checksum::fold(pseudo).to_be_bytes());
+            Checksum::Partial { start: headroom as u16, at: headroom as u16 + 6 }
+        } else {
+            let sum = pseudo + checksum::sum(udp);
+            let sum = if body.is_empty() { sum } else { sum + checksum::sum_array(&body) };
+            // Zero would mean that there is none.
+            let value = match !checksum::fold(sum) {
+                0 => 0xffff,
+                value => value,
+            };
+            udp[6..8].copy_from_slice(&value.to_be_bytes());
+            Checksum::Unknown
+        };
+        self.sent += 1;
+        ip.send(cx, path, Packet { head, body, protocol: PROTOCOL, ecn: 0, dont_fragment: false, checksum });
+        Ok(Step::Done(Ok(Done::Pushed(Position(0)))))
+    }
+
+    pub(crate) fn cancel(&mut self, cx: &mut Cx<'_>, token: QToken, key: Key) -> Result<(), Error> {
+        let socket = self.sockets.get_mut(key).ok_or(Error::BadDescriptor)?;
+        let place = socket.pops.iter().position(|other| *other == token).ok_or(Error::NotCancellable)?;
+        socket.pops.remove(place);
+        cx.done.post(token, Err(Error::Cancelled));
+        Ok(())
+    }
+
+    pub(crate) fn close(&mut self, cx: &mut Cx<'_>, key: Key) {
+        let Some(socket) = self.sockets.remove(key) else { return };
+        for token in socket.pops {
+            cx.done.post(token, Err(Error::Cancelled));
+        }
+        let Some(local) = socket.local else { return };
+        if let Some(keys) = self.ports.get_mut(&local.port()) {
+            keys.retain(|other| *other != key);
+            if keys.is_empty() {
+                self.ports.remove(&local.port());
+            }
+        }
+    }
+
+    pub(crate) fn local_addr(&self, key: Key) -> Result<Addr, Error> {
+        let socket = self.sockets.get(key).ok_or(Error::BadDescriptor)?;
+        let any: IpAddr = match socket.domain {
+            Domain::Inet => Ipv4Addr::UNSPECIFIED.into(),
+            Domain::Inet6 | Domain::Unix => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let mut local = socket.local.unwrap_or(SocketAddr::new(any, 0));
+        if let (Some(_), Some(path)) = (socket.peer, &socket.path) {
+            local.set_ip(path.local());
+        }
+        Ok(local.into())
+    }
+
+    pub(crate) fn peer_addr(&self, key: Key) -> Result<Addr, Error> {
+        let socket = self.sockets.get(key).ok_or(Error::BadDescriptor)?;
+        Ok(socket.peer.ok_or(Error::NotConnected)?.into())
+    }
+
+    pub(crate) fn set_option(&mut self, key: Key, option: SocketOption) -> Result<(), Error> {
+        let socket = self.sockets.get_mut(key).ok_or(Error::BadDescriptor)?;
+        match option {
+            SocketOption::Broadcast(on) => socket.broadcast = on,
+            SocketOption::RecvBuffer(bytes) => socket.recv_buffer = bytes.clamp(2048, 1 << 30),
+            // What is pushed is with the device, or waits for a neighbour's address.
+            SocketOption::SendBuffer(_) | SocketOption::ReuseAddr(_) | SocketOption::Linger(_) => {}
+            _ => return Err(Error::NotSupported("this option on a datagram socket of catnip")),
+        }
+        Ok(())
+    }
+
+    pub(crate) fn option(&self, key: Key, name: OptionName) -> Result<SocketOption, Error> {
+        let socket = self.sockets.get(key).ok_or(Error::BadDescriptor)?;
+        match name {
+            OptionName::Broadcast => Ok(SocketOption::Broadcast(socket.broadcast)),
+            OptionName::RecvBuffer => Ok(SocketOption::RecvBuffer(socket.recv_buffer)),
+            _ => Err(Error::NotSupported("this option on a datagram socket of catnip")),
+        }
+    }
+
+    // --- the network's side
+
+    #[inline]
+    pub(crate) fn receive(&mut self, cx: &mut Cx<'_>, ip: &mut Ip, mut datagram: Datagram) {
+        let header = datagram.data.segments().first().and_then(|head| head.first_chunk::<HEADER>().copied());
+        let Some(header) = header else {
+            self.malformed += 1;
+            return;
+        };
+        let half = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
+        let (from, to, len, sum) = (half(0), half(2), usize::from(half(4)), half(6));
+        if len < HEADER || len > datagram.data.len() {
+            self.malformed += 1;
+            return;
+        }
+        if len < datagram.data.len() {
+            datagram.data = datagram.data.split_to(len);
+        }
+        // RFC 768: zero means that there is none; RFC 8200 §8.1 does not allow that.
+        let unsummed = sum == 0 && datagram.local.is_ipv4();
+        if sum == 0 && !unsummed {
+            self.malformed += 1;
+            return;
+        }
+        if datagram.checksum == Checksum::Unknown && !unsummed {
+            let pseudo = pseudo_sum(datagram.local, datagram.remote, PROTOCOL, len);
+            if !checksum::verify(pseudo, &datagram.data) {
+                self.malformed += 1;
+                return;
+            }
+        }
+        let sender = SocketAddr::new(datagram.remote, from);
+        let Some(key) = self.find(datagram.local, to, sender) else {
+            if datagram.cast == Cast::Unicast {
+                ip.reject_port(cx, &datagram);
+            }
+            return;
+        };
+        let Some(socket) = self.sockets.get_mut(key) else { return };
+        self.received += 1;
+        let mut sga = datagram.data;
+        sga.advance(HEADER);
+        sga.set_peer(Some(sender.into()));
+        if let Some(token) = socket.pops.pop_front() {
+            return cx.done.post(token, Ok(Done::Popped(sga)));
+        }
+        let cost = sga.len() + OVERHEAD;
+        if socket.bytes + cost > socket.recv_buffer {
+            self.dropped += 1;
+            return;
+        }
+        socket.bytes += cost;
+        socket.ready.push_back(sga);
+    }
+
+    /// An ICMP error about a datagram of ours: RFC 1122 §4.1.3.3.
+    pub(crate) fn problem(&mut self, cx: &mut Cx<'_>, problem: &Problem) {
+        let port = u16::from_be_bytes([problem.quoted[0], problem.quoted[1]]);
+        let to = u16::from_be_bytes([problem.quoted[2], problem.quoted[3]]);
+        let peer = SocketAddr::new(problem.remote, to);
+        let keys = self.ports.get(&port).map_or(&[][..], |keys| &keys[..]);
+        let Some(key) = keys.iter().find(|key| self.sockets.get(**key).is_some_and(|s| s.peer == Some(peer)))
+        else {
+            return;
+        };
+        let Some(socket) = self.sockets.get_mut(*key) else { return };
+        let error = match problem.kind {
+            ProblemKind::TooBig(_) => return,
+            ProblemKind::Unreachable(_) if problem.is_refusal() => Error::ConnectionRefused,
+            ProblemKind::Unreachable(_) | ProblemKind::TimeExceeded => Error::Unreachable,
+        };
+        match socket.pops.pop_front() {
+            Some(token) => cx.done.post(token, Err(error)),
+            None => socket.error = Some(error),
+        }
+    }
+
+    /// The socket that a datagram is for: the one that is closest to it.
+    #[inline]
+    fn find(&self, local: IpAddr, port: u16, sender: SocketAddr) -> Option<Key> {
+        let rank = |socket: &Socket| {
+            let bound = socket.local?;
+            if bound.is_ipv4() != local.is_ipv4() {
+                return None;
+            }
+            let named = match bound.ip() {
+                ip if ip.is_unspecified() => 0,
+                ip if ip == local => 1,
+                // A broadcast comes for whoever has the port.
+                _ if !sender.ip().is_multicast() && is_group(local) => 0,
+                _ => return None,
+            };
+            match socket.peer {
+                None => Some(named),
+                Some(peer) if peer == sender => Some(named + 2),
+                Some(_) => None,
+            }
+        };
+        let ranked =
+            self.ports.get(&port)?.iter().filter_map(|key| Some((rank(self.sockets.get(*key)?)?, *key)));
+        ranked.max_by_key(|(rank, _)| *rank).map(|(_, key)| key)
+    }
+
+    fn bind_any(&mut self, ip: &Ip, key: Key) -> Result<(), Error> {
+        let socket = self.sockets.get(key).ok_or(Error::BadDescriptor)?;
+        let any: IpAddr = match socket.domain {
+            Domain::Inet => Ipv4Addr::UNSPECIFIED.into(),
+            Domain::Inet6 | Domain::Unix => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        self.bind(ip, key, SocketAddr::new(any, 0))
+    }
+
+    fn is_bound(&self, addr: IpAddr, port: u16) -> bool {
+        let keys = self.ports.get(&port).map_or(&[][..], |keys| &keys[..]);
+        keys.iter().filter_map(|key| self.sockets.get(*key)?.local).any(|other| {
+            other.is_ipv4() == addr.is_ipv4()
+                && (other.ip() == addr || other.ip().is_unspecified() || addr.is_unspecified())
+        })
+    }
+
+    /// RFC 6056 §3.3.1.
+    fn pick_port(&mut self, addr: IpAddr) -> Option<u16> {
+        let count = u32::from(u16::MAX - FIRST_PORT) + 1;
+        let begin = u32::from(self.next_port - FIRST_PORT);
+        let port = (0..count)
+            .map(|step| FIRST_PORT + ((begin + step) % count) as u16)
+            .find(|port| !self.is_bound(addr, *port))?;
+        self.next_port = if port == u16::MAX { FIRST_PORT } else { port + 1 };
+        Some(port)
+    }
+
+    pub(crate) fn counters(&self, visit: &mut dyn FnMut(&'static str, u64)) {
+        visit("udp_received", self.received);
+        visit("udp_sent", self.sent);
+        visit("udp_dropped", self.dropped);
+        visit("udp_malformed", self.malformed);
+    }
+}
+
+fn is_group(addr: IpAddr) -> bool {
+    match addr {
+        IpAddr::V4(addr) => addr.is_broadcast() || addr.is_multicast() || addr.octets()[3] == 255,
+        IpAddr::V6(addr) => addr.is_multicast(),
+    }
+}
