@@ -5,6 +5,7 @@
 //! does bounded work.
 
 pub mod fault;
+mod kernel;
 mod loopback;
 pub mod memif;
 pub mod packet;

@@ -1,1 +1,290 @@
 //! TAP: an interface of the kernel whose wire is this process.
+//!
+//! What the kernel sends on the interface is received here, and the reverse: a link with two stations on it, the
+//! kernel's stack and ours, each with its own Ethernet address. It needs no hardware and no second process, and reaches
+//! other machines by routing or bridging on the kernel's side.
+//!
+//! Transport checksums are left out in both directions where the sender leaves them to a device ([`Checksum::Partial`]):
+//! the frames never leave memory. Segments are not aggregated, so no frame exceeds the MTU. Each frame costs one system
+//! call, and received ones lie where the kernel has copied them, unless they are small.
+//!
+//! The interface exists for as long as the device, unless it was there before (`ip tuntap add dev tap0 mode tap`), which
+//! also lets a user without privileges have it (`… user NAME`).
+
+#[allow(unsafe_code, reason = "each block states its proof")]
+mod sys;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::io::{IoSlice, IoSliceMut};
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use arrayvec::ArrayVec;
+use demi_api::error::Error;
+use demi_api::memalloc::{Buf, BufMut, Heap};
+use demi_api::sga::MAX_SEGMENTS;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, OFlags, open};
+use rustix::io::{Errno, readv, retry_on_intr, writev};
+
+#[cfg(doc)]
+use super::Checksum;
+use super::kernel::link::{Links, MTU_MAX, MTU_MIN};
+use super::kernel::{ETHERNET, Fd, check_mac, refused, vnet};
+use super::{BURST, Caps, DeviceCx, Frame, Queue};
+
+/// Frames of up to this many bytes are copied into buffers of their own size; larger ones are handed out as received.
+const COPY_UP_TO: usize = 512;
+
+/// How to make or attach to an interface.
+#[derive(Clone, Debug)]
+pub struct TapConfig {
+    /// Its name, at most 15 bytes; default `"demi%d"`, for which the kernel fills in the first free number. One that
+    /// exists is attached to.
+    pub name: String,
+    /// Our Ethernet address; default `None`: a random one, locally administered. It must differ from that of the
+    /// kernel's side.
+    pub mac: Option<[u8; 6]>,
+    /// The MTU that the interface gets, in bytes, 68 to 65521; default `None`: what it has, for a new one 1500.
+    pub mtu: Option<usize>,
+    /// Addresses, with lengths of their prefixes, that the kernel's side gets; default none.
+    pub addresses: Vec<(IpAddr, u8)>,
+}
+
+impl Default for TapConfig {
+    fn default() -> TapConfig {
+        TapConfig { name: "demi%d".to_owned(), mac: None, mtu: None, addresses: Vec::new() }
+    }
+}
+
+/// The far end of an interface of the kernel, as a device.
+#[derive(Debug)]
+pub struct Tap {
+    caps: Caps,
+    name: String,
+    fd: Fd,
+    /// Where the next frame is received: one byte longer than the longest, so that a longer one shows.
+    spare: Option<BufMut>,
+    counters: Counters,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    rx_frames: u64,
+    rx_bytes: u64,
+    rx_copied: u64,
+    rx_again: u64,
+    rx_no_memory: u64,
+    rx_rejected: u64,
+    rx_failed: u64,
+    tx_frames: u64,
+    tx_bytes: u64,
+    tx_full: u64,
+    tx_rejected: u64,
+    tx_failed: u64,
+}
+
+impl Tap {
+    /// Makes the interface, or attaches to it, and brings it up. Needs `CAP_NET_ADMIN`, except for an interface that is
+    /// the user's, up, and as it is configured.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with a text that names the interface and says what to do; [`Error::TooManyFiles`].
+    pub fn open(config: &TapConfig) -> Result<Tap, Error> {
+        let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let fd: Fd = retry_on_intr(|| open("/dev/net/tun", flags, Mode::empty()))
+            .map_err(|errno| {
+                refused(
+                    &config.name,
+                    "cannot open /dev/net/tun",
+                    errno,
+                    "load the module `tun`, or give the process access",
+                )
+            })?
+            .into();
+        let name = sys::attach(&fd, &config.name).map_err(|errno| {
+            let advice = match errno {
+                Errno::BUSY => "another process has it: choose another name",
+                Errno::PERM | Errno::ACCESS => {
+                    "grant CAP_NET_ADMIN, run as root, or have it made for this user: `ip tuntap add … user NAME`"
+                }
+                Errno::NAMETOOLONG => "choose a name of at most 15 bytes",
+                _ => "choose another name: this one is no TAP interface, or has several queues",
+            };
+            refused(&config.name, "cannot attach to it", errno, advice)
+        })?;
+        sys::accept_partial_checksums(&fd)
+            .map_err(|errno| refused(&name, "cannot set its offloads", errno, "the kernel is too old"))?;
+        let caps = set_up(&name, config)?;
+        Ok(Tap { caps, name, fd, spare: None, counters: Counters::default() })
+    }
+
+    /// The interface's name on the kernel's side.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl Queue for Tap {
+    fn caps(&self) -> &Caps {
+        &self.caps
+    }
+
+    fn rx_burst(&mut self, cx: &DeviceCx<'_>, inbox: &mut Vec<Frame>) -> usize {
+        let before = inbox.len();
+        let longest = ETHERNET + self.caps.mtu;
+        for _ in 0..BURST {
+            // Whatever else is to be done, there must be memory before the frame leaves the kernel.
+            let spare = match &mut self.spare {
+                Some(spare) => spare,
+                empty => match cx.heap.alloc(longest + 1) {
+                    Ok(spare) => empty.insert(spare),
+                    Err(_) => {
+                        self.counters.rx_no_memory += 1;
+                        break;
+                    }
+                },
+            };
+            let mut header = [0; vnet::LEN];
+            let mut parts = [IoSliceMut::new(&mut header), IoSliceMut::new(spare)];
+            let got = match retry_on_intr(|| readv(&self.fd, &mut parts)) {
+                Ok(got) => got,
+                Err(Errno::AGAIN) => {
+                    self.counters.rx_again += 1;
+                    break;
+                }
+                Err(_) => {
+                    self.counters.rx_failed += 1;
+                    break;
+                }
+            };
+            let len = got.saturating_sub(vnet::LEN);
+            let checksum = vnet::parse(&header, len).filter(|_| (ETHERNET..=longest).contains(&len));
+            let Some(checksum) = checksum else {
+                self.counters.rx_rejected += 1;
+                continue;
+            };
+            self.counters.rx_frames += 1;
+            self.counters.rx_bytes += len as u64;
+            let data = hand_out(&mut self.spare, cx.heap, len, &mut self.counters.rx_copied);
+            inbox.push(Frame { data: data.into(), checksum });
+        }
+        inbox.len() - before
+    }
+
+    fn tx_burst(&mut self, _cx: &DeviceCx<'_>, outbox: &mut VecDeque<Frame>) -> usize {
+        let before = outbox.len();
+        while let Some(frame) = outbox.front() {
+            match vnet::for_frame(frame, &self.caps).map(|header| transmit(&self.fd, &header, frame)) {
+                Some(Ok(())) => {
+                    self.counters.tx_frames += 1;
+                    self.counters.tx_bytes += frame.data.len() as u64;
+                }
+                Some(Err(Errno::AGAIN | Errno::NOBUFS)) => {
+                    self.counters.tx_full += 1;
+                    break;
+                }
+                Some(Err(_)) => self.counters.tx_failed += 1,
+                None => self.counters.tx_rejected += 1,
+            }
+            outbox.pop_front();
+        }
+        before - outbox.len()
+    }
+
+    fn wait_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    fn arm(&mut self, _cx: &DeviceCx<'_>) -> bool {
+        let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        !matches!(poll(&mut fds, Some(&now)), Ok(1..))
+    }
+
+    fn counters(&self, visit: &mut dyn FnMut(&'static str, u64)) {
+        let counters = &self.counters;
+        visit("tap_rx_frames", counters.rx_frames);
+        visit("tap_rx_bytes", counters.rx_bytes);
+        visit("tap_rx_copied", counters.rx_copied);
+        visit("tap_rx_again", counters.rx_again);
+        visit("tap_rx_no_memory", counters.rx_no_memory);
+        visit("tap_rx_rejected", counters.rx_rejected);
+        visit("tap_rx_failed", counters.rx_failed);
+        visit("tap_tx_frames", counters.tx_frames);
+        visit("tap_tx_bytes", counters.tx_bytes);
+        visit("tap_tx_full", counters.tx_full);
+        visit("tap_tx_rejected", counters.tx_rejected);
+        visit("tap_tx_failed", counters.tx_failed);
+    }
+}
+
+/// Sets the kernel's side up as configured; what is so already needs no privilege.
+fn set_up(name: &str, config: &TapConfig) -> Result<Caps, Error> {
+    let reject = |text: &str| Err(Error::Config(format!("interface {name:?}: {text}")));
+    let privilege = "grant CAP_NET_ADMIN, run as root, or set it up beforehand";
+    let mut links = Links::open()?;
+    let link = links.find(name)?;
+    let Some(theirs) = link.mac else { return reject("it is no Ethernet: choose another name") };
+    let mtu = config.mtu.unwrap_or(link.mtu);
+    if !(MTU_MIN..=MTU_MAX - ETHERNET).contains(&mtu) {
+        return reject(&format!("an MTU of {mtu} is out of range: 68 to 65521"));
+    }
+    let mac = config.mac.unwrap_or_else(|| random_mac(theirs));
+    check_mac(name, mac)?;
+    if mac == theirs {
+        return reject(
+            "the configured Ethernet address is that of the kernel's side: leave it out, or change one",
+        );
+    }
+    if mtu != link.mtu {
+        links.set_mtu(&link, mtu).map_err(|errno| refused(name, "cannot set its MTU", errno, privilege))?;
+    }
+    if !link.up {
+        links.set_up(&link).map_err(|errno| refused(name, "cannot bring it up", errno, privilege))?;
+    }
+    for (addr, prefix) in &config.addresses {
+        let what = format_args!("cannot give it {addr}/{prefix}");
+        links.add_address(&link, *addr, *prefix).map_err(|errno| refused(name, what, errno, privilege))?;
+    }
+    let (max_segs, max_seg_len) = (MAX_SEGMENTS, usize::MAX);
+    Ok(Caps { mac, mtu, max_segs, max_seg_len, tx_checksum: true, zero_copy: false })
+}
+
+/// The first `len` bytes of the spare: copied if they are few and there is memory, else in the spare itself.
+#[inline]
+fn hand_out(slot: &mut Option<BufMut>, heap: &Heap, len: usize, copied: &mut u64) -> Buf {
+    if len <= COPY_UP_TO
+        && let Some(spare) = slot
+        && let Ok(mut copy) = heap.alloc(len)
+    {
+        copy.copy_from_slice(&spare[..len]);
+        *copied += 1;
+        return copy.freeze();
+    }
+    let mut spare = slot.take().expect("the caller has received into it");
+    spare.truncate(len);
+    spare.freeze()
+}
+
+#[inline]
+fn transmit(fd: &Fd, header: &[u8; vnet::LEN], frame: &Frame) -> Result<(), Errno> {
+    let mut parts: ArrayVec<IoSlice<'_>, { MAX_SEGMENTS + 1 }> = ArrayVec::new();
+    parts.push(IoSlice::new(header));
+    parts.extend(frame.data.segments().iter().map(|segment| IoSlice::new(segment)));
+    // The kernel takes a frame whole or not at all.
+    retry_on_intr(|| writev(fd, &parts)).map(drop)
+}
+
+/// A station's address that nobody has assigned (IEEE 802 §8.4: locally administered), other than `theirs`.
+fn random_mac(theirs: [u8; 6]) -> [u8; 6] {
+    loop {
+        let [mut mac @ .., _, _] = fastrand::u64(..).to_ne_bytes();
+        mac[0] = mac[0] & 0xfc | 2;
+        if mac != theirs {
+            return mac;
+        }
+    }
+}

@@ -1,1 +1,0 @@
-//! A device with faults, seeded: loss, reordering, duplication, corruption, delay, a rate.
