@@ -73,3 +73,96 @@ fn checksum(data: &SgArray, start: usize) -> u16 {
         sum => sum,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use demi_api::memalloc::HeapConfig;
+
+    use super::*;
+
+    fn heap() -> Heap {
+        Heap::new(&HeapConfig { size: 4 << 20, lock: false, ..HeapConfig::default() }).unwrap()
+    }
+
+    /// Bytes that count up, cut into segments of these lengths.
+    fn cut(heap: &Heap, lens: &[usize]) -> SgArray {
+        let mut next = 0;
+        lens.iter()
+            .map(|len| {
+                let bytes: Vec<u8> = (next..next + len).map(|n| n as u8).collect();
+                next += len;
+                heap.copy_from(&bytes).unwrap()
+            })
+            .collect()
+    }
+
+    fn bits_between(a: &[u8], b: &[u8]) -> u32 {
+        assert_eq!(a.len(), b.len());
+        a.iter().zip(b).map(|(a, b)| (a ^ b).count_ones()).sum()
+    }
+
+    #[test]
+    fn one_bit_is_turned_in_a_copy_of_one_segment() {
+        let heap = heap();
+        let mut dice = fastrand::Rng::with_seed(1);
+        for lens in [&[60][..], &[14, 20, 26], &[1, 0, 59], &[54, 1400, 1, 2, 3, 4, 5, 6]] {
+            let frame = Frame { data: cut(&heap, lens), checksum: Checksum::Verified };
+            let before = frame.data.to_vec();
+            for _ in 0..200 {
+                let bad = corrupted(&heap, &frame, &mut dice).unwrap();
+                assert_eq!(bits_between(&before, &bad.data.to_vec()), 1);
+                assert_eq!(bad.checksum, Checksum::Unknown);
+                assert_eq!(frame.data.to_vec(), before);
+                let pairs = frame.data.segments().iter().zip(bad.data.segments());
+                assert_eq!(pairs.filter(|(a, b)| !a.shares_object_with(b)).count(), 1);
+            }
+        }
+        assert_eq!(heap.stats().objects_live, 0);
+    }
+
+    #[test]
+    fn a_checksum_left_to_the_device_is_put_in_first() {
+        let heap = heap();
+        let mut dice = fastrand::Rng::with_seed(2);
+        // 34 bytes of headers, then a UDP header with its checksum at 40, cut there in all ways.
+        for lens in [&[99][..], &[40, 59], &[41, 58], &[42, 57], &[34, 8, 57], &[10, 31, 1, 57]] {
+            let frame = Frame { data: cut(&heap, lens), checksum: Checksum::Partial { start: 34, at: 40 } };
+            let before = frame.data.to_vec();
+            let mut whole = before.clone();
+            whole[40..42].copy_from_slice(&checksum(&frame.data, 34).to_be_bytes());
+            let mut hits = [0; 99];
+            for _ in 0..2000 {
+                let bad = corrupted(&heap, &frame, &mut dice).unwrap().data.to_vec();
+                assert_eq!(bits_between(&whole, &bad), 1);
+                hits[(0..99).find(|n| bad[*n] != whole[*n]).unwrap()] += 1;
+            }
+            assert!(hits.iter().all(|hits| *hits > 0), "{hits:?}");
+            assert_eq!(frame.data.to_vec(), before);
+        }
+        assert_eq!(heap.stats().objects_live, 0);
+    }
+
+    /// The example of RFC 1071 §3, with a pseudo-header's sum of zero and the checksum's place at its end.
+    #[test]
+    fn the_checksum_is_that_of_the_rfc() {
+        let heap = heap();
+        let data = heap.copy_from(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7, 0, 0]).unwrap().into();
+        assert_eq!(checksum(&data, 0), !0xddf2);
+        let odd = heap.copy_from(&[0xff, 0x12, 0x34, 0x56]).unwrap().into();
+        assert_eq!(checksum(&odd, 1), !(0x1234 + 0x5600));
+        let zero = heap.copy_from(&[0xff, 0xff]).unwrap().into();
+        assert_eq!(checksum(&zero, 0), 0xffff);
+    }
+
+    #[test]
+    fn without_memory_or_bytes_there_is_no_copy() {
+        let heap = heap();
+        let mut dice = fastrand::Rng::with_seed(3);
+        assert!(corrupted(&heap, &Frame::new(SgArray::new()), &mut dice).is_none());
+        let frame = Frame::new(cut(&heap, &[60]));
+        let full: Vec<_> = std::iter::from_fn(|| heap.alloc(64).ok()).collect();
+        assert!(corrupted(&heap, &frame, &mut dice).is_none());
+        drop(full);
+        assert!(corrupted(&heap, &frame, &mut dice).is_some());
+    }
+}

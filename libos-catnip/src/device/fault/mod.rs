@@ -18,7 +18,7 @@
 mod corrupt;
 mod lane;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;

@@ -111,8 +111,11 @@ impl Links {
                 match u16_at(message, 4).map(i32::from) {
                     Some(libc::NLMSG_ERROR) => {
                         let code = u32_at(message, HEADER).ok_or(Errno::BADMSG)?.cast_signed();
-                        let errno = Errno::from_raw_os_error(code.wrapping_neg());
-                        return if code == 0 { Ok(None) } else { Err(errno) };
+                        return match code {
+                            0 => Ok(None),
+                            -4095..0 => Err(Errno::from_raw_os_error(-code)),
+                            _ => Err(Errno::BADMSG),
+                        };
                     }
                     Some(kind) if kind == i32::from(libc::RTM_NEWLINK) => {
                         return parse_link(message).map(Some).ok_or(Errno::BADMSG);

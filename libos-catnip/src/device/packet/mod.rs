@@ -23,7 +23,8 @@
 //! summed by nobody. That cannot be turned off from this end. Slots of the ring are sized for the MTU; what is longer
 //! waits whole in the socket's buffer (`PACKET_COPY_THRESH`), is read from there into a heap buffer of its size, in
 //! order with the others, and is handed out as the one long segment that it is. Datagrams aggregated likewise
-//! (`UDP_SEGMENT`) cannot be handed out as one and are dropped and counted.
+//! (`UDP_SEGMENT`, which QUIC uses) cannot be handed out as one and are dropped and counted; the other end stops sending
+//! them with `ethtool -K INTERFACE tx-udp-segmentation off`.
 
 mod filter;
 #[allow(unsafe_code, reason = "each block states its proof")]

@@ -29,7 +29,8 @@ use super::{BURST, Caps, DeviceCx, Frame, Queue};
 /// How to record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PcapConfig {
-    /// The file. It is made, readable by its owner only, or overwritten. No default.
+    /// The file. It is made, readable by its owner only, or overwritten. No default. A named pipe works too, but a
+    /// reader that goes away then raises SIGPIPE, which a program that is not in Rust must ignore.
     pub path: PathBuf,
     /// Bytes of each frame that are recorded, at most 262144; default 65549, any frame whole. Its true length is always
     /// recorded too.
@@ -138,7 +139,9 @@ impl<D: Queue> Queue for Pcap<D> {
 
     fn tx_burst(&mut self, cx: &DeviceCx<'_>, outbox: &mut VecDeque<Frame>) -> usize {
         if !self.writer.is_open() {
-            return self.device.tx_burst(cx, outbox);
+            let count = self.device.tx_burst(cx, outbox);
+            self.writer.miss(count);
+            return count;
         }
         let before = outbox.len();
         while !outbox.is_empty() && self.pass(cx.now, cx, outbox) {}

@@ -35,7 +35,7 @@ pub(super) struct Writer {
     path: PathBuf,
     /// `None` when writing has failed.
     file: Option<Fd>,
-    buffer: Vec<u8>,
+    pub(super) buffer: Vec<u8>,
     /// Bytes of whole blocks in the file.
     written: u64,
     snap_len: usize,
@@ -152,6 +152,11 @@ impl Writer {
         self.words(&[flags, 0, total]);
         self.gathered += 1;
         self.oldest.get_or_insert(now);
+    }
+
+    /// Counts frames that are not recorded any more.
+    pub(super) fn miss(&mut self, count: usize) {
+        self.missed += count as u64;
     }
 
     /// Writes out what has waited for long enough.

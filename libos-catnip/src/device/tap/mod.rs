@@ -246,8 +246,16 @@ fn set_up(name: &str, config: &TapConfig) -> Result<Caps, Error> {
         links.set_up(&link).map_err(|errno| refused(name, "cannot bring it up", errno, privilege))?;
     }
     for (addr, prefix) in &config.addresses {
-        let what = format_args!("cannot give it {addr}/{prefix}");
-        links.add_address(&link, *addr, *prefix).map_err(|errno| refused(name, what, errno, privilege))?;
+        links.add_address(&link, *addr, *prefix).map_err(|errno| {
+            let advice = match errno {
+                Errno::ACCESS if addr.is_ipv6() => {
+                    "enable IPv6 there: `sysctl net.ipv6.conf.INTERFACE.disable_ipv6=0`"
+                }
+                Errno::INVAL => "is the length of its prefix right?",
+                _ => privilege,
+            };
+            refused(name, format_args!("cannot give it {addr}/{prefix}"), errno, advice)
+        })?;
     }
     let (max_segs, max_seg_len) = (MAX_SEGMENTS, usize::MAX);
     Ok(Caps { mac, mtu, max_segs, max_seg_len, tx_checksum: true, zero_copy: false })
