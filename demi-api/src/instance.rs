@@ -221,8 +221,9 @@ impl<L: LibOs> Demikernel<L> {
     /// makes progress. An array that an operator on the way down rejects never becomes a push of the queue
     /// below: its token completes at once, whatever is pending there. A refusal gives the array back.
     ///
-    /// A libOS may carry out pushes together that are started one after the other, with no wait in between; the next
-    /// wait, or [`poll`](Demikernel::poll), is then when they go.
+    /// A libOS may carry out pushes together that are started one after the other, with no result handed out in between.
+    /// They then go with the next wait that finds nothing done, after 32 results at the latest, or with
+    /// [`poll`](Demikernel::poll): whoever pushes and does not wait polls.
     #[inline]
     pub fn push(&self, qd: QDesc, sga: impl Into<SgArray>) -> Result<QToken, Refused> {
         let mut op = Op::Push { sga: sga.into(), to: None };

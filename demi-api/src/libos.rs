@@ -41,8 +41,8 @@ pub struct Setup<'a> {
 /// One backing of the API: its queues, its protocols, its devices.
 ///
 /// The libOS owns all state and names it by descriptors. Nothing is awaited inside: an operation is
-/// either done when [`start`](LibOs::start) returns, or posted under its token by a later `poll`, `cancel`
-/// or `close`, exactly once. Pushes on one queue complete in the order in which they were started.
+/// either done when [`start`](LibOs::start) returns, or posted under its token, by that call or by a later one of any
+/// kind, exactly once. Pushes on one queue complete in the order in which they were started.
 ///
 /// Control calls are synchronous. Those that a libOS has no use for keep their default, which refuses.
 ///

@@ -6,7 +6,7 @@ use demi_api::config::Config;
 use demi_api::error::Error;
 use serde::Deserialize;
 
-/// Most queues that can be spun on: each costs one system call per turn of the wait loop.
+/// Most queues that can be spun on: each is tried at least once in a turn of the wait loop.
 pub(crate) const MAX_SPIN_QUEUES: usize = 16;
 
 /// Keys of `[catnap]`, all optional.

@@ -4,7 +4,8 @@
 //! It bypasses nothing, so its aim is to add nothing:
 //!
 //! - **Try first.** An operation is one system call when the kernel can serve it at once, and is then done.
-//!   Only what would block waits, in a queue of its socket, for the kernel to say that it is worth another try.
+//!   Only what would block waits, in a queue of its socket, for the kernel to say that it is worth another try;
+//!   and pushes that follow another before the application has taken a result, which share a call in the next turn.
 //! - **Spin on the few, ask about the many.** The queues that were active last are tried directly on every
 //!   turn; all others stand in one edge-triggered epoll set, where they cost nothing while nothing happens.
 //! - **Copy little, hold little.** A small receive is copied to its size out of a buffer that stays; a large

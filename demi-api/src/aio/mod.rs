@@ -129,6 +129,8 @@ impl<L: LibOs> Demikernel<L> {
                 let Some(bit) = self.core()?.scheduler.next_ready() else { break };
                 if bit == sched::MAIN {
                     if let Poll::Ready(value) = future.as_mut().poll(&mut Context::from_waker(main)) {
+                        // What it has started and not awaited is under way with this.
+                        self.poll()?;
                         return Ok(value);
                     }
                 } else {

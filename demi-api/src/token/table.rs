@@ -344,13 +344,14 @@ impl Completions {
     /// [`refused`](Completions::refused).
     #[inline]
     pub(crate) fn ask(&mut self, qd: QDesc) -> Result<QToken, Error> {
-        debug_assert!(matches!(self.held, Held::Nothing), "the hand holds a result under this token");
+        let token = self.next()?;
         self.asked = qd;
-        self.next()
+        Ok(token)
     }
 
     #[inline]
     fn next(&mut self) -> Result<QToken, Error> {
+        debug_assert!(matches!(self.held, Held::Nothing), "the hand holds a result under this token");
         match self.next {
             Some(token) => Ok(token),
             None => self.find_next(),
@@ -406,6 +407,9 @@ impl Completions {
     #[inline]
     pub(crate) fn hold(&mut self, result: Result<Done, Error>) {
         let qd = std::mem::replace(&mut self.asked, QDesc::NONE);
+        if self.next.is_none() {
+            return self.note_twice_done();
+        }
         self.held = Held::Result(qd, result);
     }
 
@@ -413,13 +417,23 @@ impl Completions {
     #[inline]
     pub(crate) fn hold_pushed(&mut self, position: Position) {
         let qd = std::mem::replace(&mut self.asked, QDesc::NONE);
+        if self.next.is_none() {
+            return self.note_twice_done();
+        }
         self.held = Held::Pushed(qd, position);
     }
 
-    /// There is no operation.
-    #[inline]
+    /// The operation was posted while it was started, and is now said to be done: the first result counts.
+    #[cold]
+    fn note_twice_done(&mut self) {
+        debug_assert!(false, "an operation was posted and returned as done");
+        self.stale_posts += 1;
+    }
+
+    /// There is no operation. Its token is not given again: the libOS has seen it.
     pub(crate) fn refused(&mut self) {
         self.asked = QDesc::NONE;
+        self.next = self.next.and_then(QToken::following);
     }
 
     /// Takes the result in hand, if it is the one asked for.

@@ -39,7 +39,7 @@ use socket::{Socket, State};
 /// When to try again what the kernel gives no notice of.
 const RETRY: Duration = Duration::from_millis(1);
 
-/// Fruitless tries of spinning sockets in one turn. Whatever else a turn does comes once in so many: on the way there
+/// Fruitless tries of spinning sockets in one turn, and at least one of each. Whatever else a turn does comes once in so many: on the way there
 /// and back a packet would wait.
 const TRIES_PER_TURN: usize = 8;
 
@@ -111,7 +111,7 @@ impl Net {
         if self.readiness.again() > 0 {
             done += self.go_on(queues, cx);
         }
-        for _ in 0..TRIES_PER_TURN / self.readiness.spinning().max(1) {
+        for _ in 0..(TRIES_PER_TURN / self.readiness.spinning().max(1)).max(1) {
             done += self.try_spinners(cx);
             if self.readiness.is_probe_due() {
                 let found = self.probe(queues, cx);

@@ -143,6 +143,7 @@ impl Stream {
                 Err(error) => {
                     let error = self.send_broke(error);
                     self.fail_pushes(cx, &error);
+                    self.gathered = 0;
                     return Pushed::Done(Err(error));
                 }
             }
@@ -156,7 +157,11 @@ impl Stream {
 
     /// The last chance for what is gathered: its instance goes.
     pub(crate) fn send_gathered(&mut self, fd: &Fd, io: &mut Io) {
-        while self.gathered > 0
+        if self.gathered == 0 {
+            return;
+        }
+        self.pushes.retain(|push| !push.rest.is_empty());
+        while !self.pushes.is_empty()
             && let Ok(Some(count @ 1..)) = self.send_queued(fd, io)
         {
             self.note_sent(count);

@@ -371,17 +371,79 @@ fn gathered_pushes_to_a_vanished_peer_fail_each() {
 }
 
 #[test]
+fn a_reset_fails_what_was_gathered_and_what_comes_too_late() {
+    let demi = demi();
+    let (client, server) = pair(&demi, Domain::Inet);
+    let push_late = || demi.push(client, demi.copy_from(b"late").unwrap()).unwrap();
+    let mut tokens: Vec<_> = (0..10).map(|_| push_late()).collect();
+    demi.set_option(server, SocketOption::Linger(Some(Duration::ZERO))).unwrap();
+    demi.close(server).unwrap();
+    // The call for which these become too many meets the reset.
+    tokens.extend((0..200).map(|_| push_late()));
+    completion(&demi, tokens[0]).pushed().unwrap();
+    for token in &tokens[1..] {
+        assert!(wait(&demi, *token).is_err());
+    }
+}
+
+#[test]
+fn gathered_pushes_wait_for_room_like_others() {
+    let demi = demi();
+    let listening = TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = connect(&demi, &listening.local_addr().unwrap().into()).unwrap();
+    let mut peer = listening.accept().unwrap().0;
+    demi.set_option(client, SocketOption::SendBuffer(8192)).unwrap();
+    // Every one of these fills a call many times over, and none of them is waited for.
+    let bytes = pattern(20_000);
+    let tokens: Vec<_> =
+        (0..300).map(|_| demi.push(client, demi.copy_from(&bytes).unwrap()).unwrap()).collect();
+    let reader = std::thread::spawn(move || {
+        let mut got = vec![0; 300 * 20_000];
+        peer.read_exact(&mut got).unwrap();
+        got
+    });
+    for token in tokens {
+        completion(&demi, token).pushed().unwrap();
+    }
+    assert_eq!(reader.join().unwrap(), bytes.repeat(300));
+}
+
+#[test]
 fn a_dropped_instance_sends_what_was_gathered() {
+    let parts = |count: usize| vec![b"x".as_slice(); count];
     for domain in [Domain::Inet, Domain::Unix] {
-        let (demi, other) = (demi(), demi());
-        let (listening, addr) = listener(&other, domain);
-        let client = connect(&demi, &addr).unwrap();
-        let (server, _) = accept(&other, listening);
-        for part in [b"one", b"two"] {
-            demi.push(client, demi.copy_from(part).unwrap()).unwrap();
+        for parts in
+            [parts(2), parts(65), parts(150), vec![b"one", b"two", b""], vec![b"one", b""], vec![b"", b""]]
+        {
+            let (demi, other) = (demi(), demi());
+            let (listening, addr) = listener(&other, domain);
+            let client = connect(&demi, &addr).unwrap();
+            let (server, _) = accept(&other, listening);
+            for part in &parts {
+                demi.push(client, demi.copy_from(part).unwrap()).unwrap();
+            }
+            drop(demi);
+            let bytes = parts.concat();
+            assert_eq!(pop_exactly(&other, server, bytes.len()), bytes);
+            assert_eq!(pop(&other, server).unwrap(), b"");
         }
-        drop(demi);
-        assert_eq!(pop_exactly(&other, server, 6), b"onetwo");
-        assert_eq!(pop(&other, server).unwrap(), b"");
+    }
+}
+
+#[test]
+fn what_was_started_and_not_awaited_goes_when_a_turn_comes() {
+    let demi = demi();
+    let (client, server) = pair(&demi, Domain::Inet);
+    let push_now = |bytes: &[u8]| demi.push(client, demi.copy_from(bytes).unwrap()).unwrap();
+    let pushed = demi.block_on(async { [b"a", b"b", b"c"].map(|bytes| push_now(bytes)) }).unwrap();
+    assert_eq!(pop_exactly(&demi, server, 3), b"abc");
+    // A turn begins a new round: the next push is tried at once.
+    let before = counter(&demi, "send");
+    let first = push_now(b"d");
+    demi.poll().unwrap();
+    let second = push_now(b"e");
+    assert_eq!(counter(&demi, "send") - before, 2);
+    for token in pushed.into_iter().chain([first, second]) {
+        completion(&demi, token).pushed().unwrap();
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use demi_api::addr::{Domain, SocketKind};
 use demi_api::config::Config;
+use demi_api::error::Error;
 use demi_api::op::Done;
 
 use crate::common::*;
@@ -200,4 +201,55 @@ fn a_wait_sleeps_beside_a_task_that_it_does_not_run() {
     assert!(is_pending(&demi, token));
     assert_ne!(demi.counters().unwrap().sleeps, before);
     assert_eq!(demi.block_on(task).unwrap(), Ok(7));
+}
+
+#[test]
+fn every_spinning_socket_is_tried_in_every_turn() {
+    for count in [1, 8, 9, 16] {
+        let demi = demi_with("[catnap]\nspin_queues = 16\n");
+        let pairs: Vec<_> = (0..count).map(|_| pair(&demi, Domain::Inet)).collect();
+        let pops: Vec<_> = pairs.iter().map(|(_, server)| demi.pop(*server).unwrap()).collect();
+        for (client, _) in &pairs {
+            push(&demi, *client, b"x").unwrap();
+        }
+        // Polling alone never arms, which would look at all of them.
+        for _ in 0..100_000 {
+            demi.poll().unwrap();
+        }
+        for pop in pops {
+            assert_eq!(
+                demi.wait(pop, Some(Duration::ZERO)).unwrap().popped().unwrap().to_vec(),
+                b"x",
+                "of {count}"
+            );
+        }
+    }
+}
+
+#[test]
+fn results_in_hand_leave_the_libos_its_turns() {
+    let demi = demi();
+    let (client, server) = pair(&demi, Domain::Inet);
+    let pop = demi.pop(server).unwrap();
+    let before = demi.counters().unwrap().turns;
+    for _ in 0..320 {
+        push(&demi, client, b"x").unwrap();
+    }
+    assert!(demi.counters().unwrap().turns - before >= 9, "a turn for every 32 results");
+    assert!(!demi.wait(pop, Some(Duration::ZERO)).unwrap().popped().unwrap().is_empty());
+
+    let interrupter = demi.interrupter().unwrap();
+    interrupter.interrupt();
+    std::thread::sleep(Duration::from_millis(5));
+    let interrupted = (0..100).any(|_| {
+        let token = demi.push(client, demi.copy_from(b"y").unwrap()).unwrap();
+        let outcome = demi.wait(token, Some(Duration::from_secs(1)));
+        if outcome.is_err() {
+            assert_eq!(outcome.unwrap_err(), Error::Interrupted);
+            completion(&demi, token).pushed().unwrap();
+            return true;
+        }
+        false
+    });
+    assert!(interrupted, "an instance that is never short of results still hears of it");
 }

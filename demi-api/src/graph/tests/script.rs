@@ -230,7 +230,7 @@ impl Host {
 
     /// The result, or `None` if the operation is still pending after more turns than a result takes.
     pub(super) fn result(&self, token: QToken) -> Option<Result<Done, Error>> {
-        for _ in 0..32 {
+        for _ in 0..256 {
             if let Some(completion) =
                 self.demi.core().expect("no closure runs").done.take(token).expect("a token")
             {
