@@ -113,13 +113,14 @@ impl Connection {
         }
         // Seventh: the segment's text; eighth: FIN.
         let had = self.rcv_nxt;
+        let pushed = segment.flags.has(Flags::PSH);
         if segment.len > 0 || segment.flags.has(Flags::FIN) {
             self.receive_text(io, segment);
         }
         if self.state != State::Closed {
             self.output(io);
             if self.rcv_nxt != had && self.acked_to != self.rcv_nxt {
-                self.plan_ack(io);
+                self.plan_ack(io, pushed);
             }
         }
     }
@@ -578,20 +579,18 @@ impl Connection {
     }
 
     /// Sees to it that what has just arrived is acknowledged.
+    ///
+    /// Two full segments are acknowledged in the next turn, and so is what a sender marked as the end of a push, which
+    /// may be waited for there, and what comes at the start, when a sender grows by acknowledgements. The application
+    /// gets its turn first: it may have something to send that carries the acknowledgement.
     #[inline]
-    fn plan_ack(&mut self, io: &mut Io<'_, '_>) {
-        if self.rcv_nxt - self.acked_to >= 2 * u32::from(self.mss) {
+    fn plan_ack(&mut self, io: &mut Io<'_, '_>, pushed: bool) {
+        if pushed || self.quick_acks > 0 || self.rcv_nxt - self.acked_to >= 2 * u32::from(self.mss) {
+            self.quick_acks = self.quick_acks.saturating_sub(1);
             self.ack_soon = true;
-            return;
+        } else if self.timer(Timer::DelayedAck).is_none() {
+            self.set_timer(Timer::DelayedAck, Some(io.cx.now + DELAYED_ACK));
         }
-        if self.timer(Timer::DelayedAck).is_some() {
-            return;
-        }
-        // A sender that starts has few segments in flight, and grows by acknowledgements. Even so the application gets
-        // its turn first: it may have something to send that carries the acknowledgement.
-        let delay = if self.quick_acks > 0 { Duration::ZERO } else { DELAYED_ACK };
-        self.quick_acks = self.quick_acks.saturating_sub(1);
-        self.set_timer(Timer::DelayedAck, Some(io.cx.now + delay));
     }
 }
 

@@ -138,8 +138,13 @@ impl Connection {
     #[inline]
     fn emit(&mut self, io: &mut Io<'_, '_>, seq: SeqNum, mut flags: Flags, from: u64, len: usize) {
         let window = self.take_window();
-        let blocks =
-            if self.reassembly.has_blocks() { self.reassembly.sack_blocks() } else { Default::default() };
+        // Data comes first: an option takes what it leaves of the segment.
+        let room = (usize::from(self.mss).saturating_sub(len + 4)) / 8;
+        let blocks = if room > 0 && self.sack && self.reassembly.has_blocks() {
+            self.reassembly.sack_blocks()
+        } else {
+            Default::default()
+        };
         if self.ecn {
             flags = flags.with_if(self.ece_due, Flags::ECE).with_if(self.cwr_due && len > 0, Flags::CWR);
             self.cwr_due &= len == 0;
@@ -155,9 +160,8 @@ impl Connection {
             window_scale: None,
             sack_permitted: false,
             timestamps: self.timestamps.map(|ours| (super::clock(io.cx.now, ours.offset), ours.recent)),
-            sacks: if self.sack { &blocks } else { &[] },
+            sacks: &blocks[..blocks.len().min(room)],
         };
-        // Blocks of SACK leave less room for data.
         let header_len = header.len();
         let range = self.send.range(from, len);
         let copied = if len <= COPY_THRESHOLD || range.pieces() > MAX_PIECES { len } else { 0 };
@@ -356,7 +360,8 @@ impl Connection {
         let may_probe =
             self.sack && !self.is_recovering() && self.rack.may_probe() && !self.flight.has_sacked();
         let probe = (may_probe && self.state.is_synchronized()).then(|| {
-            let segments = self.flight.pipe().div_ceil(self.mss.into());
+            // Peers acknowledge two full segments at once, and less than that when it suits them.
+            let segments = self.flight.pipe() / u32::from(self.mss);
             probe_timeout(self.rtt.srtt(), segments, MAX_ACK_DELAY)
         });
         let (kind, after) = match probe {

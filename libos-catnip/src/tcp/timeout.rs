@@ -72,7 +72,6 @@ impl Connection {
         if self.flight.is_empty() {
             return;
         }
-        io.counters.timeouts += 1;
         self.retries = self.retries.saturating_add(1);
         if matches!(self.state, State::SynSent | State::SynReceived) {
             if self.retries > SYN_RETRIES {
@@ -83,10 +82,16 @@ impl Connection {
             self.congestion.syn_lost();
             return self.send_syn(io);
         }
-        if now - self.progress_at >= self.settings.user_timeout {
+        let since = if self.window == 0 { self.progress_at.max(self.heard_at) } else { self.progress_at };
+        if now - since >= self.settings.user_timeout {
             return self.abort(io, &Error::TimedOut);
         }
+        if self.window == 0 {
+            // What is on the way is a probe, and unanswered for as long as the peer has no room: no sign of congestion.
+            return self.probe_again(io);
+        }
         // RFC 2018 §8: the peer may have dropped what it had out of order.
+        io.counters.timeouts += 1;
         if self.flight.first().is_some_and(|first| first.sacked) {
             self.flight.forget_sacks();
         }
@@ -117,6 +122,16 @@ impl Connection {
             let after = persist_interval(self.rtt.rto(), self.retries);
             self.set_timer(Timer::Persist, Some(now + after));
         }
+    }
+
+    fn probe_again(&mut self, io: &mut Io<'_, '_>) {
+        if let Some(first) = self.flight.first().copied() {
+            io.counters.window_probes += 1;
+            self.retransmit(io, first);
+        }
+        self.loss_timer = LossTimer::Retransmission;
+        let after = persist_interval(self.rtt.rto(), self.retries);
+        self.set_timer(Timer::Loss, Some(io.cx.now + after));
     }
 
     /// RFC 9293 §3.8.4.

@@ -1,0 +1,8 @@
+//! Whole stacks in one thread, on a clock that jumps: data arrives exactly once and in order, whatever the network does,
+//! and the same seed does the same to the letter.
+//!
+//! `DEMI_SEEDS` says how many seeds of each kind to run, in place of the usual number; `DEMI_SEED` runs a single one, for
+//! the seed that a failure names.
+
+mod transfer;
+mod world;

@@ -1,0 +1,140 @@
+//! Two hosts on a wire with faults.
+//!
+//! Invariant: nothing in here looks at a real clock. The world's time stands while hosts work, and jumps to the next
+//! deadline of any of them when all have nothing to do.
+
+use std::time::Duration;
+
+use demi_api::config::Config;
+use demi_api::desc::QDesc;
+use demi_api::error::Error;
+use demi_api::instance::Demikernel;
+use demi_api::op::Completion;
+use demi_api::time::{Clock, Instant};
+use demi_api::token::QToken;
+use demi_api::{Domain, SocketKind};
+use demi_libos_catnip::device::fault::{Fault, FaultConfig, Faults};
+use demi_libos_catnip::device::{Queue, Wire};
+use demi_libos_catnip::{Catnip, CatnipSection};
+
+pub(crate) type Host = Demikernel<Catnip>;
+
+/// Turns without a step forward in time before a world is taken to be spinning.
+const TURNS_PER_INSTANT: usize = 10_000;
+
+pub(crate) struct World {
+    pub(crate) clock: Clock,
+    pub(crate) hosts: [Host; 2],
+    pub(crate) wire: Wire,
+}
+
+impl World {
+    /// Two hosts, 10.0.0.1 and 10.0.0.2, whose frames meet `faults` on their way out.
+    pub(crate) fn new(seed: u64, faults: &Faults, mtu: usize, more: &str) -> World {
+        let clock = Clock::manual(Instant::from_nanos(1_000_000_000));
+        let wire = Wire::new();
+        let host = |number: u8| {
+            let text = format!(
+                "[heap]\nsize_mib = 16\nlock = false\nhuge_pages = \"never\"\n\
+                 [catnip]\n{more}\n[catnip.ip]\naddresses = [\"10.0.0.{number}/24\"]\n"
+            );
+            let config = Config::parse(&text, "sim").unwrap();
+            let section = CatnipSection::load(&config).unwrap();
+            let plug = wire.plug([2, 0, 0, 0, 0, number], mtu).unwrap();
+            let seed = seed << 8 | u64::from(number);
+            let faults = FaultConfig { seed, tx: faults.clone(), ..FaultConfig::default() };
+            let device: Box<dyn Queue> = Box::new(Fault::new(plug, faults));
+            let rng = fastrand::Rng::with_seed(seed);
+            Demikernel::assemble(&config, clock.clone(), rng, |setup, rng| {
+                Catnip::over(&setup, &section, device, rng)
+            })
+            .unwrap()
+        };
+        World { clock: clock.clone(), hosts: [host(1), host(2)], wire }
+    }
+
+    pub(crate) fn now(&self) -> Instant {
+        self.clock.now()
+    }
+
+    /// Lets both hosts work until they have nothing left to do, then moves time on. False: nothing will ever happen.
+    pub(crate) fn step(&self) -> bool {
+        for _ in 0..TURNS_PER_INSTANT {
+            for host in &self.hosts {
+                host.poll().unwrap();
+            }
+            if self.wire.waiting() > 0 {
+                continue;
+            }
+            let deadlines = self.hosts.iter().filter_map(|host| host.next_deadline().unwrap());
+            let Some(next) = deadlines.min() else { return false };
+            if next > self.now() {
+                self.clock.set(next);
+                // What an application does next, it does at the time of its host's last turn.
+                for host in &self.hosts {
+                    host.poll().unwrap();
+                }
+                return true;
+            }
+        }
+        panic!("the hosts never come to rest at {:?}", self.now());
+    }
+
+    /// Lets time pass until `done`, at most `limit`.
+    #[track_caller]
+    pub(crate) fn run(&self, limit: Duration, mut done: impl FnMut(&World) -> bool) {
+        let end = self.now() + limit;
+        let mut idle = 0;
+        while !done(self) {
+            // The applications may have something to do with what the last step brought.
+            idle = if self.step() { 0 } else { idle + 1 };
+            assert!(idle < 3, "nothing is left to happen: {:#?}", self.counters());
+            assert!(self.now() < end, "not done after {limit:?}: {:#?}", self.counters());
+        }
+    }
+
+    /// The result of an operation, if it is there.
+    pub(crate) fn take(&self, host: usize, token: QToken) -> Option<Completion> {
+        match self.hosts[host].wait(token, Some(Duration::ZERO)) {
+            Ok(completion) => Some(completion),
+            Err(Error::TimedOut) => None,
+            Err(error) => panic!("{token}: {error}"),
+        }
+    }
+
+    /// A connection from the first host to the second.
+    pub(crate) fn connected(&self, limit: Duration) -> [QDesc; 2] {
+        let [near, far] = &self.hosts;
+        let listener = far.socket(Domain::Inet, SocketKind::Stream).unwrap();
+        far.bind(listener, "10.0.0.2:80".parse::<std::net::SocketAddr>().unwrap()).unwrap();
+        far.listen(listener, 8).unwrap();
+        let accept = far.accept(listener).unwrap();
+        let client = near.socket(Domain::Inet, SocketKind::Stream).unwrap();
+        let connect = near.connect(client, "10.0.0.2:80".parse::<std::net::SocketAddr>().unwrap()).unwrap();
+        let (mut server, mut connected) = (None, false);
+        self.run(limit, |world| {
+            if !connected && let Some(done) = world.take(0, connect) {
+                done.result.unwrap();
+                connected = true;
+            }
+            if server.is_none()
+                && let Some(done) = world.take(1, accept)
+            {
+                server = Some(done.accepted().unwrap().0);
+            }
+            connected && server.is_some()
+        });
+        far.close(listener).unwrap();
+        [client, server.unwrap()]
+    }
+
+    pub(crate) fn counters(&self) -> Vec<Vec<(&'static str, u64)>> {
+        let all = self.hosts.iter().map(|host| host.counters().unwrap().libos);
+        all.map(|counters| counters.into_iter().filter(|(_, value)| *value > 0).collect()).collect()
+    }
+
+    pub(crate) fn counter(&self, host: usize, name: &str) -> u64 {
+        let counters = self.hosts[host].counters().unwrap().libos;
+        counters.iter().find(|(other, _)| *other == name).unwrap_or_else(|| panic!("no counter {name}")).1
+    }
+}
