@@ -318,8 +318,10 @@ impl Connection {
 
     /// One byte into a closed window: §3.8.6.1.
     pub(crate) fn probe_window(&mut self, io: &mut Io<'_, '_>) {
-        if self.send.unsent() > 0 && self.window > self.nxt - self.una {
-            return self.output(io);
+        let open = u64::from(self.window.saturating_sub(self.nxt - self.una)).min(self.send.unsent());
+        if open > 0 {
+            // §3.8.6.2.1: a window that was too small to be worth a segment is used once this timer overrides it.
+            return self.send_new(io, open.min(self.mss.into()) as usize);
         }
         io.counters.window_probes += 1;
         if self.send.unsent() > 0 && self.flight.is_empty() {
