@@ -25,8 +25,18 @@
 //! order with the others, and is handed out as the one long segment that it is. Datagrams aggregated likewise
 //! (`UDP_SEGMENT`, which QUIC uses) cannot be handed out as one and are dropped and counted; the other end stops sending
 //! them with `ethtool -K INTERFACE tx-udp-segmentation off`.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `raw` | the ring |
+//! | `frames` | frames out of the ring and the socket, and into the socket |
+//! | `filter` | which frames leave the kernel |
+//! | `open` | the socket, from its making to its binding |
+//! | `sys` | its options |
 
 mod filter;
+mod frames;
+mod open;
 #[allow(unsafe_code, reason = "each block states its proof")]
 mod raw;
 #[allow(unsafe_code, reason = "each block states its proof")]
@@ -36,36 +46,20 @@ mod tests;
 
 use std::cell::Cell;
 use std::collections::VecDeque;
-use std::io::{IoSlice, IoSliceMut};
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use arrayvec::ArrayVec;
 use demi_api::error::Error;
-use demi_api::memalloc::Heap;
 use demi_api::sga::MAX_SEGMENTS;
-use rustix::io::{Errno, retry_on_intr};
-use rustix::net::{
-    AddressFamily, MMsgHdr, RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendFlags, SocketFlags,
-    SocketType, recvmsg, sendmmsg, socket_with, sockopt,
-};
+use rustix::io::Errno;
+use rustix::net::sockopt;
 
-use self::raw::{Ring, Slot};
-use super::kernel::link::{Link, Links, MTU_MAX, MTU_MIN};
-use super::kernel::{ETHERNET, Fd, check_mac, refused, vnet};
+use self::frames::{Dropped, read_large, take, transmit};
+use self::open::open_ring;
+use self::raw::Ring;
+use super::kernel::link::{Links, MTU_MAX, MTU_MIN};
+use super::kernel::{ETHERNET, Fd, check_mac};
 use super::{BURST, Caps, DeviceCx, Frame, Queue};
-
-/// Frames handed to the kernel by one call.
-const BATCH: usize = 16;
-
-/// Longest frame taken: the longest IP packet behind its Ethernet header.
-const LONGEST: usize = ETHERNET + 65535;
-
-/// Smallest block that the ring is allocated in.
-const BLOCK: usize = 64 << 10;
-
-/// Memory for the ring, at the most.
-const RING_MAX: usize = 1 << 30;
 
 /// How to open an interface.
 #[derive(Clone, Debug)]
@@ -284,149 +278,4 @@ impl Queue for Packet {
         visit("packet_tx_failed", counters.tx_failed);
         visit("packet_link_errors", counters.link_errors);
     }
-}
-
-/// A socket with everything set, and at last bound: no frame gets by the filter or the ring.
-fn open_ring(config: &PacketConfig, link: &Link, mac: [u8; 6]) -> Result<(Fd, Ring), Error> {
-    let name = &config.interface;
-    let old = "the kernel must be 4.20 or later, with CONFIG_PACKET";
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let fd: Fd = retry_on_intr(|| socket_with(AddressFamily::PACKET, SocketType::RAW, flags, None))
-        .map_err(|errno| {
-            refused(name, "cannot open a packet socket", errno, "grant CAP_NET_RAW, or run as root")
-        })?
-        .into();
-    let stride = (raw::OVERHEAD + ETHERNET + link.mtu.min(MTU_MAX)).next_power_of_two().max(raw::SLOT_MIN);
-    let count = config.ring_frames;
-    let block = stride.max(BLOCK);
-    if stride * count > RING_MAX {
-        let text = "the receive ring would exceed 1 GiB: lower ring_frames";
-        return Err(Error::Config(format!("interface {name:?}: {text}")));
-    }
-    let promiscuous = link.mac != Some(mac);
-    let membership = if promiscuous { libc::PACKET_MR_PROMISC } else { libc::PACKET_MR_ALLMULTI };
-    sys::set_number(&fd, libc::PACKET_VERSION, libc::tpacket_versions::TPACKET_V2 as libc::c_int)
-        .and_then(|()| sys::set_number(&fd, libc::PACKET_VNET_HDR, 1))
-        .and_then(|()| sys::set_number(&fd, libc::PACKET_COPY_THRESH, 1))
-        .and_then(|()| sys::set_number(&fd, libc::PACKET_IGNORE_OUTGOING, 1))
-        .and_then(|()| sys::attach_filter(&fd, &filter::program(mac, &config.addresses)))
-        .map_err(|errno| refused(name, "cannot set up the packet socket", errno, old))?;
-    // Without CAP_NET_ADMIN, net.core.rmem_max limits it, and fewer large frames wait.
-    sockopt::set_socket_recv_buffer_size_force(&fd, config.large_bytes / 2)
-        .or_else(|_| sockopt::set_socket_recv_buffer_size(&fd, config.large_bytes / 2))
-        .map_err(|errno| refused(name, "cannot size the socket's buffer", errno, "lower large_bytes"))?;
-    let lower = "lower ring_frames, or free memory";
-    sys::set_ring(&fd, stride as u32, count as u32, block as u32)
-        .map_err(|errno| refused(name, "cannot allocate the receive ring", errno, lower))?;
-    let ring = Ring::map(&fd, stride, count)
-        .map_err(|errno| refused(name, "cannot map the receive ring", errno, lower))?;
-    sys::join(&fd, link.index, membership)
-        .and_then(|()| sys::bind(&fd, link.index))
-        .map_err(|errno| refused(name, "cannot bind to it", errno, "is it still there? See `ip link`"))?;
-    Ok((fd, ring))
-}
-
-/// Why a frame that arrived is not handed out.
-enum Dropped {
-    Memory,
-    Truncated,
-    Vlan,
-    Aggregate,
-    Outgoing,
-}
-
-/// The frame in a slot, copied out.
-#[inline]
-fn take(fd: &Fd, slot: &Slot<'_>, heap: &Heap, astray: &mut bool) -> Result<Frame, Dropped> {
-    let wanted = if slot.outgoing {
-        Err(Dropped::Outgoing)
-    } else if slot.is_tagged() {
-        Err(Dropped::Vlan)
-    } else if (ETHERNET..=LONGEST).contains(&slot.len) {
-        Ok(slot.len)
-    } else {
-        Err(Dropped::Truncated)
-    };
-    if slot.status & libc::TP_STATUS_COPY != 0 {
-        return take_large(fd, wanted, heap, astray);
-    }
-    let len = wanted?;
-    if slot.bytes.len() != len {
-        return Err(Dropped::Truncated);
-    }
-    let checksum = vnet::parse(&slot.vnet, len).ok_or(Dropped::Aggregate)?;
-    let mut data = heap.alloc(len).map_err(|_| Dropped::Memory)?;
-    data.copy_from_slice(slot.bytes);
-    Ok(Frame { data: data.into(), checksum })
-}
-
-impl Slot<'_> {
-    /// Whether the frame belongs to a VLAN, which is another network. The kernel has taken its tag out, so that nothing
-    /// else tells. Number 0 is no VLAN but a priority (IEEE 802.1Q §9.6).
-    fn is_tagged(&self) -> bool {
-        self.status & libc::TP_STATUS_VLAN_VALID != 0 && self.vlan & 0xfff != 0
-    }
-}
-
-/// The frame, of that length, that a slot was too short for. It leaves the socket's buffer even if it is not wanted.
-#[cold]
-fn take_large(
-    fd: &Fd,
-    wanted: Result<usize, Dropped>,
-    heap: &Heap,
-    astray: &mut bool,
-) -> Result<Frame, Dropped> {
-    let mut buffer = wanted.and_then(|len| heap.alloc(len).map_err(|_| Dropped::Memory));
-    let read = read_large(fd, buffer.as_mut().map_or(&mut [], |buffer| &mut buffer[..]));
-    *astray |= read.is_err();
-    let data = buffer?;
-    match read {
-        Ok((header, len)) if len == data.len() => {
-            let checksum = vnet::parse(&header, len).ok_or(Dropped::Aggregate)?;
-            Ok(Frame { data: data.into(), checksum })
-        }
-        Ok(_) => {
-            *astray = true;
-            Err(Dropped::Truncated)
-        }
-        Err(_) => Err(Dropped::Truncated),
-    }
-}
-
-/// Takes a frame out of the socket's buffer, as far as there is room; returns its header and its true length.
-fn read_large(fd: &Fd, into: &mut [u8]) -> Result<([u8; vnet::LEN], usize), Errno> {
-    let mut header = [0; vnet::LEN];
-    let mut attempt = || {
-        let mut parts = [IoSliceMut::new(&mut header), IoSliceMut::new(&mut *into)];
-        let flags = RecvFlags::DONTWAIT | RecvFlags::TRUNC;
-        recvmsg(fd, &mut parts, &mut RecvAncillaryBuffer::default(), flags).map(|message| message.bytes)
-    };
-    let len = match attempt() {
-        Err(Errno::AGAIN) => return Err(Errno::AGAIN),
-        // An error that the interface has left behind is told once and then gone.
-        Err(_) => attempt()?,
-        Ok(len) => len,
-    };
-    Ok((header, len.checked_sub(vnet::LEN).ok_or(Errno::BADMSG)?))
-}
-
-/// Hands frames from the front of `outbox` to the kernel; returns how many it took. None: the first is beyond what the
-/// device can do.
-fn transmit(fd: &Fd, caps: &Caps, outbox: &VecDeque<Frame>) -> Result<usize, Errno> {
-    let headers: ArrayVec<[u8; vnet::LEN], BATCH> =
-        outbox.iter().take(BATCH).map_while(|frame| vnet::for_frame(frame, caps)).collect();
-    let mut parts: ArrayVec<ArrayVec<IoSlice<'_>, { MAX_SEGMENTS + 1 }>, BATCH> = ArrayVec::new();
-    for (header, frame) in headers.iter().zip(outbox) {
-        let mut part = ArrayVec::new();
-        part.push(IoSlice::new(header));
-        part.extend(frame.data.segments().iter().map(|segment| IoSlice::new(segment)));
-        parts.push(part);
-    }
-    if parts.is_empty() {
-        return Ok(0);
-    }
-    let mut nothing: [_; BATCH] = std::array::from_fn(|_| SendAncillaryBuffer::default());
-    let mut messages: ArrayVec<MMsgHdr<'_>, BATCH> =
-        parts.iter().zip(&mut nothing).map(|(part, nothing)| MMsgHdr::new(part, nothing)).collect();
-    retry_on_intr(|| sendmmsg(fd, &mut messages, SendFlags::DONTWAIT))
 }

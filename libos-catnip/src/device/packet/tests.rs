@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, TcpStream, UdpSocket};
 use std::time::Duration;
 
+use demi_api::memalloc::Heap;
 use demi_api::sga::SgArray;
 
 use super::super::Checksum;
@@ -132,7 +133,7 @@ fn what_the_ring_has_no_room_for_is_counted() {
 }
 
 #[test]
-fn sleep_ends_when_a_frame_comes_and_when_the_link_goes_down_it_lasts() {
+fn sleep_ends_when_a_frame_comes_and_lasts_when_the_link_is_gone() {
     in_namespace("packet: sleep and wake", || {
         make_pair(1500);
         let mut bench = Bench::new();
@@ -164,6 +165,15 @@ fn sleep_ends_when_a_frame_comes_and_when_the_link_goes_down_it_lasts() {
             }
         }
         assert!(!bench.inbox.is_empty(), "frames come again");
+        bench.inbox.clear();
+        ip("link del dev a");
+        while bench.receive(&mut b) > 0 {}
+        assert!(
+            b.arm(&cx) && b.arm(&cx) && !readable(&b, Duration::from_millis(50)),
+            "gone for good, and quiet"
+        );
+        let left = send(&bench, &mut b, VecDeque::from([frame(&heap, MAC_B, MAC_A, 60, 1)]));
+        assert!(left.is_empty() && counter(&b, "packet_tx_failed") == 2);
         bench.inbox.clear();
         assert_eq!(heap.stats().objects_live, 0);
     });

@@ -103,7 +103,7 @@ impl<D: Queue> Pcap<D> {
     }
 
     /// Passes on a few frames and records those that the device took; whether it took all.
-    fn pass(&mut self, now: Instant, cx: &DeviceCx<'_>, outbox: &mut VecDeque<Frame>) -> bool {
+    fn pass(&mut self, cx: &DeviceCx<'_>, outbox: &mut VecDeque<Frame>) -> bool {
         self.leaving.extend(outbox.drain(..outbox.len().min(BURST)));
         let offered = self.leaving.iter();
         self.offered
@@ -111,7 +111,7 @@ impl<D: Queue> Pcap<D> {
         self.device.tx_burst(cx, &mut self.leaving);
         let taken = self.offered.len() - self.leaving.len();
         for frame in &self.offered[..taken] {
-            self.writer.record(now, Direction::Out, &frame.data);
+            self.writer.record(cx.now, Direction::Out, &frame.data);
         }
         self.offered.clear();
         let all = self.leaving.is_empty();
@@ -144,7 +144,7 @@ impl<D: Queue> Queue for Pcap<D> {
             return count;
         }
         let before = outbox.len();
-        while !outbox.is_empty() && self.pass(cx.now, cx, outbox) {}
+        while !outbox.is_empty() && self.pass(cx, outbox) {}
         before - outbox.len()
     }
 

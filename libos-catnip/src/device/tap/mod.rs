@@ -8,9 +8,12 @@
 //! the frames never leave memory. Segments are not aggregated, so no frame exceeds the MTU. Each frame costs one system
 //! call, and received ones lie where the kernel has copied them, unless they are small.
 //!
+//! An interface that is removed under the device leaves it silent; `tap_gone` among its counters tells.
+//!
 //! The interface exists for as long as the device, unless it was there before (`ip tuntap add dev tap0 mode tap`), which
 //! also lets a user without privileges have it (`… user NAME`).
 
+mod setup;
 #[allow(unsafe_code, reason = "each block states its proof")]
 mod sys;
 #[cfg(test)]
@@ -25,14 +28,14 @@ use arrayvec::ArrayVec;
 use demi_api::error::Error;
 use demi_api::memalloc::{Buf, BufMut, Heap};
 use demi_api::sga::MAX_SEGMENTS;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::{Errno, readv, retry_on_intr, writev};
 
+use self::setup::{set_up, watch};
 #[cfg(doc)]
 use super::Checksum;
-use super::kernel::link::{Links, MTU_MAX, MTU_MIN};
-use super::kernel::{ETHERNET, Fd, check_mac, refused, vnet};
+use super::kernel::{ETHERNET, Fd, refused, vnet};
 use super::{BURST, Caps, DeviceCx, Frame, Queue};
 
 /// Frames of up to this many bytes are copied into buffers of their own size; larger ones are handed out as received.
@@ -65,6 +68,8 @@ pub struct Tap {
     caps: Caps,
     name: String,
     fd: Fd,
+    /// Polls readable when `fd` does, as long as the interface exists.
+    readable: Fd,
     /// Where the next frame is received: one byte longer than the longest, so that a longer one shows.
     spare: Option<BufMut>,
     counters: Counters,
@@ -84,6 +89,7 @@ struct Counters {
     tx_full: u64,
     tx_rejected: u64,
     tx_failed: u64,
+    gone: u64,
 }
 
 impl Tap {
@@ -118,7 +124,9 @@ impl Tap {
         sys::accept_partial_checksums(&fd)
             .map_err(|errno| refused(&name, "cannot set its offloads", errno, "the kernel is too old"))?;
         let caps = set_up(&name, config)?;
-        Ok(Tap { caps, name, fd, spare: None, counters: Counters::default() })
+        let readable =
+            watch(&fd).map_err(|errno| refused(&name, "cannot be waited for", errno, "free memory"))?;
+        Ok(Tap { caps, name, fd, readable, spare: None, counters: Counters::default() })
     }
 
     /// The interface's name on the kernel's side.
@@ -195,13 +203,20 @@ impl Queue for Tap {
     }
 
     fn wait_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+        self.readable.as_fd()
     }
 
     fn arm(&mut self, _cx: &DeviceCx<'_>) -> bool {
         let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        !matches!(poll(&mut fds, Some(&now)), Ok(1..))
+        let found = poll(&mut fds, Some(&now)).map_or(PollFlags::empty(), |_| fds[0].revents());
+        if found.contains(PollFlags::ERR) && self.counters.gone == 0 {
+            // Somebody has removed the interface. The descriptor polls ready from now on, and nobody would sleep again.
+            self.counters.gone = 1;
+            // What fails here has been done before.
+            let _ = epoll::delete(&self.readable, &self.fd);
+        }
+        !found.contains(PollFlags::IN)
     }
 
     fn counters(&self, visit: &mut dyn FnMut(&'static str, u64)) {
@@ -218,47 +233,8 @@ impl Queue for Tap {
         visit("tap_tx_full", counters.tx_full);
         visit("tap_tx_rejected", counters.tx_rejected);
         visit("tap_tx_failed", counters.tx_failed);
+        visit("tap_gone", counters.gone);
     }
-}
-
-/// Sets the kernel's side up as configured; what is so already needs no privilege.
-fn set_up(name: &str, config: &TapConfig) -> Result<Caps, Error> {
-    let reject = |text: &str| Err(Error::Config(format!("interface {name:?}: {text}")));
-    let privilege = "grant CAP_NET_ADMIN, run as root, or set it up beforehand";
-    let mut links = Links::open()?;
-    let link = links.find(name)?;
-    let Some(theirs) = link.mac else { return reject("it is no Ethernet: choose another name") };
-    let mtu = config.mtu.unwrap_or(link.mtu);
-    if !(MTU_MIN..=MTU_MAX - ETHERNET).contains(&mtu) {
-        return reject(&format!("an MTU of {mtu} is out of range: 68 to 65521"));
-    }
-    let mac = config.mac.unwrap_or_else(|| random_mac(theirs));
-    check_mac(name, mac)?;
-    if mac == theirs {
-        return reject(
-            "the configured Ethernet address is that of the kernel's side: leave it out, or change one",
-        );
-    }
-    if mtu != link.mtu {
-        links.set_mtu(&link, mtu).map_err(|errno| refused(name, "cannot set its MTU", errno, privilege))?;
-    }
-    if !link.up {
-        links.set_up(&link).map_err(|errno| refused(name, "cannot bring it up", errno, privilege))?;
-    }
-    for (addr, prefix) in &config.addresses {
-        links.add_address(&link, *addr, *prefix).map_err(|errno| {
-            let advice = match errno {
-                Errno::ACCESS if addr.is_ipv6() => {
-                    "enable IPv6 there: `sysctl net.ipv6.conf.INTERFACE.disable_ipv6=0`"
-                }
-                Errno::INVAL => "is the length of its prefix right?",
-                _ => privilege,
-            };
-            refused(name, format_args!("cannot give it {addr}/{prefix}"), errno, advice)
-        })?;
-    }
-    let (max_segs, max_seg_len) = (MAX_SEGMENTS, usize::MAX);
-    Ok(Caps { mac, mtu, max_segs, max_seg_len, tx_checksum: true, zero_copy: false })
 }
 
 /// The first `len` bytes of the spare: copied if they are few and there is memory, else in the spare itself.
@@ -284,15 +260,4 @@ fn transmit(fd: &Fd, header: &[u8; vnet::LEN], frame: &Frame) -> Result<(), Errn
     parts.extend(frame.data.segments().iter().map(|segment| IoSlice::new(segment)));
     // The kernel takes a frame whole or not at all.
     retry_on_intr(|| writev(fd, &parts)).map(drop)
-}
-
-/// A station's address that nobody has assigned (IEEE 802 §8.4: locally administered), other than `theirs`.
-fn random_mac(theirs: [u8; 6]) -> [u8; 6] {
-    loop {
-        let [mut mac @ .., _, _] = fastrand::u64(..).to_ne_bytes();
-        mac[0] = mac[0] & 0xfc | 2;
-        if mac != theirs {
-            return mac;
-        }
-    }
 }

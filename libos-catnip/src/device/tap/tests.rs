@@ -10,6 +10,7 @@ use rustix::net::{
 };
 
 use super::super::Checksum;
+use super::super::kernel::link::Links;
 use super::super::kernel::namespace::{Bench, counter, in_namespace, ip, readable, skip};
 use super::*;
 
@@ -240,6 +241,24 @@ fn without_memory_frames_wait_in_the_kernel() {
         drop(full);
         responder.run(|responder| !responder.datagrams.is_empty());
         drop(heap);
+        assert_no_leak(responder);
+    });
+}
+
+#[test]
+fn an_interface_that_is_removed_lets_us_sleep() {
+    in_namespace("tap: a removed interface", || {
+        let mut responder = Responder::new(open_tap(1500));
+        while responder.turn() > 0 {}
+        ip(&format!("link del {}", responder.tap.name()));
+        let cx = DeviceCx { heap: &responder.bench.heap.clone(), now: responder.bench.clock.now() };
+        assert_eq!(responder.turn(), 0);
+        assert!(responder.tap.arm(&cx) && responder.tap.arm(&cx));
+        assert!(!readable(&responder.tap, Duration::from_millis(50)));
+        assert_eq!(counter(&responder.tap, "tap_gone"), 1);
+        let heap = responder.bench.heap.clone();
+        responder.send([Frame::new(heap.alloc(60).unwrap().into())].into());
+        assert_eq!(counter(&responder.tap, "tap_tx_failed"), 1);
         assert_no_leak(responder);
     });
 }
