@@ -223,6 +223,22 @@ fn frames_beyond_the_caps_are_dropped_and_counted() {
 }
 
 #[test]
+fn frames_above_the_mtu_are_dropped_and_counted_when_somebody_raises_it() {
+    in_namespace("tap: a raised MTU", || {
+        let mut responder = Responder::new(open_tap(1500));
+        ip(&format!("link set dev {} mtu 9000", responder.tap.name()));
+        let socket = UdpSocket::bind((KERNEL, 0)).unwrap();
+        for len in [1473, 8972, 1472] {
+            socket.send_to(&vec![7; len], (OURS, 7)).unwrap();
+        }
+        responder.run(|responder| !responder.datagrams.is_empty());
+        assert_eq!(responder.datagrams[0].0.len(), 1472);
+        assert_eq!(counter(&responder.tap, "tap_rx_rejected"), 2);
+        assert_no_leak(responder);
+    });
+}
+
+#[test]
 fn without_memory_frames_wait_in_the_kernel() {
     in_namespace("tap: out of memory", || {
         let mut responder = Responder::new(open_tap(1500));
