@@ -1,0 +1,407 @@
+//! Rings: descriptors of buffers that go around between two sides.
+//!
+//! The client writes `head`, the server `tail`, on both rings. On the ring to the server, the client fills buffers up to
+//! `head` and the server has emptied those before `tail`. On the ring from it, the client has offered empty buffers up to
+//! `head` and the server has filled those before `tail`; the client offers what it has emptied again at once, so that
+//! all its buffers are always offered. Therefore one rule holds for either side and direction: the buffers that a side
+//! may work on begin at its own index, and there are `theirs - mine` of them for a server, `size - (mine - theirs)` for
+//! a client. Working on them and moving one's own index is all there is; filling and emptying differ in what is done to
+//! the buffer.
+//!
+//! Invariant: what the peer wrote is copied before it is checked, and the copy is used. The distance between the indices
+//! is at most the size of the ring, every buffer lies in its region, and every chain ends within what the peer gave us;
+//! a peer that says otherwise has broken the protocol ([`Violation`]) and loses the link.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::atomic::{Ordering, fence};
+
+use demi_api::memalloc::Heap;
+
+use super::super::{BURST, Checksum, Frame};
+use super::protocol::COOKIE;
+use super::raw::{Desc, Index, RingMemory, Shared};
+
+/// The frame goes on in the next descriptor.
+const NEXT: u16 = 1;
+/// Whoever empties the ring wants no interrupt.
+const MASK_INT: u16 = 1;
+/// Bytes of an Ethernet header: nothing shorter is a frame.
+const HEADER_BYTES: usize = 14;
+
+/// What a peer did that the protocol does not allow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Violation(pub(super) &'static str);
+
+/// What became of frames on one link after the other.
+#[derive(Clone, Copy, Default, Debug)]
+pub(super) struct Counters {
+    pub(super) rx_frames: u64,
+    pub(super) rx_bytes: u64,
+    /// Received frames shorter than a header or longer than the MTU allows.
+    pub(super) rx_bad_length: u64,
+    /// Received frames for which the heap had no room.
+    pub(super) rx_no_memory: u64,
+    pub(super) tx_frames: u64,
+    pub(super) tx_bytes: u64,
+    /// Frames beyond the capabilities, or too long for all the buffers that the peer has.
+    pub(super) tx_rejected: u64,
+    /// Frames dropped because there was no link.
+    pub(super) tx_no_link: u64,
+    /// Bursts that the ring had no room for.
+    pub(super) tx_full: u64,
+    pub(super) interrupts_sent: u64,
+    pub(super) links: u64,
+    pub(super) violations: u64,
+    pub(super) refusals: u64,
+}
+
+/// Where the buffers of a ring are.
+#[derive(Debug)]
+pub(super) enum Buffers {
+    /// A client's: equally spaced, whatever the descriptors say.
+    Own { region: Rc<Shared>, first: u32, stride: u32, bytes: u32 },
+    /// A server's: where the client's descriptors say.
+    Foreign(Rc<[Rc<Shared>]>),
+}
+
+/// One side of one ring.
+#[derive(Debug)]
+pub(super) struct Ring {
+    memory: RingMemory,
+    buffers: Buffers,
+    /// Our index. The peer reads it and nobody else writes it, so it is never read back.
+    mine: u16,
+    /// The peer's index when we last looked.
+    theirs: u16,
+    /// What is to be added to `theirs - mine`: the size for a client, nothing for a server.
+    lead: u16,
+    own: Index,
+    other: Index,
+}
+
+impl Ring {
+    /// A client's ring, whose memory is zero: writes cookie and descriptors.
+    pub(super) fn create(memory: RingMemory, buffers: Buffers) -> Ring {
+        memory.set_cookie(COOKIE);
+        let lead = memory.size();
+        let ring = Ring { memory, buffers, mine: 0, theirs: 0, lead, own: Index::Head, other: Index::Tail };
+        (0..lead).for_each(|index| ring.offer(index));
+        ring
+    }
+
+    /// A server's ring, which the client has prepared.
+    pub(super) fn attach(memory: RingMemory, buffers: Buffers) -> Result<Ring, &'static str> {
+        if memory.cookie() != COOKIE {
+            return Err("Wrong cookie");
+        }
+        memory.store(Index::Tail, 0);
+        Ok(Ring { memory, buffers, mine: 0, theirs: 0, lead: 0, own: Index::Tail, other: Index::Head })
+    }
+
+    /// Starts as the side that empties it: a client offers all its buffers.
+    ///
+    /// Not before the server has confirmed the link, for some servers reset both indices just before they do.
+    pub(super) fn start_receiving(&mut self) {
+        self.mask_interrupts();
+        self.mine = self.lead;
+        self.memory.store(self.own, self.mine);
+    }
+
+    /// Starts as the side that fills it.
+    pub(super) fn start_sending(&self) {
+        self.memory.store(self.own, 0);
+    }
+
+    /// Asks the peer not to interrupt us.
+    pub(super) fn mask_interrupts(&self) {
+        self.memory.set_flags(MASK_INT);
+    }
+
+    /// Asks the peer to interrupt us, and says whether there is something to receive already.
+    ///
+    /// The peer fills, then reads our flag; we clear the flag, then read its index. The fence here and the one in
+    /// [`wants_interrupt`](Ring::wants_interrupt) forbid that both read what was there before the other's write: either
+    /// we see the frame or the peer sees that we sleep.
+    pub(super) fn unmask_interrupts(&mut self) -> Result<bool, Violation> {
+        self.memory.set_flags(0);
+        fence(Ordering::SeqCst);
+        self.look()?;
+        Ok(self.cached() > 0)
+    }
+
+    /// Whether the peer is to be woken after our index moved.
+    #[inline]
+    fn wants_interrupt(&self) -> bool {
+        fence(Ordering::SeqCst);
+        self.memory.flags() & MASK_INT == 0
+    }
+
+    /// How many buffers are ours as far as we know.
+    #[inline]
+    fn cached(&self) -> u16 {
+        self.theirs.wrapping_sub(self.mine).wrapping_add(self.lead)
+    }
+
+    /// Looks at the peer's index.
+    #[inline]
+    fn look(&mut self) -> Result<(), Violation> {
+        let known = self.cached();
+        self.theirs = self.memory.load(self.other);
+        let now = self.cached();
+        // It moves forwards, by no more than what was with the peer.
+        if now > self.memory.size() || now < known {
+            return Err(Violation("Ring index out of range"));
+        }
+        Ok(())
+    }
+
+    /// Hands the first `count` of our buffers to the peer.
+    #[inline]
+    fn hand_over(&mut self, count: u16) {
+        self.mine = self.mine.wrapping_add(count);
+        self.memory.store(self.own, self.mine);
+    }
+
+    /// Whether a buffer is free to be filled.
+    pub(super) fn has_room(&mut self) -> Result<bool, Violation> {
+        self.look()?;
+        Ok(self.cached() > 0)
+    }
+
+    /// Writes the descriptor of an empty buffer; a client only.
+    #[inline]
+    fn offer(&self, index: u16) {
+        if let Buffers::Own { first, stride, bytes, .. } = self.buffers {
+            let offset = first + u32::from(self.memory.slot(index)) * stride;
+            self.memory.set_desc(index, Desc { length: bytes, offset, ..Desc::default() });
+        }
+    }
+
+    /// The region of a buffer, and where in it and how long the buffer is, all of it checked.
+    #[inline]
+    fn place(&self, index: u16, desc: &Desc) -> Result<(&Shared, usize, usize), Violation> {
+        let length = desc.length as usize;
+        match &self.buffers {
+            Buffers::Own { region, first, stride, bytes } => {
+                let offset = first + u32::from(self.memory.slot(index)) * stride;
+                if desc.length > *bytes {
+                    return Err(Violation("Length beyond the buffer"));
+                }
+                Ok((region, offset as usize, length))
+            }
+            Buffers::Foreign(regions) => {
+                let region = regions.get(usize::from(desc.region)).ok_or(Violation("Unknown region"))?;
+                let offset = desc.offset as usize;
+                if !region.holds(offset, length) {
+                    return Err(Violation("Buffer beyond its region"));
+                }
+                Ok((region, offset, length))
+            }
+        }
+    }
+
+    /// Appends up to [`BURST`] frames of at most `most` bytes to `inbox`; returns how many.
+    ///
+    /// Looks at no more descriptors than the ring has. On a violation, what came before it is in `inbox`.
+    pub(super) fn receive(
+        &mut self,
+        heap: &Heap,
+        most: usize,
+        inbox: &mut Vec<Frame>,
+        counters: &mut Counters,
+    ) -> Result<usize, Violation> {
+        if usize::from(self.cached()) < BURST {
+            self.look()?;
+        }
+        let available = self.cached();
+        if available == 0 {
+            return Ok(0);
+        }
+        let (mut used, before) = (0, inbox.len());
+        let mut outcome = Ok(());
+        while used < available && inbox.len() - before < BURST {
+            match self.take_frame(used, available, heap, most, inbox, counters) {
+                Ok(slots) => {
+                    (used..used + slots).for_each(|slot| self.offer(self.mine.wrapping_add(slot)));
+                    used += slots;
+                }
+                Err(violation) => {
+                    outcome = Err(violation);
+                    break;
+                }
+            }
+        }
+        self.hand_over(used);
+        outcome.map(|()| inbox.len() - before)
+    }
+
+    /// Copies one frame out; returns how many buffers it was in.
+    #[inline]
+    fn take_frame(
+        &self,
+        used: u16,
+        available: u16,
+        heap: &Heap,
+        most: usize,
+        inbox: &mut Vec<Frame>,
+        counters: &mut Counters,
+    ) -> Result<u16, Violation> {
+        let index = self.mine.wrapping_add(used);
+        let desc = self.memory.desc(index);
+        let (slots, len) = match desc.flags & NEXT {
+            0 => (1, desc.length as usize),
+            _ => self.measure(index, available - used)?,
+        };
+        if !(HEADER_BYTES..=most).contains(&len) {
+            if slots == 1 {
+                self.place(index, &desc)?;
+            }
+            counters.rx_bad_length += 1;
+            return Ok(slots);
+        }
+        let Ok(mut frame) = heap.alloc(len) else {
+            counters.rx_no_memory += 1;
+            return Ok(slots);
+        };
+        if slots == 1 {
+            let (region, offset, _) = self.place(index, &desc)?;
+            // `place` has checked that all of it lies in the region.
+            let _in_region = region.read(offset, &mut frame);
+        } else {
+            self.collect(index, slots, &mut frame)?;
+        }
+        counters.rx_frames += 1;
+        counters.rx_bytes += len as u64;
+        inbox.push(Frame { data: frame.into(), checksum: Checksum::Unknown });
+        Ok(slots)
+    }
+
+    /// How many buffers a chain has, and how many bytes it says are in them.
+    #[cold]
+    fn measure(&self, index: u16, available: u16) -> Result<(u16, usize), Violation> {
+        let mut len = 0;
+        for slot in 0..available {
+            let desc = self.memory.desc(index.wrapping_add(slot));
+            len += desc.length as usize;
+            if desc.flags & NEXT == 0 {
+                return Ok((slot + 1, len));
+            }
+        }
+        Err(Violation("Chain without an end"))
+    }
+
+    /// Copies a chain out. Its descriptors are read a second time, so they are checked against the frame, which was
+    /// made to what they said the first time.
+    #[cold]
+    fn collect(&self, index: u16, slots: u16, frame: &mut [u8]) -> Result<(), Violation> {
+        let mut filled = 0;
+        for slot in 0..slots {
+            let index = index.wrapping_add(slot);
+            let desc = self.memory.desc(index);
+            let (region, offset, len) = self.place(index, &desc)?;
+            let part = frame.get_mut(filled..filled + len).ok_or(Violation("Chain changed"))?;
+            let _in_region = region.read(offset, part);
+            filled += len;
+        }
+        if filled == frame.len() { Ok(()) } else { Err(Violation("Chain changed")) }
+    }
+
+    /// Takes frames from the front of `outbox` while there is room. Says whether the peer is to be woken.
+    pub(super) fn send(
+        &mut self,
+        most: usize,
+        outbox: &mut VecDeque<Frame>,
+        counters: &mut Counters,
+    ) -> Result<Sent, Violation> {
+        let (mut used, mut looked) = (0, false);
+        let mut sent = Sent { full: false, wake: false };
+        while let Some(frame) = outbox.front() {
+            let segments = frame.data.segments();
+            let len = frame.data.len();
+            let fits = (HEADER_BYTES..=most).contains(&len)
+                && segments.len() <= super::MAX_SEGMENTS
+                && !matches!(frame.checksum, Checksum::Partial { .. });
+            if !fits {
+                counters.tx_rejected += 1;
+            } else {
+                match self.put_frame(used, frame, len)? {
+                    Some(slots) => {
+                        used += slots;
+                        counters.tx_frames += 1;
+                        counters.tx_bytes += len as u64;
+                    }
+                    None if !looked => {
+                        looked = true;
+                        self.look()?;
+                        continue;
+                    }
+                    None if used == 0 && self.cached() == self.memory.size() => counters.tx_rejected += 1,
+                    None => {
+                        sent.full = true;
+                        break;
+                    }
+                }
+            }
+            outbox.pop_front();
+        }
+        if used > 0 {
+            self.hand_over(used);
+            sent.wake = self.wants_interrupt();
+        }
+        Ok(sent)
+    }
+
+    /// Copies one frame into the buffers behind the first `used`; returns how many it took. `None`: there are too few.
+    #[inline]
+    fn put_frame(&self, used: u16, frame: &Frame, len: usize) -> Result<Option<u16>, Violation> {
+        let available = self.cached();
+        let (mut slot, mut left) = (used, len);
+        let mut segments = frame.data.segments().iter().map(|segment| &segment[..]);
+        let mut segment: &[u8] = &[];
+        while left > 0 {
+            if slot == available {
+                return Ok(None);
+            }
+            let index = self.mine.wrapping_add(slot);
+            let mut desc = match self.buffers {
+                Buffers::Own { bytes, .. } => Desc { length: bytes, ..Desc::default() },
+                Buffers::Foreign(_) => self.memory.desc(index),
+            };
+            let (region, offset, room) = self.place(index, &desc)?;
+            if room == 0 {
+                return Err(Violation("Buffer without room"));
+            }
+            let filled = room.min(left);
+            let mut at = 0;
+            while at < filled {
+                if segment.is_empty() {
+                    // The segments have `len` bytes together, so there is one.
+                    let Some(next) = segments.next() else { break };
+                    segment = next;
+                    continue;
+                }
+                let (part, rest) = segment.split_at(segment.len().min(filled - at));
+                // `place` has checked that all of the buffer lies in the region.
+                let _in_region = region.write(offset + at, part);
+                at += part.len();
+                segment = rest;
+            }
+            left -= filled;
+            desc.length = filled as u32;
+            desc.flags = if left > 0 { NEXT } else { 0 };
+            self.memory.set_desc_filling(index, desc);
+            slot += 1;
+        }
+        Ok(Some(slot - used))
+    }
+}
+
+/// What a burst came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Sent {
+    /// There was no room for the next.
+    pub(super) full: bool,
+    /// The peer sleeps, or may be about to.
+    pub(super) wake: bool,
+}
