@@ -87,6 +87,8 @@ pub struct Memif {
     look_at: Instant,
     /// The last burst found the ring full, at that time.
     full_since: Option<Instant>,
+    /// There was a link when the device was last armed.
+    was_up: bool,
 }
 
 impl Memif {
@@ -113,6 +115,7 @@ impl Memif {
             polls: 0,
             look_at: Instant::default(),
             full_since: None,
+            was_up: false,
         })
     }
 
@@ -206,6 +209,11 @@ impl Queue for Memif {
 
     fn arm(&mut self, cx: &DeviceCx<'_>) -> bool {
         self.look(cx.now);
+        if self.is_up() != self.was_up {
+            // Whoever waits for that has something to do now.
+            self.was_up = self.is_up();
+            return false;
+        }
         let Some(link) = &mut self.connection.link else { return true };
         let outcome = link.unmask().and_then(|work| match self.full_since {
             Some(_) => Ok(work || link.tx.has_room()?),
