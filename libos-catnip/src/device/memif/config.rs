@@ -9,6 +9,7 @@ use demi_api::error::Error;
 use siphasher::sip::SipHasher13;
 
 use super::protocol::{MAX_RING_LOG2, SECRET_BYTES};
+use super::region::{Layout, MAX_BYTES};
 use super::sys;
 
 /// Bytes in front of a packet: the Ethernet header, and a VLAN tag.
@@ -42,7 +43,8 @@ pub struct MemifConfig {
     /// More bridge longer pauses of the receiver and need more cache.
     pub ring_log2: u8,
     /// Bytes of one buffer, 64 to 65536; default 2048. A longer frame takes several. DPDK as the server writes and reads
-    /// as much as its own `bsize` says, whatever is agreed: be sure that both are the same.
+    /// as much as its own `bsize` says, whatever is agreed: be sure that both are the same. The buffers of both directions
+    /// may come to 1 GiB.
     pub buffer_bytes: u32,
     /// Largest packet behind the Ethernet header, in bytes, 68 to 65535; default 1500. Longer ones are neither sent nor
     /// accepted. Must fit into the buffers of a ring.
@@ -80,6 +82,9 @@ impl MemifConfig {
         if !(64..=1 << 16).contains(&self.buffer_bytes) {
             return Err(Error::Invalid("memif buffer_bytes: 64 to 65536"));
         }
+        if self.layout().bytes() as u64 > MAX_BYTES {
+            return Err(Error::Invalid("memif: more than 1 GiB of buffers; lower ring_log2 or buffer_bytes"));
+        }
         if !(68..=65_535).contains(&self.mtu) {
             return Err(Error::Invalid("memif mtu: 68 to 65535"));
         }
@@ -90,6 +95,11 @@ impl MemifConfig {
             return Err(Error::Invalid("memif mac: it is a group's address, or zero"));
         }
         Ok(())
+    }
+
+    /// The layout of a client's region, if the server can do rings of that size.
+    pub(super) fn layout(&self) -> Layout {
+        Layout { ring_log2: self.ring_log2, buffer_bytes: self.buffer_bytes }
     }
 
     /// Bytes of the longest frame.

@@ -11,9 +11,10 @@ use demi_api::time::Instant;
 
 use super::config::{MemifConfig, Role};
 use super::control::{End, Handshake, Next, hello};
+use super::counters::Counters;
 use super::link::Link;
 use super::protocol::{Message, padded, text};
-use super::ring::{Counters, Violation};
+use super::ring::Violation;
 use super::sys::{self, Epoll, Fd, Listener, Received, Source};
 
 /// Messages taken, and connections accepted, at one look.
@@ -94,6 +95,7 @@ impl Connection {
 
     /// One bounded look at everything that is not a frame.
     pub(super) fn look(&mut self, now: Instant, counters: &mut Counters) {
+        counters.looks += 1;
         let ready = self.epoll.ready();
         // The channel first: one that has ended makes room for the next connection.
         if ready.contains(&Source::Control) {
@@ -133,7 +135,7 @@ impl Connection {
             None => match sys::connect(&self.config.socket) {
                 Some(socket) => {
                     self.retry_at = None;
-                    self.begin(now, socket, Handshake::AwaitHello);
+                    self.begin(now, socket, Handshake::Hello);
                 }
                 None => self.retry_later(now),
             },
@@ -166,7 +168,7 @@ impl Connection {
                 }
                 Ok(Some(socket)) => {
                     if sys::send(&socket, &hello(), None) {
-                        self.begin(now, socket, Handshake::AwaitInit);
+                        self.begin(now, socket, Handshake::Init);
                     }
                 }
                 Ok(None) => return,

@@ -25,7 +25,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use super::config::MemifConfig;
 use super::link::{Link, Offer, Offered};
 use super::protocol::{AddRing, Hello, Init, MAX_RING_LOG2, Message, Name, VERSION, padded, text};
-use super::region::SealedFile;
+use super::region::{MAX_BYTES, SealedFile};
 use super::sys::{Fd, Interrupt};
 
 /// Most regions that a client may offer. Known clients offer one, or two with their buffers apart.
@@ -54,19 +54,19 @@ pub(super) enum Next {
     Up(Box<Link>, Option<Message>),
 }
 
-/// A handshake in progress, at its next message. It consumes itself: what comes next is in [`Handshake::take`]'s result.
+/// A handshake in progress, by what it waits for.
 #[derive(Debug)]
 pub(super) enum Handshake {
     /// Server: said HELLO, waits for INIT.
-    AwaitInit,
+    Init,
     /// Server: collects regions and rings until CONNECT.
-    AwaitOffer(Offered),
+    Offer(Offered),
     /// Client: waits for HELLO.
-    AwaitHello,
+    Hello,
     /// Client: waits for an ACK of what this says was sent.
-    AwaitAck(Said, Offer),
+    Ack(Said, Offer),
     /// Client: said CONNECT.
-    AwaitConnected(Offer),
+    Connected(Offer),
 }
 
 /// What a client has said last.
@@ -103,54 +103,54 @@ impl Handshake {
             return Err(End::Told(text(&reason)));
         }
         // A failed handshake is dropped by whoever holds it; what stands here in between does not matter.
-        let stage = std::mem::replace(self, Handshake::AwaitInit);
+        let stage = std::mem::replace(self, Handshake::Init);
         let (stage, reply) = match (stage, message) {
-            (Handshake::AwaitInit, Message::Init(init)) => {
+            (Handshake::Init, Message::Init(init)) => {
                 admit(config, &init).map_err(End::Refused)?;
-                (Handshake::AwaitOffer(Offered::default()), Message::Ack)
+                (Handshake::Offer(Offered::default()), Message::Ack)
             }
-            (Handshake::AwaitOffer(mut offered), Message::AddRegion { index, size }) => {
+            (Handshake::Offer(mut offered), Message::AddRegion { index, size }) => {
                 add_region(&mut offered, index, size, attached).map_err(End::Refused)?;
-                (Handshake::AwaitOffer(offered), Message::Ack)
+                (Handshake::Offer(offered), Message::Ack)
             }
-            (Handshake::AwaitOffer(mut offered), Message::AddRing(ring)) => {
+            (Handshake::Offer(mut offered), Message::AddRing(ring)) => {
                 add_ring(&mut offered, ring, attached).map_err(End::Refused)?;
-                (Handshake::AwaitOffer(offered), Message::Ack)
+                (Handshake::Offer(offered), Message::Ack)
             }
-            (Handshake::AwaitOffer(offered), Message::Connect { .. }) => {
+            (Handshake::Offer(offered), Message::Connect { .. }) => {
                 let link = offered.into_link().map_err(End::Refused)?;
                 let confirmation = Message::Connected { name: interface_name(config) };
                 return Ok(Next::Up(Box::new(link), Some(confirmation)));
             }
-            (Handshake::AwaitHello, Message::Hello(hello)) => {
+            (Handshake::Hello, Message::Hello(hello)) => {
                 if !(hello.min_version..=hello.max_version).contains(&VERSION) {
                     return Err(End::Refused("Incompatible memif version"));
                 }
                 let offer = Offer::make(config, hello.max_ring_log2)
                     .map_err(|_| End::Refused("Client is out of memory or descriptors"))?;
-                (Handshake::AwaitAck(Said::Init, offer), init(config))
+                (Handshake::Ack(Said::Init, offer), init(config))
             }
-            (Handshake::AwaitAck(said, offer), Message::Ack) => match said {
+            (Handshake::Ack(said, offer), Message::Ack) => match said {
                 Said::Init => {
                     let region = Message::AddRegion { index: 0, size: offer.file.bytes() as u64 };
-                    (Handshake::AwaitAck(Said::Region, offer), region)
+                    (Handshake::Ack(Said::Region, offer), region)
                 }
                 Said::Region => announce(0, offer),
                 Said::Ring(0) => announce(1, offer),
                 Said::Ring(_) => {
                     let connect = Message::Connect { name: interface_name(config) };
-                    (Handshake::AwaitConnected(offer), connect)
+                    (Handshake::Connected(offer), connect)
                 }
             },
-            (Handshake::AwaitConnected(offer), Message::Connected { .. }) => {
+            (Handshake::Connected(offer), Message::Connected { .. }) => {
                 return Ok(Next::Up(Box::new(offer.into_link()), None));
             }
             (
-                Handshake::AwaitInit
-                | Handshake::AwaitOffer(_)
-                | Handshake::AwaitHello
-                | Handshake::AwaitAck(..)
-                | Handshake::AwaitConnected(_),
+                Handshake::Init
+                | Handshake::Offer(_)
+                | Handshake::Hello
+                | Handshake::Ack(..)
+                | Handshake::Connected(_),
                 _,
             ) => return Err(End::Refused("Unexpected message")),
         };
@@ -161,15 +161,13 @@ impl Handshake {
     /// The descriptor that goes with the reply just made.
     pub(super) fn attachment(&self) -> Option<BorrowedFd<'_>> {
         match self {
-            Handshake::AwaitAck(Said::Region, offer) => Some(offer.file.as_fd()),
-            Handshake::AwaitAck(Said::Ring(number), offer) => {
-                Some(offer.interrupts[*number as usize].as_fd())
-            }
-            Handshake::AwaitAck(Said::Init, _)
-            | Handshake::AwaitInit
-            | Handshake::AwaitOffer(_)
-            | Handshake::AwaitHello
-            | Handshake::AwaitConnected(_) => None,
+            Handshake::Ack(Said::Region, offer) => Some(offer.file.as_fd()),
+            Handshake::Ack(Said::Ring(number), offer) => Some(offer.interrupts[*number as usize].as_fd()),
+            Handshake::Ack(Said::Init, _)
+            | Handshake::Init
+            | Handshake::Offer(_)
+            | Handshake::Hello
+            | Handshake::Connected(_) => None,
         }
     }
 }
@@ -197,7 +195,7 @@ fn announce(number: u32, offer: Offer) -> (Handshake, Message) {
         ring_log2: offer.layout.ring_log2,
         private_header: 0,
     });
-    (Handshake::AwaitAck(Said::Ring(number), offer), ring)
+    (Handshake::Ack(Said::Ring(number), offer), ring)
 }
 
 /// Whether a client may have this interface.
@@ -228,6 +226,10 @@ fn add_region(
     let file = attached.ok_or("Missing region fd")?;
     if usize::from(index) != offered.regions.len() || offered.regions.len() == MAX_REGIONS {
         return Err("Invalid region index");
+    }
+    let before: usize = offered.regions.iter().map(SealedFile::bytes).sum();
+    if size.saturating_add(before as u64) > MAX_BYTES {
+        return Err("Regions are too large");
     }
     offered.regions.push(SealedFile::check(file, size)?);
     Ok(())

@@ -51,7 +51,7 @@ impl Offer {
     /// Makes the region. `ring_log2` is what the server can do at the most.
     pub(super) fn make(config: &MemifConfig, ring_log2: u8) -> rustix::io::Result<Offer> {
         let ring_log2 = config.ring_log2.min(ring_log2);
-        let layout = Layout { ring_log2, buffer_bytes: config.buffer_bytes };
+        let layout = Layout { ring_log2, ..config.layout() };
         let file = SealedFile::create(layout.bytes())?;
         let region = Rc::new(Shared::map(&file)?);
         let ring = |number| {

@@ -21,6 +21,7 @@
 //! | `region` | files that can be mapped without fear |
 //! | `raw` | access to memory that the peer may write |
 //! | `sys` | system calls |
+//! | `counters` | the account |
 //!
 //! What is not in here: more than one ring in each direction, and the zero-copy mode of other implementations, which
 //! would let the peer write to the instance's heap.
@@ -28,6 +29,7 @@
 mod config;
 mod connection;
 mod control;
+mod counters;
 mod link;
 mod protocol;
 #[allow(unsafe_code, reason = "each block states its proof")]
@@ -49,7 +51,8 @@ use demi_api::time::Instant;
 
 pub use self::config::{MemifConfig, Role};
 use self::connection::Connection;
-use self::ring::{Counters, Violation};
+use self::counters::Counters;
+use self::ring::Violation;
 use super::{Caps, DeviceCx, Frame, Queue};
 
 /// Fruitless polls, and time, between two looks at the control socket while there is a link: a system call of 0.2 µs
@@ -229,33 +232,6 @@ impl Queue for Memif {
     }
 
     fn counters(&self, visit: &mut dyn FnMut(&'static str, u64)) {
-        let Counters {
-            rx_frames,
-            rx_bytes,
-            rx_bad_length,
-            rx_no_memory,
-            tx_frames,
-            tx_bytes,
-            tx_rejected,
-            tx_no_link,
-            tx_full,
-            interrupts_sent,
-            links,
-            violations,
-            refusals,
-        } = self.counters;
-        visit("memif_rx_frames", rx_frames);
-        visit("memif_rx_bytes", rx_bytes);
-        visit("memif_rx_bad_length", rx_bad_length);
-        visit("memif_rx_no_memory", rx_no_memory);
-        visit("memif_tx_frames", tx_frames);
-        visit("memif_tx_bytes", tx_bytes);
-        visit("memif_tx_rejected", tx_rejected);
-        visit("memif_tx_no_link", tx_no_link);
-        visit("memif_tx_full", tx_full);
-        visit("memif_interrupts_sent", interrupts_sent);
-        visit("memif_links", links);
-        visit("memif_violations", violations);
-        visit("memif_refusals", refusals);
+        self.counters.visit(visit);
     }
 }

@@ -1,7 +1,7 @@
 //! Memory that a peer may write at any moment, and the one way to touch it.
 //!
 //! Invariants: no Rust reference leads to bytes of it, except to the atomics of a ring. It is read and written by atomic
-//! operations and by instructions that the compiler cannot look into, each byte once; what was read is private and does
+//! operations and by instructions that the compiler cannot look into; what was read is private and does
 //! not change between its check and its use. No access leaves the mapping, whatever a peer says: offsets and lengths are
 //! checked here against what is mapped, and what is mapped exists for as long as the mapping does, for [`SealedFile`]
 //! is the proof that the file cannot shrink.
@@ -208,14 +208,25 @@ impl RingMemory {
         self.index(which).store(value, Ordering::Release);
     }
 
+    /// As [`load`](RingMemory::load), and in one order with flags and indices that are stored in order.
+    pub(super) fn load_in_order(&self, which: Index) -> u16 {
+        self.index(which).load(Ordering::SeqCst)
+    }
+
+    /// As [`store`](RingMemory::store), and in one order with flags and indices that are loaded in order.
+    #[inline]
+    pub(super) fn store_in_order(&self, which: Index, value: u16) {
+        self.index(which).store(value, Ordering::SeqCst);
+    }
+
     #[inline]
     pub(super) fn flags(&self) -> u16 {
-        self.atomic_u16(FLAGS_AT).load(Ordering::Relaxed)
+        self.atomic_u16(FLAGS_AT).load(Ordering::SeqCst)
     }
 
     #[inline]
     pub(super) fn set_flags(&self, flags: u16) {
-        self.atomic_u16(FLAGS_AT).store(flags, Ordering::Relaxed);
+        self.atomic_u16(FLAGS_AT).store(flags, Ordering::SeqCst);
     }
 
     fn cookie_place(&self) -> &AtomicU32 {

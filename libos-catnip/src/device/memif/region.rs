@@ -7,17 +7,19 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, fstatfs, ftruncate};
+use rustix::fs::{
+    FsWord, MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, fstatfs, ftruncate,
+};
 
 use super::raw::ring_bytes;
 use super::sys::Fd;
 
-/// Offsets are numbers of 32 bits.
-const MAX_BYTES: u64 = 1 << 32;
+/// Most bytes in all regions of one link. A peer can make us touch all of it, and so pay for it.
+pub(super) const MAX_BYTES: u64 = 1 << 30;
 
 /// `statfs` of what `memfd_create` makes without huge pages. A fault in a file of huge pages can fail although the file
 /// is long enough.
-const TMPFS_MAGIC: i64 = 0x0102_1994;
+const TMPFS_MAGIC: FsWord = 0x0102_1994;
 
 /// A file that can be mapped without fear.
 #[derive(Debug)]
@@ -50,7 +52,7 @@ impl SealedFile {
         if !seals.contains(SealFlags::SHRINK) {
             return Err("Region is not sealed against shrinking");
         }
-        if fstatfs(&fd).map(|statfs| statfs.f_type as i64) != Ok(TMPFS_MAGIC) {
+        if fstatfs(&fd).map(|statfs| statfs.f_type) != Ok(TMPFS_MAGIC) {
             return Err("Region is of huge pages");
         }
         match fstat(&fd) {
@@ -97,7 +99,8 @@ impl Layout {
         self.ring_at(2).next_multiple_of(4096) + ring * (self.stride() << self.ring_log2)
     }
 
-    /// Bytes of the region. At most 2 GiB and some, for rings of 2^14 buffers of 64 KiB.
+    /// Bytes of the region. At most 2 GiB and some, for rings of 2^14 buffers of 64 KiB; a configuration that comes to
+    /// more than [`MAX_BYTES`] is refused.
     pub(super) fn bytes(self) -> usize {
         self.buffers_at(2) as usize
     }
@@ -131,6 +134,12 @@ mod tests {
         assert!(check(8192, SealFlags::SHRINK, u64::MAX).is_err());
         assert!(check(8192, SealFlags::GROW, 8192).is_err());
         assert!(check(8192, SealFlags::empty(), 8192).is_err());
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | MemfdFlags::HUGETLB;
+        if let Ok(huge) = rustix::fs::memfd_create("huge", flags) {
+            ftruncate(&huge, 1 << 21).unwrap();
+            fcntl_add_seals(&huge, SealFlags::SHRINK).unwrap();
+            assert_eq!(SealedFile::check(huge.into(), 4096).err(), Some("Region is of huge pages"));
+        }
     }
 
     #[test]

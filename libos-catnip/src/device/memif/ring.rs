@@ -14,11 +14,11 @@
 
 use std::collections::VecDeque;
 use std::rc::Rc;
-use std::sync::atomic::{Ordering, fence};
 
 use demi_api::memalloc::Heap;
 
 use super::super::{BURST, Checksum, Frame};
+use super::counters::Counters;
 use super::protocol::COOKIE;
 use super::raw::{Desc, Index, RingMemory, Shared};
 
@@ -32,29 +32,6 @@ const HEADER_BYTES: usize = 14;
 /// What a peer did that the protocol does not allow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Violation(pub(super) &'static str);
-
-/// What became of frames on one link after the other.
-#[derive(Clone, Copy, Default, Debug)]
-pub(super) struct Counters {
-    pub(super) rx_frames: u64,
-    pub(super) rx_bytes: u64,
-    /// Received frames shorter than a header or longer than the MTU allows.
-    pub(super) rx_bad_length: u64,
-    /// Received frames for which the heap had no room.
-    pub(super) rx_no_memory: u64,
-    pub(super) tx_frames: u64,
-    pub(super) tx_bytes: u64,
-    /// Frames beyond the capabilities, or too long for all the buffers that the peer has.
-    pub(super) tx_rejected: u64,
-    /// Frames dropped because there was no link.
-    pub(super) tx_no_link: u64,
-    /// Bursts that the ring had no room for.
-    pub(super) tx_full: u64,
-    pub(super) interrupts_sent: u64,
-    pub(super) links: u64,
-    pub(super) violations: u64,
-    pub(super) refusals: u64,
-}
 
 /// Where the buffers of a ring are.
 #[derive(Debug)]
@@ -120,21 +97,15 @@ impl Ring {
 
     /// Asks the peer to interrupt us, and says whether there is something to receive already.
     ///
-    /// The peer fills, then reads our flag; we clear the flag, then read its index. The fence here and the one in
-    /// [`wants_interrupt`](Ring::wants_interrupt) forbid that both read what was there before the other's write: either
-    /// we see the frame or the peer sees that we sleep.
+    /// The peer moves its index, then reads our flag; we clear the flag, then read its index. All four are sequentially
+    /// consistent, so they have one order that all agree on, and in it one of the writes comes first: whoever writes
+    /// second reads the other's. Either we see the frame, or the peer sees that we sleep. With release and acquire alone
+    /// both could read what was there before, and the frame would lie until the next one.
     pub(super) fn unmask_interrupts(&mut self) -> Result<bool, Violation> {
         self.memory.set_flags(0);
-        fence(Ordering::SeqCst);
-        self.look()?;
+        let theirs = self.memory.load_in_order(self.other);
+        self.note(theirs)?;
         Ok(self.cached() > 0)
-    }
-
-    /// Whether the peer is to be woken after our index moved.
-    #[inline]
-    fn wants_interrupt(&self) -> bool {
-        fence(Ordering::SeqCst);
-        self.memory.flags() & MASK_INT == 0
     }
 
     /// How many buffers are ours as far as we know.
@@ -146,21 +117,21 @@ impl Ring {
     /// Looks at the peer's index.
     #[inline]
     fn look(&mut self) -> Result<(), Violation> {
+        let theirs = self.memory.load(self.other);
+        self.note(theirs)
+    }
+
+    /// Takes the peer's index, if it can be.
+    #[inline]
+    fn note(&mut self, theirs: u16) -> Result<(), Violation> {
         let known = self.cached();
-        self.theirs = self.memory.load(self.other);
+        self.theirs = theirs;
         let now = self.cached();
         // It moves forwards, by no more than what was with the peer.
         if now > self.memory.size() || now < known {
             return Err(Violation("Ring index out of range"));
         }
         Ok(())
-    }
-
-    /// Hands the first `count` of our buffers to the peer.
-    #[inline]
-    fn hand_over(&mut self, count: u16) {
-        self.mine = self.mine.wrapping_add(count);
-        self.memory.store(self.own, self.mine);
     }
 
     /// Whether a buffer is free to be filled.
@@ -232,7 +203,8 @@ impl Ring {
                 }
             }
         }
-        self.hand_over(used);
+        self.mine = self.mine.wrapping_add(used);
+        self.memory.store(self.own, self.mine);
         outcome.map(|()| inbox.len() - before)
     }
 
@@ -346,8 +318,10 @@ impl Ring {
             outbox.pop_front();
         }
         if used > 0 {
-            self.hand_over(used);
-            sent.wake = self.wants_interrupt();
+            // The order of [`unmask_interrupts`](Ring::unmask_interrupts).
+            self.mine = self.mine.wrapping_add(used);
+            self.memory.store_in_order(self.own, self.mine);
+            sent.wake = self.memory.flags() & MASK_INT == 0;
         }
         Ok(sent)
     }

@@ -30,7 +30,15 @@ impl Testpmd {
             format!("--vdev=net_memif{number},role={role},id={number},socket={socket},socket-abstract=no")
         };
         let child = Command::new("dpdk-testpmd")
-            .args(["--lcores=(0-1)@(0-1)", "--no-huge", "-m", "64", "--no-pci", "--no-shconf", "--no-telemetry"])
+            .args([
+                "--lcores=(0-1)@(0-1)",
+                "--no-huge",
+                "-m",
+                "64",
+                "--no-pci",
+                "--no-shconf",
+                "--no-telemetry",
+            ])
             .args([port(0, "server", server), port(1, "client", client)])
             .args(["--", "--forward-mode=io", "--auto-start", "--total-num-mbufs=8192"])
             .stdin(Stdio::piped())
@@ -40,7 +48,9 @@ impl Testpmd {
         match child {
             Ok(child) => Some(Testpmd(child)),
             Err(error) => {
-                say(&format!("SKIPPED memif against DPDK: cannot start dpdk-testpmd (in Debian's dpdk-dev): {error}"));
+                say(&format!(
+                    "SKIPPED memif against DPDK: cannot start dpdk-testpmd (in Debian's dpdk-dev): {error}"
+                ));
                 None
             }
         }
