@@ -1,1 +1,465 @@
 //! AF_XDP: rings over the instance's own heap, shared with the kernel's driver.
+//!
+//! The heap's region is the UMEM: what the application pushes is what the kernel or the NIC reads, and what they write is
+//! what the application pops. One [`Xdp`] serves one or several receive queues of an interface, and takes only the
+//! frames that it is configured for; everything else reaches the kernel as if it were not there.
+//!
+//! Invariants: memory is lent to the kernel, for writing or for reading, until it comes back over a ring or the socket
+//! is closed, and no reference into it exists meanwhile. Indices, addresses and lengths from the kernel are checked
+//! before they are used. Nothing of a device outlives its descriptors, so a killed process leaves nothing behind.
+//!
+//! ## What is taken
+//!
+//! A program of a few dozen instructions decides, frame by frame. VLAN-tagged frames are never taken.
+//!
+//! | | own addresses (`ports` absent) | addresses shared with the kernel (`ports` given) |
+//! |---|---|---|
+//! | ARP | requests and replies whose target is ours | none: the kernel answers, and learns |
+//! | IPv4, IPv6 | all packets to our addresses, fragments and ICMP included | TCP and UDP to our ports |
+//! | fragments | as any packet | none, not even the first: the kernel drops what it cannot put together. So TCP must not let its packets be fragmented, and UDP datagrams must fit |
+//! | ICMP errors | as any packet | those that quote a packet from our address and one of our ports, so that path MTU discovery works; echo stays with the kernel |
+//! | IPv4 options | as any packet | looked behind |
+//! | IPv6 extension headers | as any packet | none: ports are seen directly behind the fixed header |
+//! | NDP | solicitations to a solicited-node group whose target is ours; with `all_nodes`, advertisements of routers and of neighbours to ff02::1 | none |
+//! | broadcast, other multicast | none | none |
+//!
+//! With shared addresses the stack never sees an ARP reply or a neighbour advertisement: it has to be told its
+//! neighbours, or to learn them from the frames that it gets. With own addresses the kernel must not have them too, or
+//! both would answer, and it must not be asked to forward to them.
+//!
+//! ## What to know
+//!
+//! - The kernel's own packets over `veth` have no transport checksum, as they never meet a wire, and may be larger
+//!   than the MTU: `ethtool -K PEER tx off tso off gso off` at the sending end.
+//! - In the stack ("generic"), a NIC that takes VLAN tags off by itself shows tagged frames as untagged ones.
+//! - Completions wake nobody: [`Queue::next_deadline`] covers what is under way.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | `config` | [`XdpConfig`] |
+//! | `interface` | what the interface is |
+//! | `program`, `asm` | the redirect program, and the assembler for it |
+//! | `attach`, `holders` | the program on the interface, and who else has one there |
+//! | `socket`, `ring`, `raw` | a socket, its four rings, their memory |
+//! | `umem`, `receive` | chunks lent to the kernel, frames from it |
+//! | `flight`, `transmit` | frames to the kernel, buffers back |
+//! | `sys` | system calls that nobody wraps |
+
+mod asm;
+mod attach;
+mod config;
+mod counters;
+mod flight;
+mod holders;
+mod interface;
+mod program;
+mod raw;
+mod receive;
+mod ring;
+mod socket;
+mod sys;
+#[cfg(test)]
+mod tests;
+mod transmit;
+mod umem;
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::thread;
+use std::time::Duration;
+
+use demi_api::error::Error;
+use demi_api::memalloc::Heap;
+use demi_api::sga::MAX_SEGMENTS;
+use demi_api::time::Instant;
+use rustix::event::epoll;
+use rustix::io::Errno;
+
+pub use self::config::{CopyMode, Mode, XdpConfig};
+
+use self::attach::{Attachment, Patience, refused};
+use self::counters::Counters;
+use self::interface::{Interface, MAX_QUEUES};
+use self::receive::Receiver;
+use self::socket::{Binding, Socket, is_taken};
+use self::transmit::Transmitter;
+use self::umem::Umem;
+use super::{BURST, Caps, DeviceCx, Frame, Queue};
+
+/// What the kernel keeps free before the bytes that it receives (`XDP_PACKET_HEADROOM`).
+const HEADROOM: usize = 256;
+
+/// Ethernet and VLAN headers.
+const HEADERS: usize = 18;
+
+/// When to look again for completions: at first, and at the most.
+const RECLAIM_AFTER: Duration = Duration::from_millis(1);
+const RECLAIM_AT_MOST: Duration = Duration::from_millis(16);
+/// When to look again if the kernel did not take everything.
+const KICK_AFTER: Duration = Duration::from_micros(50);
+
+/// How long closing waits for frames under way.
+const DRAIN: Duration = Duration::from_millis(50);
+/// How long closing waits for a NIC to let go of the heap.
+const QUIESCE: Duration = Duration::from_secs(2);
+const STEP: Duration = Duration::from_millis(1);
+
+/// One or several receive queues of an interface, and a transmit queue.
+pub struct Xdp {
+    // In the order in which they must go: no more frames in, the kernel's hands off the heap, then the memory.
+    attachment: Option<Attachment>,
+    receivers: Vec<Receiver>,
+    tx: Transmitter,
+    umem: Umem,
+    interface: Interface,
+    caps: Caps,
+    counters: Counters,
+    /// Which receiver is asked first.
+    turn: usize,
+    due: Option<Instant>,
+    patience: Duration,
+    binding: Binding,
+    /// All sockets, if there are several.
+    gathered: Option<OwnedFd>,
+}
+
+impl Xdp {
+    /// Opens the interface, with the whole of `heap` as the memory that is shared with the kernel.
+    ///
+    /// # Errors
+    /// [`Error::Config`], with what to change; [`Error::OutOfMemory`] if the heap has no room for the receive buffers.
+    pub fn open(heap: &Heap, config: &XdpConfig) -> Result<Xdp, Error> {
+        config.check()?;
+        let interface = Interface::find(&config.interface)?;
+        let queues = queues(&interface, config)?;
+        let whole = |chunk: usize| interface.mtu + HEADERS <= chunk - HEADROOM;
+        let chunk = if whole(2048) { 2048 } else { 4096 };
+        let rx_size = config.rx_buffers.next_power_of_two();
+        let tx_size = config.tx_segments.next_power_of_two();
+        let mut umem = Umem::new(heap, chunk, rx_size as usize * queues.len())?;
+        let mut patience = Patience(config.attach_wait());
+
+        let modes: &[bool] = match config.mode {
+            Mode::Native => &[false],
+            Mode::Generic => &[true],
+            // The driver of veth makes a copy of each frame for the program, on its way to another thread of control.
+            Mode::Auto if interface.driver == "veth" && config.copy != CopyMode::ZeroCopy => &[true, false],
+            Mode::Auto if config.copy == CopyMode::ZeroCopy => &[false],
+            Mode::Auto => &[false, true],
+        };
+        let attachment = Attachment::new(&interface, &config.flows(), modes, whole(chunk), &mut patience)?;
+
+        let failed = |what: &str, errno| refused(&interface, what, errno);
+        let first = new_socket(&interface)?;
+        first.register(&heap.region(), chunk).map_err(|errno| failed("cannot register the heap", errno))?;
+        let tx_rings = first.transmit_rings(tx_size).map_err(|errno| failed("cannot make rings", errno))?;
+        let rx_rings = first.receive_rings(rx_size).map_err(|errno| failed("cannot make rings", errno))?;
+        let bindings = bindings(config.copy, attachment.generic, whole(chunk));
+        let binding = bind_first(&interface, &first, queues[0], &bindings, &mut patience)?;
+        let mut receivers = vec![Receiver::new(first, queues[0], rx_rings, rx_size)];
+        for queue in &queues[1..] {
+            let socket = new_socket(&interface)?;
+            socket.no_transmit_rings().map_err(|errno| failed("cannot make rings", errno))?;
+            let rings = socket.receive_rings(rx_size).map_err(|errno| failed("cannot make rings", errno))?;
+            patience
+                .until_free(|| socket.bind_beside(&receivers[0].socket, interface.index, *queue))
+                .map_err(|errno| bind_failed(&interface, *queue, errno))?;
+            receivers.push(Receiver::new(socket, *queue, rings, rx_size));
+        }
+
+        let caps = Caps {
+            mac: interface.mac,
+            mtu: interface.mtu,
+            max_segs: MAX_SEGMENTS,
+            max_seg_len: interface.mtu + HEADERS,
+            tx_checksum: false,
+            zero_copy: binding.gather,
+        };
+        let binding = Binding { zero_copy: receivers[0].socket.is_zero_copy(), ..binding };
+        let tx = Transmitter::new(tx_rings, tx_size, heap.region(), chunk, binding, interface.mtu);
+        let gathered = gather(&interface, &receivers)?;
+        for receiver in &mut receivers {
+            receiver.refill(&mut umem);
+            attachment.serve(&interface, receiver.queue, &receiver.socket)?;
+        }
+        Ok(Xdp {
+            attachment: Some(attachment),
+            receivers,
+            tx,
+            umem,
+            interface,
+            caps,
+            counters: Counters::default(),
+            turn: 0,
+            due: None,
+            patience: RECLAIM_AFTER,
+            binding,
+            gathered,
+        })
+    }
+
+    /// Whether the NIC reads and writes the heap itself, and no kernel copies.
+    pub fn is_zero_copy(&self) -> bool {
+        self.binding.zero_copy
+    }
+
+    /// Whether the redirect program runs in the stack rather than in the driver.
+    pub fn is_generic(&self) -> bool {
+        self.attachment.as_ref().is_some_and(|attachment| attachment.generic)
+    }
+
+    /// Changes what is taken, without losing a frame: as the fields of the same names in [`XdpConfig`].
+    ///
+    /// # Errors
+    /// [`Error::Config`]; what was taken before is then taken still.
+    pub fn retarget(
+        &self,
+        addresses: Vec<IpAddr>,
+        ports: Option<Vec<RangeInclusive<u16>>>,
+        all_nodes: bool,
+    ) -> Result<(), Error> {
+        let interface = self.interface.name.clone();
+        let config = XdpConfig { interface, addresses, ports, all_nodes, ..XdpConfig::default() };
+        config.check()?;
+        match &self.attachment {
+            Some(attachment) => attachment.retarget(&self.interface, &config.flows()),
+            None => Err(Error::Closed),
+        }
+    }
+
+    fn kick_and_reclaim(&mut self) -> usize {
+        if self.tx.is_idle() {
+            return 0;
+        }
+        let count = self.tx.reclaim(&mut self.counters);
+        if self.tx.is_stalled() {
+            self.tx.kick(&self.receivers[0].socket, &mut self.counters);
+        }
+        if self.tx.is_idle() {
+            self.due = None;
+        }
+        count
+    }
+}
+
+impl Queue for Xdp {
+    fn caps(&self) -> &Caps {
+        &self.caps
+    }
+
+    fn rx_burst(&mut self, cx: &DeviceCx<'_>, inbox: &mut Vec<Frame>) -> usize {
+        // What is under way for long is asked for less and less often, so that it does not keep the loop from sleep.
+        if self.due.is_some_and(|due| due <= cx.now) {
+            self.patience = (self.patience * 2).min(RECLAIM_AT_MOST);
+            self.due = Some(cx.now + self.patience);
+        }
+        let mut count = 0;
+        let first = self.turn;
+        for at in 0..self.receivers.len() {
+            if count == BURST {
+                break;
+            }
+            let at = (first + at) % self.receivers.len();
+            let receiver = &mut self.receivers[at];
+            count += receiver.burst(&mut self.umem, cx.heap, inbox, BURST - count, &mut self.counters);
+            self.turn = at + 1;
+        }
+        self.turn %= self.receivers.len();
+        count
+    }
+
+    fn tx_burst(&mut self, cx: &DeviceCx<'_>, outbox: &mut VecDeque<Frame>) -> usize {
+        if outbox.is_empty() {
+            return 0;
+        }
+        let count = self.tx.burst(&self.receivers[0].socket, cx.heap, outbox, &mut self.counters);
+        if !self.tx.is_idle() {
+            self.patience = if self.tx.is_stalled() { KICK_AFTER } else { RECLAIM_AFTER };
+            self.due = Some(cx.now + self.patience);
+        }
+        count
+    }
+
+    fn reclaim(&mut self) -> usize {
+        self.kick_and_reclaim()
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        self.due
+    }
+
+    fn wait_fd(&self) -> BorrowedFd<'_> {
+        match &self.gathered {
+            Some(all) => all.as_fd(),
+            None => self.receivers[0].socket.as_fd(),
+        }
+    }
+
+    fn arm(&mut self, _cx: &DeviceCx<'_>) -> bool {
+        // There is nothing to switch on: a socket is readable for as long as its receive ring is not empty. But what
+        // the kernel waits for to be told, it must be told before the sleep.
+        let reclaimed = self.kick_and_reclaim();
+        let umem = &mut self.umem;
+        let quiet = self.receivers.iter_mut().fold(true, |quiet, receiver| receiver.arm(umem) && quiet);
+        quiet && reclaimed == 0
+    }
+
+    fn counters(&self, visit: &mut dyn FnMut(&'static str, u64)) {
+        self.counters.visit(visit);
+        let statistics = self.receivers.iter().filter_map(|receiver| receiver.socket.statistics());
+        let sums = statistics.fold([0; 5], |sums, one| {
+            let empty = one.rx_fill_ring_empty_descs.unwrap_or(0);
+            let full = one.rx_ring_full.unwrap_or(0);
+            let counts = [one.rx_dropped, full, empty, one.rx_invalid_descs, one.tx_invalid_descs];
+            std::array::from_fn(|at| sums[at] + counts[at])
+        });
+        // The kernel's own: frames that it could not deliver, for want of room or buffers, and descriptors of ours that
+        // it refused.
+        let names = [
+            "xdp_kernel_rx_dropped",
+            "xdp_kernel_rx_ring_full",
+            "xdp_kernel_fill_ring_empty",
+            "xdp_kernel_rx_invalid",
+            "xdp_kernel_tx_invalid",
+        ];
+        names.into_iter().zip(sums).for_each(|(name, sum)| visit(name, sum));
+    }
+}
+
+impl Drop for Xdp {
+    fn drop(&mut self) {
+        self.attachment = None;
+        let mut left = DRAIN;
+        while !self.tx.is_idle() && !left.is_zero() {
+            if self.kick_and_reclaim() == 0 {
+                thread::sleep(STEP);
+                left = left.saturating_sub(STEP);
+            }
+        }
+        let queues: Vec<u32> = self.receivers.drain(..).map(|receiver| receiver.queue).collect();
+        // The kernel's copying ends with its socket. A NIC goes on until its driver has been reconfigured, which the
+        // kernel does later.
+        if self.binding.zero_copy && !is_released(&self.interface, &queues, QUIESCE) {
+            self.umem.leak();
+            self.tx.leak();
+        }
+    }
+}
+
+impl std::fmt::Debug for Xdp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Xdp")
+            .field("interface", &self.interface)
+            .field("binding", &self.binding)
+            .field("queues", &self.receivers.len())
+            .field("under_way", &self.tx.under_way())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Which receive queues are served.
+fn queues(interface: &Interface, config: &XdpConfig) -> Result<Vec<u32>, Error> {
+    if config.queues.is_empty() {
+        return Ok((0..interface.rx_queues).collect());
+    }
+    let mut queues = config.queues.clone();
+    queues.sort_unstable();
+    queues.dedup();
+    if let Some(queue) = queues.iter().find(|queue| **queue >= interface.rx_queues) {
+        let (name, count) = (&interface.name, interface.rx_queues.min(MAX_QUEUES));
+        return Err(Error::Config(format!(
+            "AF_XDP on `{name}`: no queue {queue}: there are 0 to {}",
+            count - 1
+        )));
+    }
+    Ok(queues)
+}
+
+fn new_socket(interface: &Interface) -> Result<Socket, Error> {
+    Socket::new().map_err(|errno| refused(interface, "cannot open a socket", errno))
+}
+
+/// What to try, in this order.
+fn bindings(copy: CopyMode, generic: bool, whole: bool) -> Vec<Binding> {
+    let zero_copy: &[bool] = match copy {
+        CopyMode::ZeroCopy => &[true],
+        CopyMode::Copy => &[false],
+        CopyMode::Auto if generic => &[false],
+        CopyMode::Auto => &[true, false],
+    };
+    let all = zero_copy.iter().flat_map(|zero_copy| [(*zero_copy, true), (*zero_copy, false)]);
+    all.filter(|(_, gather)| *gather || whole)
+        .map(|(zero_copy, gather)| Binding { zero_copy, gather })
+        .collect()
+}
+
+/// Binds in the first way that works.
+fn bind_first(
+    interface: &Interface,
+    socket: &Socket,
+    queue: u32,
+    bindings: &[Binding],
+    patience: &mut Patience,
+) -> Result<Binding, Error> {
+    let mut last = Errno::OPNOTSUPP;
+    for binding in bindings {
+        match patience.until_free(|| socket.bind(interface.index, queue, *binding)) {
+            Ok(()) => return Ok(*binding),
+            Err(errno) if is_taken(errno) || errno == Errno::NETDOWN => {
+                return Err(bind_failed(interface, queue, errno));
+            }
+            Err(errno) => last = errno,
+        }
+    }
+    Err(bind_failed(interface, queue, last))
+}
+
+fn bind_failed(interface: &Interface, queue: u32, errno: Errno) -> Error {
+    let name = &interface.name;
+    if is_taken(errno) {
+        return Error::Config(format!(
+            "AF_XDP on `{name}`: another AF_XDP socket has queue {queue} (`ss --xdp -p` shows whose): end its owner, or \
+             configure other `queues`"
+        ));
+    }
+    refused(interface, &format!("cannot bind to queue {queue}"), errno)
+}
+
+/// One descriptor for the sockets of several queues.
+fn gather(interface: &Interface, receivers: &[Receiver]) -> Result<Option<OwnedFd>, Error> {
+    if receivers.len() == 1 {
+        return Ok(None);
+    }
+    let failed = |errno| refused(interface, "cannot gather the sockets of its queues", errno);
+    let all = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed)?;
+    for receiver in receivers {
+        let data = epoll::EventData::new_u64(receiver.queue.into());
+        epoll::add(&all, &receiver.socket, data, epoll::EventFlags::IN).map_err(failed)?;
+    }
+    Ok(Some(all))
+}
+
+/// Waits until queues can be bound again, which tells that the driver has let go of what was bound to them before.
+fn is_released(interface: &Interface, queues: &[u32], wait: Duration) -> bool {
+    let mut patience = Patience(wait);
+    // A heap of the smallest size: a socket cannot be bound without memory.
+    let config = demi_api::memalloc::HeapConfig {
+        size: 2 << 20,
+        huge_pages: demi_api::memalloc::HugePages::Never,
+        lock: false,
+    };
+    let Ok(scratch) = Heap::new(&config) else { return false };
+    let copy = Binding { zero_copy: false, gather: false };
+    queues.iter().all(|queue| {
+        let attempt = || {
+            let socket = Socket::new()?;
+            socket.register(&scratch.region(), 4096)?;
+            let _rings = socket.transmit_rings(64)?;
+            let _fill = socket.receive_rings(64)?;
+            socket.bind(interface.index, *queue, copy)
+        };
+        patience.until_free(attempt).is_ok()
+    })
+}

@@ -1,0 +1,240 @@
+//! System calls that no safe wrapper offers: `bpf(2)`, and questions about interfaces.
+//!
+//! Invariant: whatever the kernel reads or writes through an address in an argument is alive and large enough for as
+//! long as the call lasts; the kernel keeps none of these addresses.
+
+use std::ffi::{c_long, c_ulong};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use rustix::io::Errno;
+
+use super::program::Insn;
+
+const BPF_MAP_CREATE: c_long = 0;
+const BPF_MAP_UPDATE_ELEM: c_long = 2;
+const BPF_PROG_LOAD: c_long = 5;
+const BPF_LINK_CREATE: c_long = 28;
+const BPF_LINK_UPDATE: c_long = 29;
+
+const BPF_MAP_TYPE_XSKMAP: u32 = 17;
+const BPF_PROG_TYPE_XDP: u32 = 6;
+/// The attach type of XDP programs, at loading and at linking.
+const BPF_XDP: u32 = 37;
+/// The program copes with frames whose data do not lie in one piece.
+const BPF_F_XDP_HAS_FRAGS: u32 = 1 << 5;
+
+/// Bytes of the verifier's log that are kept.
+const LOG: usize = 16 << 10;
+
+#[repr(C)]
+struct MapCreate {
+    map_type: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+    flags: u32,
+}
+
+#[repr(C)]
+struct MapUpdate {
+    map: u32,
+    _pad: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+#[repr(C)]
+struct ProgramLoad {
+    program_type: u32,
+    insn_count: u32,
+    insns: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log: u64,
+    kernel_version: u32,
+    flags: u32,
+    name: [u8; 16],
+    ifindex: u32,
+    attach_type: u32,
+}
+
+#[repr(C)]
+struct LinkCreate {
+    program: u32,
+    ifindex: u32,
+    attach_type: u32,
+    flags: u32,
+}
+
+#[repr(C)]
+struct LinkUpdate {
+    link: u32,
+    program: u32,
+    flags: u32,
+    _old: u32,
+}
+
+/// A map from receive queues to AF_XDP sockets, with `entries` places.
+pub(super) fn create_socket_map(entries: u32) -> Result<OwnedFd, Errno> {
+    let attr = MapCreate {
+        map_type: BPF_MAP_TYPE_XSKMAP,
+        key_size: 4,
+        value_size: 4,
+        max_entries: entries,
+        flags: 0,
+    };
+    // SAFETY: the attribute holds no addresses.
+    new_descriptor(unsafe { bpf(BPF_MAP_CREATE, &attr) })
+}
+
+/// Puts a socket in a map.
+pub(super) fn set_socket(map: BorrowedFd<'_>, queue: u32, socket: BorrowedFd<'_>) -> Result<(), Errno> {
+    let value = number(socket);
+    let attr = MapUpdate {
+        map: number(map),
+        _pad: 0,
+        key: address(&raw const queue),
+        value: address(&raw const value),
+        flags: 0,
+    };
+    // SAFETY: the kernel reads four bytes each at the addresses of `queue` and `value`, which are live.
+    unsafe { bpf(BPF_MAP_UPDATE_ELEM, &attr) }.map(drop)
+}
+
+/// Loads an XDP program. An error comes with what the verifier said, if it said something.
+pub(super) fn load_program(insns: &[Insn], frags: bool) -> Result<OwnedFd, (Errno, String)> {
+    const LICENSE: &[u8] = b"Dual MIT/GPL\0";
+    let mut log = [0_u8; LOG];
+    let mut name = [0; 16];
+    name[..4].copy_from_slice(b"demi");
+    let mut attr = ProgramLoad {
+        program_type: BPF_PROG_TYPE_XDP,
+        insn_count: insns.len() as u32,
+        insns: address(insns.as_ptr()),
+        license: address(LICENSE.as_ptr()),
+        log_level: 0,
+        log_size: 0,
+        log: 0,
+        kernel_version: 0,
+        flags: if frags { BPF_F_XDP_HAS_FRAGS } else { 0 },
+        name,
+        ifindex: 0,
+        attach_type: BPF_XDP,
+    };
+    // SAFETY: the kernel reads `insn_count` instructions of 8 bytes and the license up to its zero, both of which live.
+    match new_descriptor(unsafe { bpf(BPF_PROG_LOAD, &attr) }) {
+        Ok(fd) => return Ok(fd),
+        Err(errno) if errno == Errno::PERM => return Err((errno, String::new())),
+        Err(_) => {}
+    }
+    (attr.log_level, attr.log_size, attr.log) = (1, LOG as u32, address(log.as_mut_ptr()));
+    // SAFETY: as above, and the kernel writes at most `log_size` bytes to `log`, which is as long.
+    new_descriptor(unsafe { bpf(BPF_PROG_LOAD, &attr) }).map_err(|errno| {
+        let said = log.split(|byte| *byte == 0).next().unwrap_or_default();
+        (errno, String::from_utf8_lossy(said).into_owned())
+    })
+}
+
+/// Attaches a program to an interface until the link is closed, by the process or at its death.
+pub(super) fn create_link(program: BorrowedFd<'_>, ifindex: u32, flags: u32) -> Result<OwnedFd, Errno> {
+    let attr = LinkCreate { program: number(program), ifindex, attach_type: BPF_XDP, flags };
+    // SAFETY: the attribute holds no addresses.
+    new_descriptor(unsafe { bpf(BPF_LINK_CREATE, &attr) })
+}
+
+/// Replaces the program of a link; each frame meets the one or the other.
+pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> Result<(), Errno> {
+    let attr = LinkUpdate { link: number(link), program: number(program), flags: 0, _old: 0 };
+    // SAFETY: the attribute holds no addresses.
+    unsafe { bpf(BPF_LINK_UPDATE, &attr) }.map(drop)
+}
+
+/// # Safety
+/// Addresses in `attr` are those of live memory, as large as the command wants it.
+unsafe fn bpf<T>(command: c_long, attr: &T) -> Result<c_long, Errno> {
+    // SAFETY: the kernel reads the attribute, `size_of::<T>()` bytes, and takes what is missing for zero; the rest is
+    // the caller's promise.
+    check(unsafe { libc::syscall(libc::SYS_bpf, command, address(attr), size_of::<T>()) })
+}
+
+/// What `ioctl`s on interfaces exchange: `struct ifreq`.
+#[repr(C)]
+pub(super) struct InterfaceRequest {
+    name: [u8; 16],
+    /// What is asked or answered, by request.
+    pub(super) data: [u8; 24],
+}
+
+impl InterfaceRequest {
+    /// About the interface of this name. `None`: no interface can have it.
+    pub(super) fn new(interface: &str) -> Option<InterfaceRequest> {
+        let mut name = [0; 16];
+        let fits = !interface.is_empty() && interface.len() < name.len() && !interface.contains('\0');
+        if !fits {
+            return None;
+        }
+        name[..interface.len()].copy_from_slice(interface.as_bytes());
+        Some(InterfaceRequest { name, data: [0; 24] })
+    }
+
+    /// Asks with one of the requests whose answer lies in `data`: `SIOCGIFINDEX`, `SIOCGIFMTU`, `SIOCGIFHWADDR`,
+    /// `SIOCGIFFLAGS`; anything else is refused.
+    pub(super) fn ask(&mut self, socket: BorrowedFd<'_>, request: c_ulong) -> Result<(), Errno> {
+        let plain = [libc::SIOCGIFINDEX, libc::SIOCGIFMTU, libc::SIOCGIFHWADDR, libc::SIOCGIFFLAGS];
+        if !plain.contains(&request) {
+            return Err(Errno::INVAL);
+        }
+        // SAFETY: these requests read and write a `struct ifreq`, 40 bytes, at the address of `self`, and nothing else.
+        check(unsafe { libc::syscall(libc::SYS_ioctl, socket.as_raw_fd(), request, &raw mut *self) })
+            .map(drop)
+    }
+
+    /// Asks the driver. `words` begins with the command; the answer replaces what follows.
+    pub(super) fn ask_driver(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        words: &mut EthtoolWords,
+    ) -> Result<(), Errno> {
+        if ![ETHTOOL_GDRVINFO, ETHTOOL_GCHANNELS].contains(&words[0]) {
+            return Err(Errno::INVAL);
+        }
+        self.data = [0; 24];
+        self.data[..8].copy_from_slice(&address(words.as_mut_ptr()).to_ne_bytes());
+        // SAFETY: the request reads a `struct ifreq` at the address of `self`, and reads and writes through the address
+        // in it at most 196 bytes for the one command and 36 for the other, less than there are words.
+        check(unsafe {
+            libc::syscall(libc::SYS_ioctl, socket.as_raw_fd(), libc::SIOCETHTOOL, &raw mut *self)
+        })
+        .map(drop)
+    }
+}
+
+/// Name and version of the driver.
+pub(super) const ETHTOOL_GDRVINFO: u32 = 3;
+/// Numbers of queues.
+pub(super) const ETHTOOL_GCHANNELS: u32 = 0x3c;
+
+/// Room for the larger of the two answers.
+pub(super) type EthtoolWords = [u32; 64];
+
+fn number(fd: BorrowedFd<'_>) -> u32 {
+    fd.as_raw_fd().cast_unsigned()
+}
+
+fn address<T>(pointer: *const T) -> u64 {
+    pointer.expose_provenance() as u64
+}
+
+fn new_descriptor(result: Result<c_long, Errno>) -> Result<OwnedFd, Errno> {
+    // SAFETY: the command has just opened this descriptor, and nobody else knows of it.
+    result.map(|fd| unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+fn check(result: c_long) -> Result<c_long, Errno> {
+    if result >= 0 {
+        return Ok(result);
+    }
+    Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO))
+}

@@ -1,0 +1,66 @@
+//! System calls that only tests make: running a program on a frame, and packet sockets.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+
+const BPF_PROG_TEST_RUN: i64 = 10;
+
+#[repr(C)]
+#[derive(Default)]
+struct TestRun {
+    program: u32,
+    retval: u32,
+    data_size_in: u32,
+    data_size_out: u32,
+    data_in: u64,
+    data_out: u64,
+    repeat: u32,
+    duration: u32,
+    ctx_size_in: u32,
+    ctx_size_out: u32,
+    ctx_in: u64,
+    ctx_out: u64,
+}
+
+/// What the kernel's machine decides on a frame of at least 14 bytes.
+pub(super) fn run(program: BorrowedFd<'_>, frame: &[u8]) -> Result<u32, Errno> {
+    let mut attr = TestRun {
+        program: program.as_raw_fd().cast_unsigned(),
+        data_size_in: frame.len() as u32,
+        data_in: frame.as_ptr().expose_provenance() as u64,
+        repeat: 1,
+        ..TestRun::default()
+    };
+    // SAFETY: the kernel reads the attribute and the frame, both alive and as long as it is told, and writes results to
+    // the attribute.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_TEST_RUN, &raw mut attr, size_of::<TestRun>()) };
+    if result < 0 { Err(last_errno()) } else { Ok(attr.retval) }
+}
+
+/// A socket that sends and receives whole frames on an interface of this thread's namespace.
+pub(super) fn packet_socket(ifindex: u32) -> Result<OwnedFd, Errno> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::PACKET, SocketType::RAW, flags, None)?;
+    let all = (libc::ETH_P_ALL as u16).to_be();
+    let addr = libc::sockaddr_ll {
+        sll_family: libc::AF_PACKET as u16,
+        sll_protocol: all,
+        sll_ifindex: ifindex as i32,
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 0,
+        sll_addr: [0; 8],
+    };
+    // SAFETY: the kernel reads the address, which is alive and as long as it is told.
+    let result = unsafe {
+        libc::syscall(libc::SYS_bind, socket.as_fd().as_raw_fd(), &raw const addr, size_of_val(&addr))
+    };
+    if result < 0 { Err(last_errno()) } else { Ok(socket) }
+}
+
+fn last_errno() -> Errno {
+    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
+}
