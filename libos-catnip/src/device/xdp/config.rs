@@ -34,7 +34,7 @@ pub struct XdpConfig {
     /// The receive queues that are served; what arrives at others reaches the kernel. Default: none named, which means
     /// all there are. Frames are transmitted through the first.
     pub queues: Vec<u32>,
-    /// Receive buffers of each queue, 64 to 16384, rounded up to a power of two; default 1024. The application can hold
+    /// Receive buffers of each queue, 128 to 16384, rounded up to a power of two; default 1024. The application can hold
     /// on to half of them before received frames are copied. Each takes 2 KiB of the heap, or 4 KiB with an MTU above
     /// 1774.
     pub rx_buffers: u32,
@@ -111,9 +111,13 @@ impl XdpConfig {
                 return refuse(format!("{} to {} in `ports` is empty", range.start(), range.end()));
             }
         }
-        let sizes = [("rx_buffers", self.rx_buffers), ("tx_segments", self.tx_segments)];
-        if let Some((key, value)) = sizes.into_iter().find(|(_, value)| !(64..=16384).contains(value)) {
-            return refuse(format!("`{key}` = {value} is out of range: 64 to 16384"));
+        // Half of the receive buffers are at least two bursts.
+        for (key, value, least) in
+            [("rx_buffers", self.rx_buffers, 128), ("tx_segments", self.tx_segments, 64)]
+        {
+            if !(least..=16384).contains(&value) {
+                return refuse(format!("`{key}` = {value} is out of range: {least} to 16384"));
+            }
         }
         if self.attach_wait_ms > 60_000 {
             return refuse(format!("`attach_wait_ms` = {} is out of range: 0 to 60000", self.attach_wait_ms));

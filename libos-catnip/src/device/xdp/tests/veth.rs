@@ -230,7 +230,7 @@ fn rings_wrap_many_times_and_lose_nothing() {
     const COUNT: u64 = 100_000;
     const WINDOW: u64 = 48;
     let Some(net) = Net::new(1500, 1) else { return };
-    let mut ends = both(&net, |config| (config.rx_buffers, config.tx_segments) = (64, 64));
+    let mut ends = both(&net, |config| (config.rx_buffers, config.tx_segments) = (128, 64));
     let [one, two] = &mut ends;
     let (mut sent, mut got) = (0, 0);
     let start = Instant::now();

@@ -130,7 +130,7 @@ fn hoarded_frames_are_copied_and_the_device_goes_on() {
     const COUNT: usize = 1000;
     let Some(net) = Net::new(1500, 1) else { return };
     let mut one = End::open(&net, 0, &config(0));
-    let mut two = End::open(&net, 1, &XdpConfig { rx_buffers: 64, ..config(1) });
+    let mut two = End::open(&net, 1, &XdpConfig { rx_buffers: 128, ..config(1) });
     for at in 0..COUNT {
         one.send(&frame(0, 300, at as u64), &[]);
         one.turn();
@@ -141,7 +141,7 @@ fn hoarded_frames_are_copied_and_the_device_goes_on() {
         assert!(got.data == frame(0, 300, at as u64)[..], "frame {at}");
     }
     let copied = two.count("xdp_rx_copied");
-    assert!((COUNT as u64 - 64..COUNT as u64).contains(&copied), "{copied} copied");
+    assert!((COUNT as u64 - 128..COUNT as u64).contains(&copied), "{copied} copied");
     assert_eq!((two.count("xdp_rx_dropped"), two.count("xdp_kernel_rx_dropped")), (0, 0));
 
     // A heap that is full as well loses frames, but goes on once there is room.
@@ -163,7 +163,7 @@ fn hoarded_frames_are_copied_and_the_device_goes_on() {
         one.send(&frame(0, 300, at), &[]);
         assert!(two.receive_from(Some(&mut one), 1)[0].data == frame(0, 300, at)[..]);
     }
-    assert!(two.count("xdp_rx_copied") - before < 32, "buffers are handed out again");
+    assert!(two.count("xdp_rx_copied") - before < 64, "buffers are handed out again");
     one.close();
     two.close();
 }
@@ -217,15 +217,13 @@ fn all_queues_are_served_or_those_that_are_named() {
     all.assert_clean();
     all.close();
 
-    let mut some = End::open(&net, 0, &XdpConfig { queues: vec![3, 1], ..config(0) });
+    // In the stack, veth's frames do not say faithfully which queue they came by.
+    let mut some = End::open(&net, 0, &XdpConfig { queues: vec![3, 1], mode: Mode::Native, ..config(0) });
     let kernel = net.packets(0);
     for (queue, served) in [(0, false), (1, true), (2, false), (3, true)] {
         let mut sender = End::open(&net, 1, &XdpConfig { queues: vec![queue], ..config(1) });
         sender.send(&frame(1, 99, 1), &[]);
         sender.turn();
-        sender.xdp.counters(&mut |n, v| println!("{queue} sender {n} {v}"));
-        some.turn();
-        some.xdp.counters(&mut |n, v| println!("{queue} some {n} {v}"));
         if served {
             assert_eq!(some.receive(1)[0].data.len(), 99);
         } else {
