@@ -49,8 +49,7 @@ pub struct XdpConfig {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mode {
-    /// In the driver if it can, otherwise in the stack. On `veth`, whose driver makes the same buffers for the program as
-    /// the stack, and passes frames on over one more step, in the stack.
+    /// In the driver if it can, otherwise in the stack. On `veth` in the stack, which is faster there.
     #[default]
     Auto,
     /// In the driver, before the kernel makes a packet of the frame.

@@ -60,7 +60,7 @@ impl Interface {
 }
 
 /// No interface has more receive queues, and none serves more at once.
-pub(super) const MAX_QUEUES: u32 = 256;
+const MAX_QUEUES: u32 = 256;
 
 fn word(data: &[u8; 24], at: usize) -> u32 {
     data[at..].first_chunk().map_or(0, |bytes| u32::from_ne_bytes(*bytes))

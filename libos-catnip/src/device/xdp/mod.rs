@@ -37,6 +37,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | `config` | [`XdpConfig`] |
+//! | `open` | how it all comes about |
 //! | `interface` | what the interface is |
 //! | `program`, `asm` | the redirect program, and the assembler for it |
 //! | `attach`, `holders` | the program on the interface, and who else has one there |
@@ -52,6 +53,7 @@ mod counters;
 mod flight;
 mod holders;
 mod interface;
+mod open;
 mod program;
 mod raw;
 mod receive;
@@ -71,28 +73,19 @@ use std::thread;
 use std::time::Duration;
 
 use demi_api::error::Error;
-use demi_api::memalloc::Heap;
-use demi_api::sga::MAX_SEGMENTS;
 use demi_api::time::Instant;
-use rustix::event::epoll;
-use rustix::io::Errno;
 
 pub use self::config::{CopyMode, Mode, XdpConfig};
 
-use self::attach::{Attachment, Patience, refused};
+use self::attach::Attachment;
 use self::counters::Counters;
-use self::interface::{Interface, MAX_QUEUES};
+use self::interface::Interface;
+use self::open::is_released;
 use self::receive::Receiver;
-use self::socket::{Binding, Socket, is_taken};
+use self::socket::Binding;
 use self::transmit::Transmitter;
 use self::umem::Umem;
 use super::{BURST, Caps, DeviceCx, Frame, Queue};
-
-/// What the kernel keeps free before the bytes that it receives (`XDP_PACKET_HEADROOM`).
-const HEADROOM: usize = 256;
-
-/// Ethernet and VLAN headers.
-const HEADERS: usize = 18;
 
 /// When to look again for completions: at first, and at the most.
 const RECLAIM_AFTER: Duration = Duration::from_millis(1);
@@ -126,80 +119,6 @@ pub struct Xdp {
 }
 
 impl Xdp {
-    /// Opens the interface, with the whole of `heap` as the memory that is shared with the kernel.
-    ///
-    /// # Errors
-    /// [`Error::Config`], with what to change; [`Error::OutOfMemory`] if the heap has no room for the receive buffers.
-    pub fn open(heap: &Heap, config: &XdpConfig) -> Result<Xdp, Error> {
-        config.check()?;
-        let interface = Interface::find(&config.interface)?;
-        let queues = queues(&interface, config)?;
-        let whole = |chunk: usize| interface.mtu + HEADERS <= chunk - HEADROOM;
-        let chunk = if whole(2048) { 2048 } else { 4096 };
-        let rx_size = config.rx_buffers.next_power_of_two();
-        let tx_size = config.tx_segments.next_power_of_two();
-        let mut umem = Umem::new(heap, chunk, rx_size as usize * queues.len())?;
-        let mut patience = Patience(config.attach_wait());
-
-        let modes: &[bool] = match config.mode {
-            Mode::Native => &[false],
-            Mode::Generic => &[true],
-            // The driver of veth makes a copy of each frame for the program, on its way to another thread of control.
-            Mode::Auto if interface.driver == "veth" && config.copy != CopyMode::ZeroCopy => &[true, false],
-            Mode::Auto if config.copy == CopyMode::ZeroCopy => &[false],
-            Mode::Auto => &[false, true],
-        };
-        let attachment = Attachment::new(&interface, &config.flows(), modes, whole(chunk), &mut patience)?;
-
-        let failed = |what: &str, errno| refused(&interface, what, errno);
-        let first = new_socket(&interface)?;
-        first.register(&heap.region(), chunk).map_err(|errno| failed("cannot register the heap", errno))?;
-        let tx_rings = first.transmit_rings(tx_size).map_err(|errno| failed("cannot make rings", errno))?;
-        let rx_rings = first.receive_rings(rx_size).map_err(|errno| failed("cannot make rings", errno))?;
-        let bindings = bindings(config.copy, attachment.generic, whole(chunk));
-        let binding = bind_first(&interface, &first, queues[0], &bindings, &mut patience)?;
-        let mut receivers = vec![Receiver::new(first, queues[0], rx_rings, rx_size)];
-        for queue in &queues[1..] {
-            let socket = new_socket(&interface)?;
-            socket.no_transmit_rings().map_err(|errno| failed("cannot make rings", errno))?;
-            let rings = socket.receive_rings(rx_size).map_err(|errno| failed("cannot make rings", errno))?;
-            patience
-                .until_free(|| socket.bind_beside(&receivers[0].socket, interface.index, *queue))
-                .map_err(|errno| bind_failed(&interface, *queue, errno))?;
-            receivers.push(Receiver::new(socket, *queue, rings, rx_size));
-        }
-
-        let caps = Caps {
-            mac: interface.mac,
-            mtu: interface.mtu,
-            max_segs: MAX_SEGMENTS,
-            max_seg_len: interface.mtu + HEADERS,
-            tx_checksum: false,
-            zero_copy: binding.gather,
-        };
-        let binding = Binding { zero_copy: receivers[0].socket.is_zero_copy(), ..binding };
-        let tx = Transmitter::new(tx_rings, tx_size, heap.region(), chunk, binding, interface.mtu);
-        let gathered = gather(&interface, &receivers)?;
-        for receiver in &mut receivers {
-            receiver.refill(&mut umem);
-            attachment.serve(&interface, receiver.queue, &receiver.socket)?;
-        }
-        Ok(Xdp {
-            attachment: Some(attachment),
-            receivers,
-            tx,
-            umem,
-            interface,
-            caps,
-            counters: Counters::default(),
-            turn: 0,
-            due: None,
-            patience: RECLAIM_AFTER,
-            binding,
-            gathered,
-        })
-    }
-
     /// Whether the NIC reads and writes the heap itself, and no kernel copies.
     pub fn is_zero_copy(&self) -> bool {
         self.binding.zero_copy
@@ -300,10 +219,11 @@ impl Queue for Xdp {
     fn arm(&mut self, _cx: &DeviceCx<'_>) -> bool {
         // There is nothing to switch on: a socket is readable for as long as its receive ring is not empty. But what
         // the kernel waits for to be told, it must be told before the sleep.
-        let reclaimed = self.kick_and_reclaim();
-        let umem = &mut self.umem;
-        let quiet = self.receivers.iter_mut().fold(true, |quiet, receiver| receiver.arm(umem) && quiet);
-        quiet && reclaimed == 0
+        let mut quiet = self.kick_and_reclaim() == 0;
+        for receiver in &mut self.receivers {
+            quiet &= receiver.arm(&mut self.umem);
+        }
+        quiet
     }
 
     fn counters(&self, visit: &mut dyn FnMut(&'static str, u64)) {
@@ -357,109 +277,4 @@ impl std::fmt::Debug for Xdp {
             .field("under_way", &self.tx.under_way())
             .finish_non_exhaustive()
     }
-}
-
-/// Which receive queues are served.
-fn queues(interface: &Interface, config: &XdpConfig) -> Result<Vec<u32>, Error> {
-    if config.queues.is_empty() {
-        return Ok((0..interface.rx_queues).collect());
-    }
-    let mut queues = config.queues.clone();
-    queues.sort_unstable();
-    queues.dedup();
-    if let Some(queue) = queues.iter().find(|queue| **queue >= interface.rx_queues) {
-        let (name, count) = (&interface.name, interface.rx_queues.min(MAX_QUEUES));
-        return Err(Error::Config(format!(
-            "AF_XDP on `{name}`: no queue {queue}: there are 0 to {}",
-            count - 1
-        )));
-    }
-    Ok(queues)
-}
-
-fn new_socket(interface: &Interface) -> Result<Socket, Error> {
-    Socket::new().map_err(|errno| refused(interface, "cannot open a socket", errno))
-}
-
-/// What to try, in this order.
-fn bindings(copy: CopyMode, generic: bool, whole: bool) -> Vec<Binding> {
-    let zero_copy: &[bool] = match copy {
-        CopyMode::ZeroCopy => &[true],
-        CopyMode::Copy => &[false],
-        CopyMode::Auto if generic => &[false],
-        CopyMode::Auto => &[true, false],
-    };
-    let all = zero_copy.iter().flat_map(|zero_copy| [(*zero_copy, true), (*zero_copy, false)]);
-    all.filter(|(_, gather)| *gather || whole)
-        .map(|(zero_copy, gather)| Binding { zero_copy, gather })
-        .collect()
-}
-
-/// Binds in the first way that works.
-fn bind_first(
-    interface: &Interface,
-    socket: &Socket,
-    queue: u32,
-    bindings: &[Binding],
-    patience: &mut Patience,
-) -> Result<Binding, Error> {
-    let mut last = Errno::OPNOTSUPP;
-    for binding in bindings {
-        match patience.until_free(|| socket.bind(interface.index, queue, *binding)) {
-            Ok(()) => return Ok(*binding),
-            Err(errno) if is_taken(errno) || errno == Errno::NETDOWN => {
-                return Err(bind_failed(interface, queue, errno));
-            }
-            Err(errno) => last = errno,
-        }
-    }
-    Err(bind_failed(interface, queue, last))
-}
-
-fn bind_failed(interface: &Interface, queue: u32, errno: Errno) -> Error {
-    let name = &interface.name;
-    if is_taken(errno) {
-        return Error::Config(format!(
-            "AF_XDP on `{name}`: another AF_XDP socket has queue {queue} (`ss --xdp -p` shows whose): end its owner, or \
-             configure other `queues`"
-        ));
-    }
-    refused(interface, &format!("cannot bind to queue {queue}"), errno)
-}
-
-/// One descriptor for the sockets of several queues.
-fn gather(interface: &Interface, receivers: &[Receiver]) -> Result<Option<OwnedFd>, Error> {
-    if receivers.len() == 1 {
-        return Ok(None);
-    }
-    let failed = |errno| refused(interface, "cannot gather the sockets of its queues", errno);
-    let all = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed)?;
-    for receiver in receivers {
-        let data = epoll::EventData::new_u64(receiver.queue.into());
-        epoll::add(&all, &receiver.socket, data, epoll::EventFlags::IN).map_err(failed)?;
-    }
-    Ok(Some(all))
-}
-
-/// Waits until queues can be bound again, which tells that the driver has let go of what was bound to them before.
-fn is_released(interface: &Interface, queues: &[u32], wait: Duration) -> bool {
-    let mut patience = Patience(wait);
-    // A heap of the smallest size: a socket cannot be bound without memory.
-    let config = demi_api::memalloc::HeapConfig {
-        size: 2 << 20,
-        huge_pages: demi_api::memalloc::HugePages::Never,
-        lock: false,
-    };
-    let Ok(scratch) = Heap::new(&config) else { return false };
-    let copy = Binding { zero_copy: false, gather: false };
-    queues.iter().all(|queue| {
-        let attempt = || {
-            let socket = Socket::new()?;
-            socket.register(&scratch.region(), 4096)?;
-            let _rings = socket.transmit_rings(64)?;
-            let _fill = socket.receive_rings(64)?;
-            socket.bind(interface.index, *queue, copy)
-        };
-        patience.until_free(attempt).is_ok()
-    })
 }

@@ -28,7 +28,7 @@ const MAX_ZERO_COPY: usize = 8;
 const KERNEL_BATCH: u32 = 32;
 
 /// An Ethernet header.
-const HEADER: usize = 14;
+pub(super) const HEADER: usize = 14;
 
 /// The sending side of a device.
 pub(super) struct Transmitter {
@@ -38,7 +38,7 @@ pub(super) struct Transmitter {
     size: u32,
     region: RegionInfo,
     chunk: usize,
-    binding: Binding,
+    pub(super) binding: Binding,
     max_frame: usize,
 }
 

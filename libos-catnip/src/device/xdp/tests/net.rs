@@ -68,13 +68,7 @@ impl Net {
         run_ip(&format!("-n {} {what}", self.names[side]));
     }
 
-    /// Starts a command in a namespace.
-    pub(super) fn command(&self, side: usize, program: &str) -> Command {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.names[side], program]);
-        command
-    }
-
+    /// What `ip netns` calls a namespace.
     pub(super) fn name(&self, side: usize) -> &str {
         &self.names[side]
     }

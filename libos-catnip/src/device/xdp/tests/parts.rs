@@ -77,7 +77,9 @@ fn indices_that_cannot_be_are_cut_to_the_ring() {
     let (mut producer, mut consumer, shared) = both_ends(10, 4);
     shared.producer().store(10_000, Relaxed);
     assert_eq!(consumer.ready(), 4);
-    assert_eq!(std::iter::from_fn(|| consumer.take()).take(100).count(), 100.min(4 * 25));
+    // However far the index runs ahead, it is four entries that are believed in at a time.
+    (0..4).for_each(|_| assert!(consumer.take().is_some()));
+    assert!(consumer.ready() <= 4);
     shared.consumer().store(9_000, Relaxed);
     assert!(producer.room_for(1) <= 4);
     assert!(producer.untaken() <= 4);

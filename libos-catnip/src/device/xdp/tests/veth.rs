@@ -9,6 +9,7 @@ use demi_api::time::Instant as Now;
 use rustix::io::{Errno, read, write};
 
 use super::net::{MACS, Net, config, heap};
+use crate::device::xdp::socket::Binding;
 use crate::device::xdp::{CopyMode, Mode, Xdp, XdpConfig};
 use crate::device::{BURST, DeviceCx, Frame, Queue};
 
@@ -125,10 +126,10 @@ fn both(net: &Net, change: impl Fn(&mut XdpConfig)) -> [End; 2] {
 fn exchange(ends: &mut [End; 2], lens: impl Iterator<Item = usize>) {
     let mut rng = fastrand::Rng::with_seed(1);
     for len in lens {
-        for from in 0..2 {
+        for (from, end) in ends.iter_mut().enumerate() {
             let mut cuts: Vec<_> = (0..rng.usize(..8)).map(|_| rng.usize(..=len)).collect();
             cuts.sort_unstable();
-            ends[from].send(&frame(from, len, (len + from) as u64), &cuts);
+            end.send(&frame(from, len, (len + from) as u64), &cuts);
         }
         let [one, two] = ends;
         for (from, got) in [(1, one.receive_from(Some(two), 1)), (0, two.receive_from(Some(one), 1))] {
@@ -284,7 +285,53 @@ fn a_full_ring_leaves_the_rest_with_the_caller() {
     end.turn();
     end.turn();
     assert_eq!(end.outbox.len(), 36);
-    assert!(end.xdp.next_deadline().is_some());
+    // It is looked after again soon, but less and less often.
+    let mut last = Now::default();
+    for _ in 0..20 {
+        let due = end.xdp.next_deadline().unwrap();
+        assert!(due > last && due.since(last) <= Duration::from_millis(16));
+        end.xdp.rx_burst(&DeviceCx { heap: &end.heap, now: due }, &mut end.inbox);
+        last = due;
+    }
+    assert_eq!(end.xdp.next_deadline().unwrap().since(last), Duration::from_millis(16));
     // What is under way is given back when the device is closed.
     end.close();
+}
+
+#[test]
+fn other_bindings_cut_and_copy_as_they_must() {
+    let Some(net) = Net::new(3000, 1) else { return };
+    let mut ends = both(&net, |_| {});
+    let [one, two] = &mut ends;
+    let mut check = |one: &mut End, cuts: &[usize], copied: u64, segments: u64| {
+        let before = (one.count("xdp_tx_copied"), one.count("xdp_tx_segments"));
+        one.send(&frame(0, 3000, segments), cuts);
+        assert!(two.receive_from(Some(one), 1)[0].data == frame(0, 3000, segments)[..]);
+        let after = (one.count("xdp_tx_copied"), one.count("xdp_tx_segments"));
+        assert_eq!((after.0 - before.0, after.1 - before.1), (copied, segments), "{cuts:?}");
+    };
+    assert!(one.xdp.caps().mtu == 3000);
+    check(one, &[], 0, 1);
+    check(one, &[10, 20, 30, 40, 50, 60, 70], 0, 8);
+    // Without gathering, what lies in several pieces becomes one.
+    one.xdp.tx.binding.gather = false;
+    assert!(one.xdp.caps().mtu == 3000);
+    check(one, &[], 0, 1);
+    check(one, &[100], 1, 1);
+    // What a NIC reads by itself does not cross pages, as some objects of 3072 bytes do.
+    one.xdp.tx.binding = Binding { zero_copy: true, gather: true };
+    let mut seen = [false; 2];
+    let mut held = Vec::new();
+    for _ in 0..8 {
+        let probe = one.heap.alloc(3000).unwrap();
+        let crosses = probe.offset() % 4096 + 3000 > 4096;
+        // The next object of its size is the one last freed.
+        drop(probe);
+        check(one, &[], 0, 1 + u64::from(crosses));
+        seen[usize::from(crosses)] = true;
+        held.push(one.heap.alloc(3000).unwrap());
+    }
+    assert_eq!(seen, [true; 2]);
+    drop(held);
+    ends.into_iter().for_each(End::close);
 }

@@ -1,0 +1,210 @@
+//! Opening a device: what the interface can do is found by trying, the better way first.
+//!
+//! Invariant: frames are taken from the kernel only when everything is in place to receive them. What fails on the way
+//! is undone by dropping what was made; what a previous owner still holds is waited for, within one bound.
+
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use demi_api::error::Error;
+use demi_api::memalloc::{Heap, HeapConfig, HugePages};
+use demi_api::sga::MAX_SEGMENTS;
+use rustix::event::epoll;
+use rustix::io::Errno;
+
+use super::attach::{Attachment, Patience, refused};
+use super::config::{CopyMode, Mode, XdpConfig};
+use super::counters::Counters;
+use super::interface::Interface;
+use super::receive::Receiver;
+use super::socket::{Binding, Socket, is_taken};
+use super::transmit::{HEADER, Transmitter};
+use super::umem::Umem;
+use super::{RECLAIM_AFTER, Xdp};
+use crate::device::Caps;
+
+/// What the kernel keeps free before the bytes that it receives (`XDP_PACKET_HEADROOM`).
+const HEADROOM: usize = 256;
+
+/// Ethernet and VLAN headers.
+const HEADERS: usize = HEADER + 4;
+
+impl Xdp {
+    /// Opens the interface, with the whole of `heap` as the memory that is shared with the kernel.
+    ///
+    /// # Errors
+    /// [`Error::Config`], with what to change; [`Error::OutOfMemory`] if the heap has no room for the receive buffers.
+    pub fn open(heap: &Heap, config: &XdpConfig) -> Result<Xdp, Error> {
+        config.check()?;
+        let interface = Interface::find(&config.interface)?;
+        let queues = queues(&interface, config)?;
+        let whole = |chunk: usize| interface.mtu + HEADERS <= chunk - HEADROOM;
+        let chunk = if whole(2048) { 2048 } else { 4096 };
+        let rx_size = config.rx_buffers.next_power_of_two();
+        let tx_size = config.tx_segments.next_power_of_two();
+        let umem = Umem::new(heap, chunk, rx_size as usize * queues.len())?;
+        let mut patience = Patience(config.attach_wait());
+
+        let modes: &[bool] = match config.mode {
+            Mode::Native => &[false],
+            Mode::Generic => &[true],
+            // The driver of veth copies each frame to where the program can have it, and defers it once more.
+            Mode::Auto if interface.driver == "veth" && config.copy != CopyMode::ZeroCopy => &[true, false],
+            Mode::Auto if config.copy == CopyMode::ZeroCopy => &[false],
+            Mode::Auto => &[false, true],
+        };
+        let attachment = Attachment::new(&interface, &config.flows(), modes, whole(chunk), &mut patience)?;
+
+        let failed = |what: &str, errno| refused(&interface, what, errno);
+        let first = new_socket(&interface)?;
+        first.register(&heap.region(), chunk).map_err(|errno| failed("cannot register the heap", errno))?;
+        let tx_rings = first.transmit_rings(tx_size).map_err(|errno| failed("cannot make rings", errno))?;
+        let rx_rings = first.receive_rings(rx_size).map_err(|errno| failed("cannot make rings", errno))?;
+        let bindings = bindings(config.copy, attachment.generic, whole(chunk));
+        let binding = bind_first(&interface, &first, queues[0], &bindings, &mut patience)?;
+        let mut receivers = vec![Receiver::new(first, queues[0], rx_rings, rx_size)];
+        for queue in &queues[1..] {
+            let socket = new_socket(&interface)?;
+            socket.no_transmit_rings().map_err(|errno| failed("cannot make rings", errno))?;
+            let rings = socket.receive_rings(rx_size).map_err(|errno| failed("cannot make rings", errno))?;
+            patience
+                .until_free(|| socket.bind_beside(&receivers[0].socket, interface.index, *queue))
+                .map_err(|errno| bind_failed(&interface, *queue, errno))?;
+            receivers.push(Receiver::new(socket, *queue, rings, rx_size));
+        }
+
+        let caps = Caps {
+            mac: interface.mac,
+            mtu: interface.mtu,
+            max_segs: MAX_SEGMENTS,
+            max_seg_len: interface.mtu + HEADER,
+            tx_checksum: false,
+            zero_copy: binding.gather,
+        };
+        let binding = Binding { zero_copy: receivers[0].socket.is_zero_copy(), ..binding };
+        let tx = Transmitter::new(tx_rings, tx_size, heap.region(), chunk, binding, interface.mtu);
+        let gathered = gather(&interface, &receivers)?;
+        let mut xdp = Xdp {
+            attachment: None,
+            receivers,
+            tx,
+            umem,
+            interface,
+            caps,
+            counters: Counters::default(),
+            turn: 0,
+            due: None,
+            patience: RECLAIM_AFTER,
+            binding,
+            gathered,
+        };
+        // From here on, closing is what undoes it.
+        for receiver in &mut xdp.receivers {
+            receiver.refill(&mut xdp.umem);
+            attachment.serve(&xdp.interface, receiver.queue, &receiver.socket)?;
+        }
+        xdp.attachment = Some(attachment);
+        Ok(xdp)
+    }
+}
+
+/// Which receive queues are served.
+fn queues(interface: &Interface, config: &XdpConfig) -> Result<Vec<u32>, Error> {
+    if config.queues.is_empty() {
+        return Ok((0..interface.rx_queues).collect());
+    }
+    let mut queues = config.queues.clone();
+    queues.sort_unstable();
+    queues.dedup();
+    if let Some(queue) = queues.iter().find(|queue| **queue >= interface.rx_queues) {
+        let (name, count) = (&interface.name, interface.rx_queues);
+        return Err(Error::Config(format!(
+            "AF_XDP on `{name}`: no queue {queue}: there are 0 to {}",
+            count - 1
+        )));
+    }
+    Ok(queues)
+}
+
+fn new_socket(interface: &Interface) -> Result<Socket, Error> {
+    Socket::new().map_err(|errno| refused(interface, "cannot open a socket", errno))
+}
+
+/// What to try, in this order.
+fn bindings(copy: CopyMode, generic: bool, whole: bool) -> Vec<Binding> {
+    let zero_copy: &[bool] = match copy {
+        CopyMode::ZeroCopy => &[true],
+        CopyMode::Copy => &[false],
+        CopyMode::Auto if generic => &[false],
+        CopyMode::Auto => &[true, false],
+    };
+    let all = zero_copy.iter().flat_map(|zero_copy| [(*zero_copy, true), (*zero_copy, false)]);
+    all.filter(|(_, gather)| *gather || whole)
+        .map(|(zero_copy, gather)| Binding { zero_copy, gather })
+        .collect()
+}
+
+/// Binds in the first way that works.
+fn bind_first(
+    interface: &Interface,
+    socket: &Socket,
+    queue: u32,
+    bindings: &[Binding],
+    patience: &mut Patience,
+) -> Result<Binding, Error> {
+    let mut last = Errno::OPNOTSUPP;
+    for binding in bindings {
+        match patience.until_free(|| socket.bind(interface.index, queue, *binding)) {
+            Ok(()) => return Ok(*binding),
+            Err(errno) if is_taken(errno) || errno == Errno::NETDOWN => {
+                return Err(bind_failed(interface, queue, errno));
+            }
+            Err(errno) => last = errno,
+        }
+    }
+    Err(bind_failed(interface, queue, last))
+}
+
+fn bind_failed(interface: &Interface, queue: u32, errno: Errno) -> Error {
+    let name = &interface.name;
+    if is_taken(errno) {
+        return Error::Config(format!(
+            "AF_XDP on `{name}`: another AF_XDP socket has queue {queue} (`ss --xdp -p` shows whose): end its owner, or \
+             configure other `queues`"
+        ));
+    }
+    refused(interface, &format!("cannot bind to queue {queue}"), errno)
+}
+
+/// One descriptor for the sockets of several queues.
+fn gather(interface: &Interface, receivers: &[Receiver]) -> Result<Option<OwnedFd>, Error> {
+    if receivers.len() == 1 {
+        return Ok(None);
+    }
+    let failed = |errno| refused(interface, "cannot gather the sockets of its queues", errno);
+    let all = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed)?;
+    for receiver in receivers {
+        let data = epoll::EventData::new_u64(receiver.queue.into());
+        epoll::add(&all, &receiver.socket, data, epoll::EventFlags::IN).map_err(failed)?;
+    }
+    Ok(Some(all))
+}
+
+/// Waits until queues can be bound again, which tells that the driver has let go of what was bound to them before.
+pub(super) fn is_released(interface: &Interface, queues: &[u32], wait: Duration) -> bool {
+    let mut patience = Patience(wait);
+    // A heap of the smallest size: a socket cannot be bound without memory.
+    let config = HeapConfig { size: 2 << 20, huge_pages: HugePages::Never, lock: false };
+    let Ok(scratch) = Heap::new(&config) else { return false };
+    let copy = Binding { zero_copy: false, gather: false };
+    queues.iter().all(|queue| {
+        let attempt = || {
+            let socket = Socket::new()?;
+            socket.register(&scratch.region(), 4096)?;
+            let _rings = socket.transmit_rings(64)?;
+            let _fill = socket.receive_rings(64)?;
+            socket.bind(interface.index, *queue, copy)
+        };
+        patience.until_free(attempt).is_ok()
+    })
+}
