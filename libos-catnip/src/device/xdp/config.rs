@@ -18,7 +18,8 @@ const MAX_RULES: usize = 64;
 pub struct XdpConfig {
     /// Name of the interface, in the network namespace of the calling thread. No default.
     pub interface: String,
-    /// The addresses that this instance owns, at least 1 and at most 64: frames for them are taken from the interface.
+    /// The addresses that this instance owns, at most 64, and at least 1 unless it has yet to be given one by `dhcp` or
+    /// finds one with `all_nodes`: frames for them are taken from the interface.
     /// All others reach the kernel as before. No default.
     pub addresses: Vec<IpAddr>,
     /// With ranges of ports (at most 64), the addresses are shared with the kernel: only TCP and UDP to these ports
@@ -27,6 +28,9 @@ pub struct XdpConfig {
     /// Whether ICMPv6 router advertisements, and neighbour advertisements to all nodes, are taken too. The kernel
     /// then learns no router from this interface. Without effect with `ports`. Default `false`.
     pub all_nodes: bool,
+    /// Whether answers to DHCP clients (UDP to port 68) are taken, whatever address they are for. A client of the kernel's
+    /// side then gets none on this interface. Without effect with `ports`. Default `false`.
+    pub dhcp: bool,
     /// Where the program runs. Default [`Mode::Auto`].
     pub mode: Mode,
     /// Whether the NIC reads and writes the heap itself. Default [`CopyMode::Auto`].
@@ -78,6 +82,7 @@ impl Default for XdpConfig {
             addresses: Vec::new(),
             ports: None,
             all_nodes: false,
+            dhcp: false,
             mode: Mode::Auto,
             copy: CopyMode::Auto,
             queues: Vec::new(),
@@ -95,8 +100,9 @@ impl XdpConfig {
         if self.interface.is_empty() {
             return Err(Error::Config("AF_XDP: name the `interface`".into()));
         }
-        if self.addresses.is_empty() || self.addresses.len() > MAX_RULES {
-            return refuse(format!("{} `addresses`, must be 1 to {MAX_RULES}", self.addresses.len()));
+        let least = if (self.dhcp || self.all_nodes) && self.ports.is_none() { 0 } else { 1 };
+        if !(least..=MAX_RULES).contains(&self.addresses.len()) {
+            return refuse(format!("{} `addresses`, must be {least} to {MAX_RULES}", self.addresses.len()));
         }
         let foreign = |address: &&IpAddr| address.is_multicast() || address.is_unspecified();
         if let Some(address) = self.addresses.iter().find(foreign) {
@@ -128,7 +134,12 @@ impl XdpConfig {
     }
 
     pub(super) fn flows(&self) -> Flows<'_> {
-        Flows { addresses: &self.addresses, ports: self.ports.as_deref(), all_nodes: self.all_nodes }
+        Flows {
+            addresses: &self.addresses,
+            ports: self.ports.as_deref(),
+            all_nodes: self.all_nodes,
+            dhcp: self.dhcp,
+        }
     }
 
     pub(super) fn attach_wait(&self) -> Duration {

@@ -21,7 +21,7 @@
 //! | IPv4 options | as any packet | looked behind |
 //! | IPv6 extension headers | as any packet | none: ports are seen directly behind the fixed header |
 //! | NDP | solicitations to a solicited-node group whose target is ours; with `all_nodes`, advertisements of routers and of neighbours to ff02::1 | none |
-//! | broadcast, other multicast | none | none |
+//! | broadcast, other multicast | none; with `dhcp`, UDP to port 68 at any address | none |
 //!
 //! With shared addresses the stack never sees an ARP reply or a neighbour advertisement: it has to be told its
 //! neighbours, or to learn them from the frames that it gets. With own addresses the kernel must not have them too, or
@@ -66,8 +66,6 @@ mod transmit;
 mod umem;
 
 use std::collections::VecDeque;
-use std::net::IpAddr;
-use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::thread;
 use std::time::Duration;
@@ -129,18 +127,12 @@ impl Xdp {
         self.attachment.as_ref().is_some_and(|attachment| attachment.generic)
     }
 
-    /// Changes what is taken, without losing a frame: as the fields of the same names in [`XdpConfig`].
+    /// Changes what is taken, from one frame to the next, as when an address was found or lost: to what `addresses`,
+    /// `ports`, `all_nodes` and `dhcp` of a configuration say. Its other fields change nothing.
     ///
     /// # Errors
     /// [`Error::Config`]; what was taken before is then taken still.
-    pub fn retarget(
-        &self,
-        addresses: Vec<IpAddr>,
-        ports: Option<Vec<RangeInclusive<u16>>>,
-        all_nodes: bool,
-    ) -> Result<(), Error> {
-        let interface = self.interface.name.clone();
-        let config = XdpConfig { interface, addresses, ports, all_nodes, ..XdpConfig::default() };
+    pub fn retarget(&self, config: &XdpConfig) -> Result<(), Error> {
         config.check()?;
         match &self.attachment {
             Some(attachment) => attachment.retarget(&self.interface, &config.flows()),

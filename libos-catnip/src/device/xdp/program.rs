@@ -20,6 +20,7 @@ pub(super) struct Flows<'a> {
     pub(super) addresses: &'a [IpAddr],
     pub(super) ports: Option<&'a [RangeInclusive<u16>]>,
     pub(super) all_nodes: bool,
+    pub(super) dhcp: bool,
 }
 
 const ETHERNET: i16 = 14;
@@ -56,7 +57,7 @@ pub(super) fn assemble(flows: &Flows<'_>, map: i32) -> Vec<Insn> {
 
     asm.place(ipv4);
     let whole = if shared { None } else { Some(take) };
-    ipv4_rules(&mut asm, &v4, whole, ports, pass);
+    ipv4_rules(&mut asm, &v4, flows.dhcp, whole, ports, pass);
 
     asm.place(ipv6);
     ipv6_rules(&mut asm, &v6, flows.all_nodes, whole, ports, pass);
@@ -114,12 +115,22 @@ fn arp_rules(asm: &mut Asm, addresses: &[Ipv4Addr], take: Label, pass: Label) {
 }
 
 /// RFC 791. `whole`: where to go with all that is for our address; `None`: only ports are taken.
-fn ipv4_rules(asm: &mut Asm, addresses: &[Ipv4Addr], whole: Option<Label>, ports: Label, pass: Label) {
+fn ipv4_rules(
+    asm: &mut Asm,
+    addresses: &[Ipv4Addr],
+    dhcp: bool,
+    whole: Option<Label>,
+    ports: Label,
+    pass: Label,
+) {
     let [ours, transport, error] = asm.labels();
     asm.need(ETHERNET + 20, pass);
     asm.load_word(R5, R2, ETHERNET + 16);
     for address in addresses {
         asm.jump_if_word(R5, address.octets(), whole.unwrap_or(ours));
+    }
+    if let Some(take) = whole.filter(|_| dhcp) {
+        dhcp_rules(asm, take, pass);
     }
     asm.jump(pass);
     asm.place(ours);
@@ -168,6 +179,19 @@ fn ipv4_rules(asm: &mut Asm, addresses: &[Ipv4Addr], whole: Option<Label>, ports
     asm.jump(ports);
 }
 
+/// RFC 2131 §4.1: answers come to port 68, at the address on offer or at all.
+fn dhcp_rules(asm: &mut Asm, take: Label, pass: Label) {
+    asm.need(ETHERNET + 28, pass);
+    asm.load_byte(R5, R2, ETHERNET);
+    asm.jump_unless(R5, 0x45, pass);
+    asm.load_byte(R5, R2, ETHERNET + 9);
+    asm.jump_unless(R5, UDP, pass);
+    asm.load_half(R5, R2, ETHERNET + 6);
+    asm.jump_if_any_half(R5, 0x3fff, pass);
+    asm.load_half(R5, R2, ETHERNET + 22);
+    asm.jump_if_half(R5, 68, take);
+}
+
 /// RFC 8200. Ports are looked for only directly behind the fixed header.
 fn ipv6_rules(
     asm: &mut Asm,
@@ -188,12 +212,27 @@ fn ipv6_rules(
         asm.place(ours);
         return shared_ipv6_rules(asm, ports, pass);
     };
-    if addresses.is_empty() {
-        return asm.jump(pass);
-    }
     if all_nodes {
         jump_if_address(asm, Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1), nodes);
     }
+    if !addresses.is_empty() {
+        solicitation_rules(asm, addresses, take, pass);
+    }
+    asm.jump(pass);
+
+    // RFC 4861 §4.2 and §4.4: advertisements of routers, and unsolicited ones of neighbours.
+    asm.place(nodes);
+    asm.load_byte(R5, R2, ETHERNET + 6);
+    asm.jump_unless(R5, ICMPV6, pass);
+    asm.need(ETHERNET + 41, pass);
+    asm.load_byte(R5, R2, ETHERNET + 40);
+    asm.jump_if(R5, 134, take);
+    asm.jump_if(R5, 136, take);
+    asm.jump(pass);
+}
+
+/// What is for a solicited-node group; the group's address is in the four registers.
+fn solicitation_rules(asm: &mut Asm, addresses: &[Ipv6Addr], take: Label, pass: Label) {
     // RFC 4291 §2.7.1: solicited-node groups are ff02::1:ff00:0/104.
     asm.jump_unless_word(R5, [0xff, 2, 0, 0], pass);
     asm.jump_unless_word(R7, [0; 4], pass);
@@ -210,17 +249,6 @@ fn ipv6_rules(
     for address in addresses {
         jump_if_address(asm, *address, take);
     }
-    asm.jump(pass);
-
-    // RFC 4861 §4.2 and §4.4: advertisements of routers, and unsolicited ones of neighbours.
-    asm.place(nodes);
-    asm.load_byte(R5, R2, ETHERNET + 6);
-    asm.jump_unless(R5, ICMPV6, pass);
-    asm.need(ETHERNET + 41, pass);
-    asm.load_byte(R5, R2, ETHERNET + 40);
-    asm.jump_if(R5, 134, take);
-    asm.jump_if(R5, 136, take);
-    asm.jump(pass);
 }
 
 /// What is for our address, which the kernel has too; the address is in its four registers.

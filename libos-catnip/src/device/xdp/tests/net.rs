@@ -22,7 +22,8 @@ pub(super) const MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]];
 /// Says something that the test harness does not keep to itself.
 pub(super) fn announce(what: &str) {
     let name = std::thread::current().name().unwrap_or("test").to_owned();
-    let _ = writeln!(std::io::stderr(), "SKIPPED: {name}: {what}");
+    // In one piece, as others write as well.
+    let _ = std::io::stderr().write_all(format!("SKIPPED: {name}: {what}\n").as_bytes());
 }
 
 /// Two namespaces, `0` and `1`.

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Once;
 
 use super::net::announce;
 use super::sys::run;
@@ -159,7 +160,7 @@ fn cases() -> Vec<(&'static str, Vec<u8>, bool, bool)> {
 #[test]
 fn every_frame_meets_its_rule() {
     let (addresses, ports) = (addresses(), PORTS);
-    let own = Flows { addresses: &addresses, ports: None, all_nodes: false };
+    let own = Flows { addresses: &addresses, ..Flows::default() };
     let shared = Flows { ports: Some(&ports), ..own.clone() };
     for (flows, place) in [(own, 2), (shared, 3)] {
         let machines = Machines::new(&flows);
@@ -178,7 +179,7 @@ fn every_frame_meets_its_rule() {
 #[test]
 fn all_nodes_brings_advertisements_and_nothing_else() {
     let addresses = addresses();
-    let machines = Machines::new(&Flows { addresses: &addresses, ports: None, all_nodes: true });
+    let machines = Machines::new(&Flows { addresses: &addresses, all_nodes: true, ..Flows::default() });
     for (name, frame, own, _) in cases() {
         let advertised = ["advertisement to all nodes", "router advertisement"].contains(&name);
         assert_eq!(machines.takes(&frame), own || advertised, "{name}");
@@ -188,25 +189,41 @@ fn all_nodes_brings_advertisements_and_nothing_else() {
 }
 
 #[test]
+fn dhcp_brings_answers_and_nothing_else() {
+    let addresses = addresses();
+    for addresses in [&addresses[..], &[]] {
+        let machines = Machines::new(&Flows { addresses, dhcp: true, ..Flows::default() });
+        for (name, frame, own, _) in cases() {
+            assert_eq!(machines.takes(&frame), own && !addresses.is_empty(), "{name}");
+        }
+        for to in [[255; 4], PEER4] {
+            assert!(machines.takes(&ipv4(17, to, 0, 0, &ports(67, 68))));
+            assert!(!machines.takes(&ipv4(17, to, 0, 0, &ports(68, 67))));
+            assert!(!machines.takes(&ipv4(6, to, 0, 0, &ports(67, 68))));
+            assert!(!machines.takes(&ipv4(17, to, 0x2000, 0, &ports(67, 68))));
+            assert!(!machines.takes(&ipv4(17, to, 0, 4, &ports(67, 68))));
+            assert!(!machines.takes(&ipv4(17, to, 0, 0, &ports(67, 68)[..7])));
+        }
+    }
+    let alone = Machines::new(&Flows { all_nodes: true, ..Flows::default() });
+    assert!(alone.takes(&ipv6(58, ALL_NODES, &icmp(134, &[0; 8]))));
+    assert!(!alone.takes(&ipv6(58, SOLICITED, &solicitation(OURS6))));
+    assert!(!alone.takes(&arp(1, PEER4, OURS4)) && !alone.takes(&ipv4(17, OURS4, 0, 0, &ports(1, 2))));
+}
+
+#[test]
 fn one_family_alone_and_the_largest_program_are_accepted() {
     let four: Vec<IpAddr> = vec![OURS4.into()];
     let six: Vec<IpAddr> = vec![OURS6.into()];
     let many: Vec<IpAddr> = (0..64_u8)
-        .map(|at| {
-            if at % 2 == 0 {
-                IpAddr::from([10, 1, 2, at])
-            } else {
-                IpAddr::from([[0x20; 15].as_slice(), &[at]].concat().try_into().unwrap_or(OURS6))
-            }
-        })
+        .map(|at| if at % 2 == 0 { IpAddr::from([10, 9, 8, at]) } else { IpAddr::from([at; 16]) })
         .collect();
     let all: Vec<_> = (0..64_u16).map(|at| at * 100 + 1..=at * 100 + 50).collect();
     for addresses in [&four, &six, &many] {
         for ports in [None, Some(&all[..])] {
             for all_nodes in [false, true] {
-                let machines = Machines::new(&Flows { addresses, ports, all_nodes });
-                let has4 = addresses.contains(&OURS4.into()) || addresses.len() > 2;
-                let taken = has4 && addresses.len() != 64;
+                let machines = Machines::new(&Flows { addresses, ports, all_nodes, dhcp: all_nodes });
+                let taken = addresses.contains(&OURS4.into());
                 assert_eq!(machines.takes(&ipv4(17, OURS4, 0, 0, &super::program::ports(1, 150))), taken);
                 assert_eq!(
                     machines.takes(&ipv4(17, OURS4, 0, 0, &super::program::ports(1, 160))),
@@ -220,7 +237,7 @@ fn one_family_alone_and_the_largest_program_are_accepted() {
 #[test]
 fn mapped_addresses_are_those_of_ipv4() {
     let mapped: Vec<IpAddr> = vec![std::net::Ipv4Addr::from(OURS4).to_ipv6_mapped().into()];
-    let machines = Machines::new(&Flows { addresses: &mapped, ports: None, all_nodes: false });
+    let machines = Machines::new(&Flows { addresses: &mapped, ..Flows::default() });
     assert!(machines.takes(&ipv4(17, OURS4, 0, 0, &ports(1, 2))));
     assert!(!machines.takes(&ipv4(17, PEER4, 0, 0, &ports(1, 2))));
 }
@@ -236,7 +253,8 @@ impl Machines {
     fn new(flows: &Flows<'_>) -> Machines {
         let kernel = create_socket_map(1).and_then(|map| Ok((map, Socket::new()?)));
         let Ok((map, socket)) = kernel else {
-            announce("the kernel's machine is left out: bpf or AF_XDP is not permitted");
+            static SAID: Once = Once::new();
+            SAID.call_once(|| announce("the kernel's machine is left out: bpf or AF_XDP is not permitted"));
             return Machines { insns: assemble(flows, 3), kernel: None };
         };
         set_socket(map.as_fd(), 0, socket.as_fd()).unwrap();

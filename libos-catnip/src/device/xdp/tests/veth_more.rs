@@ -10,6 +10,7 @@ use demi_api::error::Error;
 use demi_api::time::Instant as Now;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::read;
+use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 
 use super::net::{LINK, MACS, Net, config, heap, inside};
 use super::veth::{End, frame};
@@ -88,10 +89,10 @@ fn a_shared_address_loses_only_its_ports() {
     let got = end.receive(1).remove(0).data.to_vec();
     assert_eq!(got[42..56], *b"for the device");
     // From now on, the other way round.
-    end.xdp.retarget(vec![[10, 0, 0, 1].into()], Some(vec![22..=22]), false).unwrap();
+    end.xdp.retarget(&XdpConfig { ports: Some(vec![22..=22]), ..config(0) }).unwrap();
     peer.send_to(b"for the device", "10.0.0.1:22").unwrap();
     assert_eq!(end.receive(1)[0].data.len(), 56);
-    assert!(end.xdp.retarget(Vec::new(), None, false).is_err());
+    assert!(end.xdp.retarget(&XdpConfig { addresses: Vec::new(), ..config(0) }).is_err());
     end.close();
 }
 
@@ -282,6 +283,7 @@ fn a_killed_owner_leaves_nothing_behind() {
             text.contains(&format!("held by process {} (", holder.id())) && !text.contains(" and process"),
             "{text}"
         );
+        println!("round {round}: {text}");
         assert_eq!(memory.stats().bytes_live, 0);
 
         holder.kill().unwrap();
@@ -334,4 +336,29 @@ fn what_cannot_be_opened_says_why() {
     net.ip(0, "link set v0 down");
     assert!(refusal(&|_| {}).contains("is down"));
     assert_eq!(memory.stats().bytes_live, 0);
+}
+
+#[test]
+fn what_is_not_permitted_says_what_it_takes() {
+    let Some(net) = Net::new(1500, 1) else { return };
+    // More than the memory that a process without privileges may lock.
+    let memory = heap(32);
+    let all = capabilities(None).unwrap();
+    let every =
+        CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW | CapabilitySet::BPF | CapabilitySet::SYS_ADMIN;
+    for (without, advice) in [(every, "run as root, or with"), (CapabilitySet::IPC_LOCK, "CAP_IPC_LOCK")] {
+        let opened = net.inside(0, || {
+            // Of this thread only, and only until it is back.
+            set_capabilities(None, CapabilitySets { effective: all.effective - without, ..all }).unwrap();
+            let opened = Xdp::open(&memory, &config(0));
+            set_capabilities(None, all).unwrap();
+            opened
+        });
+        let text = match opened {
+            Ok(_) if without == CapabilitySet::IPC_LOCK => continue, // Here everyone may lock as much.
+            opened => opened.unwrap_err().to_string(),
+        };
+        println!("{text}");
+        assert!(text.contains(advice), "{text}");
+    }
 }
