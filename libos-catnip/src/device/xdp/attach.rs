@@ -110,11 +110,7 @@ impl Attachment {
 
 fn taken(interface: &Interface) -> Error {
     let who = holders::of_program(interface.index);
-    let name = &interface.name;
-    Error::Config(format!(
-        "AF_XDP on `{name}`: the interface has another XDP program, {who}: end its owner, or detach it with \
-         `ip link set {name} xdp off`"
-    ))
+    Error::Config(format!("AF_XDP on `{}`: the interface has another XDP program, {who}", interface.name))
 }
 
 /// An error of the kernel's, with what to do about it.

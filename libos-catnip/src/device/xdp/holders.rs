@@ -20,16 +20,19 @@ const PROGRAM_IDS: [u16; 3] = [4, 5, 6];
 /// The processes that hold the XDP program of an interface, in words.
 pub(super) fn of_program(ifindex: u32) -> String {
     let Ok(Some(id)) = program_id(ifindex) else {
-        return "which has gone meanwhile".into();
+        return "which goes just now: try again".into();
     };
     let wanted = format!("prog_id:\t{id}");
     let holders = processes(|info| {
         info.lines().any(|line| line == "link_type:\txdp") && info.lines().any(|line| line == wanted)
     });
     if holders.is_empty() {
-        return format!("number {id}, attached for good or by a process that cannot be seen from here");
+        return format!(
+            "number {id}, attached for good (`ip link set … xdp off` detaches it) or by a process that cannot be seen \
+             from here (`bpftool link` shows more)"
+        );
     }
-    format!("number {id}, held by {}", holders.join(" and "))
+    format!("number {id}, held by {}: end that first", holders.join(" and "))
 }
 
 /// The number of the program on an interface. `None`: there is none.

@@ -85,8 +85,8 @@ impl Receiver {
         if descriptors > 0 {
             self.rx.release();
         }
-        let missing = (self.target - self.lent) as usize + self.again.len();
-        if missing >= BURST || (missing > 0 && descriptors == 0) {
+        // In bulk, and also when nothing came: the pool may have been empty before.
+        if (self.target - self.lent) as usize + self.again.len() >= BURST {
             self.refill(umem);
         }
         inbox.len() - before

@@ -154,8 +154,8 @@ pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> Resu
 /// # Safety
 /// Addresses in `attr` are those of live memory, as large as the command wants it.
 unsafe fn bpf<T>(command: c_long, attr: &T) -> Result<c_long, Errno> {
-    // SAFETY: the kernel reads the attribute, `size_of::<T>()` bytes, and takes what is missing for zero; the rest is
-    // the caller's promise.
+    // SAFETY: the kernel reads the attribute, `size_of::<T>()` bytes, and takes what is missing for zero. These commands
+    // write answers only behind the fields declared here, and only where there is room. The rest is the caller's promise.
     check(unsafe { libc::syscall(libc::SYS_bpf, command, address(attr), size_of::<T>()) })
 }
 

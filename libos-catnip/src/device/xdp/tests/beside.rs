@@ -1,22 +1,17 @@
-//! Over a veth pair: the kernel beside a device, sleep, hoarded frames, several queues, and owners that die.
+//! Over a veth pair: the kernel beside a device, sleep, hoarded frames, several queues.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use demi_api::error::Error;
 use demi_api::time::Instant as Now;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::read;
-use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 
-use super::net::{LINK, MACS, Net, config, heap, inside};
+use super::net::{MACS, Net, config, heap};
 use super::veth::{End, frame};
-use crate::device::xdp::interface::Interface;
-use crate::device::xdp::open::is_released;
-use crate::device::xdp::{CopyMode, Mode, Xdp, XdpConfig};
+use crate::device::xdp::{Mode, Xdp, XdpConfig};
 use crate::device::{Checksum, DeviceCx, Frame, Queue};
 
 #[test]
@@ -250,115 +245,4 @@ fn all_queues_are_served_or_those_that_are_named() {
     some.close();
     let refused = net.open(0, &heap(8), &XdpConfig { queues: vec![4], ..config(0) });
     assert!(refused.unwrap_err().to_string().contains("no queue 4: there are 0 to 3"));
-}
-
-/// Not a test: a process of its own that opens a device and holds it until it is killed, for at most a minute.
-#[test]
-#[ignore = "run by `a_killed_owner_leaves_nothing_behind`"]
-fn holder() {
-    let Ok(name) = std::env::var("DEMI_XDP_HOLD") else { return };
-    let heap = heap(32);
-    let xdp = inside(&name, || Xdp::open(&heap, &config(0))).unwrap();
-    println!("holding {}", xdp.caps().mtu);
-    std::thread::sleep(Duration::from_secs(60));
-}
-
-#[test]
-fn a_killed_owner_leaves_nothing_behind() {
-    let Some(net) = Net::new(1500, 1) else { return };
-    let mut two = End::open(&net, 1, &config(1));
-    for round in 0..3 {
-        let mut holder = Command::new(std::env::current_exe().unwrap())
-            .args(["device::xdp::tests::veth_more::holder", "--exact", "--ignored", "--nocapture"])
-            .env("DEMI_XDP_HOLD", net.name(0))
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(holder.stdout.take().unwrap()).lines();
-        assert!(lines.any(|line| line.unwrap().contains("holding 1500")));
-        let memory = heap(32);
-        let refused = net.open(0, &memory, &XdpConfig { attach_wait_ms: 30, ..config(0) });
-        let Err(Error::Config(text)) = refused else { panic!("{refused:?}") };
-        assert!(
-            text.contains(&format!("held by process {} (", holder.id())) && !text.contains(" and process"),
-            "{text}"
-        );
-        println!("round {round}: {text}");
-        assert_eq!(memory.stats().bytes_live, 0);
-
-        holder.kill().unwrap();
-        let start = Instant::now();
-        let mut one = End::open(&net, 0, &config(0));
-        println!("round {round}: attached again after {:?}", start.elapsed());
-        one.send(&frame(0, 100, round), &[]);
-        assert!(two.receive_from(Some(&mut one), 1)[0].data == frame(0, 100, round)[..]);
-        two.send(&frame(1, 100, round), &[]);
-        assert!(one.receive_from(Some(&mut two), 1)[0].data == frame(1, 100, round)[..]);
-        one.close();
-        holder.wait().unwrap();
-    }
-    two.close();
-}
-
-#[test]
-fn a_queue_is_known_to_be_released() {
-    let Some(net) = Net::new(1500, 1) else { return };
-    let memory = heap(8);
-    for mode in [Mode::Generic, Mode::Native] {
-        let xdp = net.open(0, &memory, &XdpConfig { mode, ..config(0) }).unwrap();
-        let interface = net.inside(0, || Interface::find(LINK).unwrap());
-        assert!(!net.inside(0, || is_released(&interface, &[0], Duration::from_millis(20))));
-        drop(xdp);
-        assert!(net.inside(0, || is_released(&interface, &[0], Duration::from_secs(5))));
-    }
-}
-
-#[test]
-fn what_cannot_be_opened_says_why() {
-    let Some(net) = Net::new(1500, 1) else { return };
-    let memory = heap(8);
-    let refusal = |change: &dyn Fn(&mut XdpConfig)| {
-        let mut config = config(0);
-        change(&mut config);
-        net.open(0, &memory, &config).unwrap_err().to_string()
-    };
-    assert!(refusal(&|config| config.interface = "nothere".into()).contains("no such interface"));
-    assert!(refusal(&|config| config.interface = String::new()).contains("name the `interface`"));
-    assert!(refusal(&|config| config.interface = "far-too-long-a-name".into()).contains("1 to 15 bytes"));
-    assert!(refusal(&|config| config.addresses.clear()).contains("0 `addresses`"));
-    assert!(
-        refusal(&|config| config.addresses = vec![[224, 0, 0, 1].into()])
-            .contains("not the address of one host")
-    );
-    assert!(refusal(&|config| config.rx_buffers = 7).contains("`rx_buffers` = 7"));
-    assert!(refusal(&|config| config.copy = CopyMode::ZeroCopy).contains("cannot bind to queue 0"));
-    assert!(refusal(&|config| config.rx_buffers = 16384).contains("out of buffer memory"));
-    net.ip(0, "link set v0 down");
-    assert!(refusal(&|_| {}).contains("is down"));
-    assert_eq!(memory.stats().bytes_live, 0);
-}
-
-#[test]
-fn what_is_not_permitted_says_what_it_takes() {
-    let Some(net) = Net::new(1500, 1) else { return };
-    // More than the memory that a process without privileges may lock.
-    let memory = heap(32);
-    let all = capabilities(None).unwrap();
-    let every =
-        CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW | CapabilitySet::BPF | CapabilitySet::SYS_ADMIN;
-    for (without, advice) in [(every, "run as root, or with"), (CapabilitySet::IPC_LOCK, "CAP_IPC_LOCK")] {
-        let opened = net.inside(0, || {
-            // Of this thread only, and only until it is back.
-            set_capabilities(None, CapabilitySets { effective: all.effective - without, ..all }).unwrap();
-            let opened = Xdp::open(&memory, &config(0));
-            set_capabilities(None, all).unwrap();
-            opened
-        });
-        let text = match opened {
-            Ok(_) if without == CapabilitySet::IPC_LOCK => continue, // Here everyone may lock as much.
-            opened => opened.unwrap_err().to_string(),
-        };
-        println!("{text}");
-        assert!(text.contains(advice), "{text}");
-    }
 }
