@@ -246,3 +246,32 @@ fn all_queues_are_served_or_those_that_are_named() {
     let refused = net.open(0, &heap(8), &XdpConfig { queues: vec![4], ..config(0) });
     assert!(refused.unwrap_err().to_string().contains("no queue 4: there are 0 to 3"));
 }
+
+#[test]
+fn what_one_device_received_another_sends_on_from_where_it_lies() {
+    let Some(net) = Net::new(1500, 1) else { return };
+    let Some(far) = Net::new(1500, 1) else { return };
+    // In at one wire, out at the other, on one heap.
+    let mut middle = End::open(&net, 0, &config(0));
+    let mut out = far.open(0, &middle.heap, &config(0)).unwrap();
+    let mut source = End::open(&net, 1, &config(1));
+    let sink = far.packets(1);
+    let mut outbox = std::collections::VecDeque::new();
+    for at in 0..2000 {
+        source.send(&frame(1, 400, at), &[]);
+        let mut got = middle.receive_from(Some(&mut source), 1).remove(0);
+        // Without its first segment's head, and with another in front.
+        got.data.advance(14);
+        got.data.push_front(middle.heap.copy_from(&frame(1, 400, at)[..14]).unwrap()).unwrap();
+        outbox.push_back(got);
+        let cx = DeviceCx { heap: &middle.heap, now: Now::default() };
+        out.tx_burst(&cx, &mut outbox);
+        assert_eq!(read_soon(&sink), frame(1, 400, at));
+        out.reclaim();
+    }
+    out.counters(&mut |name, value| assert!(name != "xdp_tx_copied" || value == 0));
+    middle.assert_clean();
+    drop(out);
+    middle.close();
+    source.close();
+}

@@ -12,6 +12,7 @@ use super::veth::{End, frame};
 use crate::device::Queue;
 use crate::device::xdp::interface::Interface;
 use crate::device::xdp::open::is_released;
+use crate::device::xdp::socket::{Binding, Socket};
 use crate::device::xdp::{CopyMode, Mode, Xdp, XdpConfig};
 
 /// Not a test: a process of its own that opens a device and holds it until it is killed, for at most a minute.
@@ -73,6 +74,27 @@ fn a_queue_is_known_to_be_released() {
         drop(xdp);
         assert!(net.inside(0, || is_released(&interface, &[0], Duration::from_secs(5))));
     }
+}
+
+#[test]
+fn a_queue_that_is_taken_is_named() {
+    let Some(net) = Net::new(1500, 2) else { return };
+    let (memory, small) = (heap(8), heap(2));
+    let interface = net.inside(0, || Interface::find(LINK).unwrap());
+    // A socket without a program, as one that another tool has left.
+    let other = net.inside(0, || {
+        let socket = Socket::new().unwrap();
+        socket.register(&small.region(), 2048).unwrap();
+        let rings = (socket.transmit_rings(64).unwrap(), socket.receive_rings(64).unwrap());
+        socket.bind(interface.index, 1, Binding { zero_copy: false, gather: false }).unwrap();
+        (socket, rings)
+    });
+    let open = |wait| net.open(0, &memory, &XdpConfig { attach_wait_ms: wait, ..config(0) });
+    let text = open(20).unwrap_err().to_string();
+    assert!(text.contains("another AF_XDP socket has queue 1"), "{text}");
+    drop(other);
+    drop(open(2000).unwrap());
+    assert_eq!(memory.stats().bytes_live, 0);
 }
 
 #[test]
