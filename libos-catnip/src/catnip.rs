@@ -13,6 +13,10 @@ use demi_api::time::Instant;
 use demi_api::token::QToken;
 
 use crate::config::{CatnipSection, CongestionChoice, DeviceSection};
+use crate::device::memif::Memif;
+use crate::device::packet::Packet;
+use crate::device::tap::Tap;
+use crate::device::xdp::Xdp;
 use crate::device::{BURST, DeviceCx, Frame, Queue as Device, Wire};
 use crate::ip::{Ip, Received};
 use crate::tcp::{self, Env, Tcp};
@@ -123,6 +127,16 @@ impl LibOs for Catnip {
                 let plugged = Wire::new().plug(OWN_MAC, 1500);
                 Box::new(plugged.map_err(|errno| Error::System(errno.raw_os_error()))?)
             }
+            DeviceSection::Memif(config) => Box::new(Memif::open(config)?),
+            DeviceSection::AfXdp(config) => {
+                let mut config = config.clone();
+                if config.addresses.is_empty() {
+                    config.addresses = section.ip.cidrs()?.into_iter().map(|cidr| cidr.addr).collect();
+                }
+                Box::new(Xdp::open(setup.heap, &config)?)
+            }
+            DeviceSection::AfPacket(config) => Box::new(Packet::open(config)?),
+            DeviceSection::Tap(config) => Box::new(Tap::open(config)?),
         };
         let mut rng = fastrand::Rng::new();
         Catnip::over(&setup, &section, device, &mut rng)

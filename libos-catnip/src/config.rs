@@ -6,6 +6,10 @@ use demi_api::config::Config;
 use demi_api::error::Error;
 use serde::Deserialize;
 
+use crate::device::memif::MemifConfig;
+use crate::device::packet::PacketConfig;
+use crate::device::tap::TapConfig;
+use crate::device::xdp::XdpConfig;
 use crate::ip::IpConfig;
 
 /// Keys of `[catnip]`, all optional but `device`.
@@ -14,7 +18,8 @@ use crate::ip::IpConfig;
 pub struct CatnipSection {
     /// Addresses, routes and how to learn them.
     pub ip: IpConfig,
-    /// The NIC. Default: `"loopback"`, a wire with nothing else on it.
+    /// The NIC, by its `kind`: `"loopback"` (default, a wire with nothing else on it), `"memif"`, `"af_xdp"`,
+    /// `"af_packet"` or `"tap"`.
     pub device: DeviceSection,
     /// Bytes that a connection's peer may send ahead of the application; default 1048576, 2048 to 1073741824.
     pub recv_buffer: u32,
@@ -40,11 +45,19 @@ pub enum CongestionChoice {
 
 /// `[catnip.device]`: which NIC, and its own keys.
 #[derive(Debug, Clone, PartialEq, Deserialize, Default)]
-#[serde(rename_all = "snake_case", tag = "kind", deny_unknown_fields)]
+#[serde(rename_all = "snake_case", tag = "kind")]
 pub enum DeviceSection {
     /// A wire in memory: the instance can talk to itself.
     #[default]
     Loopback,
+    /// Shared memory with another process.
+    Memif(MemifConfig),
+    /// The queues of an interface, over the instance's own memory. Without `addresses`, those of `[catnip.ip]`.
+    AfXdp(XdpConfig),
+    /// Every frame of an interface, by a ring that the kernel copies to.
+    AfPacket(PacketConfig),
+    /// A new interface of the kernel, or one that stays, whose wire is this process.
+    Tap(TapConfig),
 }
 
 impl Default for CatnipSection {

@@ -196,7 +196,7 @@ fn a_narrow_link_with_a_short_queue() {
         let (took, _) = transfer(seed, &faults, 1500, 500_000, "");
         let ideal = 500_000.0 / 1_250_000.0;
         let ratio = took as f64 / 1e9 / ideal;
-        assert!(ratio < 3.0, "it took {ratio:.2} times as long as the link needs");
+        assert!(ratio < 4.0, "it took {ratio:.2} times as long as the link needs");
     });
 }
 

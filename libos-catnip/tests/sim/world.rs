@@ -36,7 +36,7 @@ impl World {
         let host = |number: u8| {
             let text = format!(
                 "[heap]\nsize_mib = 16\nlock = false\nhuge_pages = \"never\"\n\
-                 [catnip]\n{more}\n[catnip.ip]\naddresses = [\"10.0.0.{number}/24\"]\n"
+                 [catnip]\ntime_wait_ms = 240000\n{more}\n[catnip.ip]\naddresses = [\"10.0.0.{number}/24\"]\n"
             );
             let config = Config::parse(&text, "sim").unwrap();
             let section = CatnipSection::load(&config).unwrap();
@@ -110,12 +110,16 @@ impl World {
         far.listen(listener, 8).unwrap();
         let accept = far.accept(listener).unwrap();
         let client = near.socket(Domain::Inet, SocketKind::Stream).unwrap();
-        let connect = near.connect(client, "10.0.0.2:80".parse::<std::net::SocketAddr>().unwrap()).unwrap();
+        let start = || near.connect(client, "10.0.0.2:80".parse::<std::net::SocketAddr>().unwrap()).unwrap();
+        let mut connect = start();
         let (mut server, mut connected) = (None, false);
         self.run(limit, |world| {
             if !connected && let Some(done) = world.take(0, connect) {
-                done.result.unwrap();
-                connected = true;
+                connected = done.result.is_ok();
+                if !connected {
+                    // Every SYN was lost, which happens.
+                    connect = start();
+                }
             }
             if server.is_none()
                 && let Some(done) = world.take(1, accept)

@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use demi_api::error::Error;
+use serde::Deserialize;
 use siphasher::sip::SipHasher13;
 
 use super::protocol::{MAX_RING_LOG2, SECRET_BYTES};
@@ -16,7 +17,8 @@ use super::sys;
 const OVERHEAD: usize = 18;
 
 /// Which side of the protocol to be. One of two peers must be the server, the other the client.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Role {
     /// Listens on the socket, and works in the client's memory. "Master" in older texts.
     Server,
@@ -27,7 +29,8 @@ pub enum Role {
 
 /// Both ends of a memif agree on socket, id and secret; all else is each side's own, and the client's ring and buffer
 /// sizes count.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct MemifConfig {
     /// The UNIX socket that the server listens at and the client connects to, at most 107 bytes; `@name` is the name of
     /// an abstract socket. Default `/run/memif.sock`. Who may write to it may become the peer: its directory's

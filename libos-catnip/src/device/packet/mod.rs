@@ -53,6 +53,7 @@ use demi_api::error::Error;
 use demi_api::sga::MAX_SEGMENTS;
 use rustix::io::Errno;
 use rustix::net::sockopt;
+use serde::Deserialize;
 
 use self::frames::{Dropped, read_large, take, transmit};
 use self::open::open_ring;
@@ -62,7 +63,8 @@ use super::kernel::{ETHERNET, Fd, check_mac};
 use super::{BURST, Caps, DeviceCx, Frame, Queue};
 
 /// How to open an interface.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct PacketConfig {
     /// Its name, such as `"eth0"`. No default.
     pub interface: String,

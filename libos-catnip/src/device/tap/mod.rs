@@ -42,7 +42,8 @@ use super::{BURST, Caps, DeviceCx, Frame, Queue};
 const COPY_UP_TO: usize = 512;
 
 /// How to make or attach to an interface.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct TapConfig {
     /// Its name, at most 15 bytes; default `"demi%d"`, for which the kernel fills in the first free number. One that
     /// exists is attached to.

@@ -1,0 +1,12 @@
+//! `kv` over our own stack.
+
+use std::process::ExitCode;
+
+use demi_examples::kv;
+use demi_libos_catnip::Catnip;
+
+type Demi = demi_api::Demikernel<Catnip>;
+
+fn main() -> ExitCode {
+    demi_examples::main(Demi::new, kv::run)
+}
