@@ -20,7 +20,8 @@ const OVERHEAD: usize = 18;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// Listens on the socket, and works in the client's memory. "Master" in older texts.
+    /// Listens on the socket, and works in the client's memory. "Master" in older texts. Takes only memory that cannot
+    /// shrink: VPP as the client needs `no-zero-copy`, DPDK must not be given `zero-copy=yes`.
     Server,
     /// Connects, again and again until there is a server, and owns the memory and the rings. "Slave" in older texts.
     #[default]

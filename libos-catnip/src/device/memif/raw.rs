@@ -283,19 +283,53 @@ mod copy {
     use std::arch::asm;
     use std::arch::x86_64::{__m128i, _mm_loadu_si128, _mm_storeu_si128};
 
+    /// Moves sixteen bytes between memory and a register, in the encoding that the rest of the code is in: mixing the
+    /// two costs time.
+    #[cfg(target_feature = "avx")]
+    macro_rules! movdqu {
+        ($operands:literal) => {
+            concat!("vmovdqu ", $operands)
+        };
+    }
+    #[cfg(not(target_feature = "avx"))]
+    macro_rules! movdqu {
+        ($operands:literal) => {
+            concat!("movdqu ", $operands)
+        };
+    }
+
     const CHUNK: usize = size_of::<__m128i>();
+    const LINE: usize = 4 * CHUNK;
 
     /// # Safety
     /// `len` bytes can be read at `from` and written at `into`, and the two do not overlap.
     #[inline]
     pub(super) unsafe fn from_shared(from: *const u8, into: *mut u8, len: usize) {
-        // SAFETY: `chunks` and `bytes` name places within `len` bytes, of which the caller vouches for both sides.
+        let put = |at: usize, chunk: __m128i| {
+            // SAFETY: called below with places of whole chunks within `len` bytes, which the caller vouches for.
+            unsafe { _mm_storeu_si128(into.add(at).cast(), chunk) }
+        };
+        // SAFETY: every place is one of a whole line, chunk or byte within `len` bytes, which the caller vouches for.
         unsafe {
             if len < CHUNK {
                 (0..len).for_each(|at| into.add(at).write(from.add(at).read_volatile()));
                 return;
             }
-            chunks(len, |at| _mm_storeu_si128(into.add(at).cast(), load(from.add(at))));
+            let mut at = 0;
+            while at + LINE < len {
+                let [a, b, c, d] = load_line(from.add(at));
+                put(at, a);
+                put(at + CHUNK, b);
+                put(at + 2 * CHUNK, c);
+                put(at + 3 * CHUNK, d);
+                at += LINE;
+            }
+            while at + CHUNK < len {
+                put(at, load(from.add(at)));
+                at += CHUNK;
+            }
+            // The last chunk may overlap the one before it.
+            put(len - CHUNK, load(from.add(len - CHUNK)));
         }
     }
 
@@ -303,33 +337,28 @@ mod copy {
     /// `len` bytes can be read at `from` and written at `into`, and the two do not overlap.
     #[inline]
     pub(super) unsafe fn to_shared(from: *const u8, into: *mut u8, len: usize) {
-        // SAFETY: as in `from_shared`.
+        let take = |at: usize| {
+            // SAFETY: called below with places of whole chunks within `len` bytes, which the caller vouches for.
+            unsafe { _mm_loadu_si128(from.add(at).cast()) }
+        };
+        // SAFETY: every place is one of a whole line, chunk or byte within `len` bytes, which the caller vouches for.
         unsafe {
             if len < CHUNK {
                 (0..len).for_each(|at| into.add(at).write_volatile(from.add(at).read()));
                 return;
             }
-            chunks(len, |at| store(into.add(at), _mm_loadu_si128(from.add(at).cast())));
+            let mut at = 0;
+            while at + LINE < len {
+                let line = [take(at), take(at + CHUNK), take(at + 2 * CHUNK), take(at + 3 * CHUNK)];
+                store_line(into.add(at), line);
+                at += LINE;
+            }
+            while at + CHUNK < len {
+                store(into.add(at), take(at));
+                at += CHUNK;
+            }
+            store(into.add(len - CHUNK), take(len - CHUNK));
         }
-    }
-
-    /// Calls `copy` with where each chunk begins. The last may overlap the one before it.
-    #[inline]
-    fn chunks(len: usize, copy: impl Fn(usize)) {
-        let last = len - CHUNK;
-        let mut at = 0;
-        while at + 3 * CHUNK < last {
-            copy(at);
-            copy(at + CHUNK);
-            copy(at + 2 * CHUNK);
-            copy(at + 3 * CHUNK);
-            at += 4 * CHUNK;
-        }
-        while at < last {
-            copy(at);
-            at += CHUNK;
-        }
-        copy(last);
     }
 
     /// # Safety
@@ -340,10 +369,28 @@ mod copy {
         // SAFETY: the instruction reads the sixteen bytes that the caller vouches for, at any alignment, and writes
         // the register.
         unsafe {
-            asm!("movdqu {chunk}, xmmword ptr [{from}]", chunk = lateout(xmm_reg) chunk, from = in(reg) from,
+            asm!(movdqu!("{chunk}, xmmword ptr [{from}]"), chunk = lateout(xmm_reg) chunk, from = in(reg) from,
                 options(nostack, preserves_flags, readonly));
         }
         chunk
+    }
+
+    /// # Safety
+    /// Sixty-four bytes can be read at `from`.
+    #[inline]
+    unsafe fn load_line(from: *const u8) -> [__m128i; 4] {
+        let (a, b, c, d);
+        // SAFETY: as in `load`, for four times sixteen bytes.
+        unsafe {
+            asm!(
+                movdqu!("{a}, xmmword ptr [{from}]"),
+                movdqu!("{b}, xmmword ptr [{from} + 16]"),
+                movdqu!("{c}, xmmword ptr [{from} + 32]"),
+                movdqu!("{d}, xmmword ptr [{from} + 48]"),
+                a = out(xmm_reg) a, b = out(xmm_reg) b, c = out(xmm_reg) c, d = out(xmm_reg) d,
+                from = in(reg) from, options(nostack, preserves_flags, readonly));
+        }
+        [a, b, c, d]
     }
 
     /// # Safety
@@ -352,8 +399,24 @@ mod copy {
     unsafe fn store(into: *mut u8, chunk: __m128i) {
         // SAFETY: the instruction writes the sixteen bytes that the caller vouches for, at any alignment.
         unsafe {
-            asm!("movdqu xmmword ptr [{into}], {chunk}", chunk = in(xmm_reg) chunk, into = in(reg) into,
+            asm!(movdqu!("xmmword ptr [{into}], {chunk}"), chunk = in(xmm_reg) chunk, into = in(reg) into,
                 options(nostack, preserves_flags));
+        }
+    }
+
+    /// # Safety
+    /// Sixty-four bytes can be written at `into`.
+    #[inline]
+    unsafe fn store_line(into: *mut u8, [a, b, c, d]: [__m128i; 4]) {
+        // SAFETY: as in `store`, for four times sixteen bytes.
+        unsafe {
+            asm!(
+                movdqu!("xmmword ptr [{into}], {a}"),
+                movdqu!("xmmword ptr [{into} + 16], {b}"),
+                movdqu!("xmmword ptr [{into} + 32], {c}"),
+                movdqu!("xmmword ptr [{into} + 48], {d}"),
+                a = in(xmm_reg) a, b = in(xmm_reg) b, c = in(xmm_reg) c, d = in(xmm_reg) d,
+                into = in(reg) into, options(nostack, preserves_flags));
         }
     }
 }

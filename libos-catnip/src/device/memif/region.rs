@@ -40,8 +40,8 @@ impl SealedFile {
 
     /// A peer's file, of which it says that it has `bytes` bytes.
     ///
-    /// All known implementations seal the files that they make; the exception is DPDK's zero-copy client, which offers
-    /// its huge pages as they are and is refused.
+    /// DPDK, VPP and libmemif seal the regions that they make for a link. Clients in zero-copy mode offer their pools of
+    /// huge pages instead, unsealed, and are refused.
     pub(super) fn check(fd: Fd, bytes: u64) -> Result<SealedFile, &'static str> {
         if !(1..=MAX_BYTES).contains(&bytes) {
             return Err("Invalid region size");

@@ -33,6 +33,8 @@ const HEADER_BYTES: usize = 14;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Violation(pub(super) &'static str);
 
+const BEYOND: Violation = Violation("Buffer beyond its region");
+
 /// Where the buffers of a ring are.
 #[derive(Debug)]
 pub(super) enum Buffers {
@@ -149,27 +151,45 @@ impl Ring {
         }
     }
 
-    /// The region of a buffer, and where in it and how long the buffer is, all of it checked.
+    /// The region of a buffer, and where it begins there. Whether it ends there is for the access to check.
     #[inline]
-    fn place(&self, index: u16, desc: &Desc) -> Result<(&Shared, usize, usize), Violation> {
-        let length = desc.length as usize;
+    fn place(&self, index: u16, desc: &Desc) -> Result<(&Shared, usize), Violation> {
         match &self.buffers {
             Buffers::Own { region, first, stride, bytes } => {
-                let offset = first + u32::from(self.memory.slot(index)) * stride;
                 if desc.length > *bytes {
                     return Err(Violation("Length beyond the buffer"));
                 }
-                Ok((region, offset as usize, length))
+                let offset = first + u32::from(self.memory.slot(index)) * stride;
+                Ok((region, offset as usize))
             }
             Buffers::Foreign(regions) => {
                 let region = regions.get(usize::from(desc.region)).ok_or(Violation("Unknown region"))?;
-                let offset = desc.offset as usize;
-                if !region.holds(offset, length) {
-                    return Err(Violation("Buffer beyond its region"));
-                }
-                Ok((region, offset, length))
+                Ok((region, desc.offset as usize))
             }
         }
+    }
+
+    /// An empty buffer: its descriptor, its region, and where it begins there, all of it checked.
+    #[inline]
+    fn empty(&self, index: u16) -> Result<(Desc, &Shared, usize), Violation> {
+        let desc = match self.buffers {
+            Buffers::Own { bytes, .. } => Desc { length: bytes, ..Desc::default() },
+            Buffers::Foreign(_) => self.memory.desc(index),
+        };
+        let (region, offset) = self.place(index, &desc)?;
+        if desc.length == 0 {
+            return Err(Violation("Buffer without room"));
+        }
+        if !region.holds(offset, desc.length as usize) {
+            return Err(BEYOND);
+        }
+        Ok((desc, region, offset))
+    }
+
+    /// Writes into a descriptor how much of its buffer is filled, and whether the frame goes on.
+    #[inline]
+    fn fill(&self, index: u16, desc: Desc, length: usize, flags: u16) {
+        self.memory.set_desc_filling(index, Desc { length: length as u32, flags, ..desc });
     }
 
     /// Appends up to [`BURST`] frames of at most `most` bytes to `inbox`; returns how many.
@@ -193,19 +213,21 @@ impl Ring {
         let mut outcome = Ok(());
         while used < available && inbox.len() - before < BURST {
             match self.take_frame(used, available, heap, most, inbox, counters) {
-                Ok(slots) => {
-                    (used..used + slots).for_each(|slot| self.offer(self.mine.wrapping_add(slot)));
-                    used += slots;
-                }
+                Ok(slots) => used += slots,
                 Err(violation) => {
                     outcome = Err(violation);
                     break;
                 }
             }
         }
+        if let Buffers::Own { .. } = self.buffers {
+            (0..used).for_each(|slot| self.offer(self.mine.wrapping_add(slot)));
+        }
         self.mine = self.mine.wrapping_add(used);
         self.memory.store(self.own, self.mine);
-        outcome.map(|()| inbox.len() - before)
+        let received = inbox.len() - before;
+        counters.rx_frames += received as u64;
+        outcome.map(|()| received)
     }
 
     /// Copies one frame out; returns how many buffers it was in.
@@ -221,14 +243,40 @@ impl Ring {
     ) -> Result<u16, Violation> {
         let index = self.mine.wrapping_add(used);
         let desc = self.memory.desc(index);
-        let (slots, len) = match desc.flags & NEXT {
-            0 => (1, desc.length as usize),
-            _ => self.measure(index, available - used)?,
+        if desc.flags & NEXT != 0 {
+            return self.take_chain(index, available - used, heap, most, inbox, counters);
+        }
+        let len = desc.length as usize;
+        let (region, offset) = self.place(index, &desc)?;
+        if len < HEADER_BYTES || len > most {
+            counters.rx_bad_length += 1;
+            return if region.holds(offset, len) { Ok(1) } else { Err(BEYOND) };
+        }
+        let Ok(mut frame) = heap.alloc(len) else {
+            counters.rx_no_memory += 1;
+            return Ok(1);
         };
-        if !(HEADER_BYTES..=most).contains(&len) {
-            if slots == 1 {
-                self.place(index, &desc)?;
-            }
+        if !region.read(offset, &mut frame) {
+            return Err(BEYOND);
+        }
+        counters.rx_bytes += len as u64;
+        inbox.push(Frame { data: frame.into(), checksum: Checksum::Unknown });
+        Ok(1)
+    }
+
+    /// The same for a frame that is in several buffers.
+    #[inline(never)]
+    fn take_chain(
+        &self,
+        index: u16,
+        available: u16,
+        heap: &Heap,
+        most: usize,
+        inbox: &mut Vec<Frame>,
+        counters: &mut Counters,
+    ) -> Result<u16, Violation> {
+        let (slots, len) = self.measure(index, available)?;
+        if len < HEADER_BYTES || len > most {
             counters.rx_bad_length += 1;
             return Ok(slots);
         }
@@ -236,26 +284,18 @@ impl Ring {
             counters.rx_no_memory += 1;
             return Ok(slots);
         };
-        if slots == 1 {
-            let (region, offset, _) = self.place(index, &desc)?;
-            // `place` has checked that all of it lies in the region.
-            let _in_region = region.read(offset, &mut frame);
-        } else {
-            self.collect(index, slots, &mut frame)?;
-        }
-        counters.rx_frames += 1;
+        self.collect(index, slots, &mut frame)?;
         counters.rx_bytes += len as u64;
         inbox.push(Frame { data: frame.into(), checksum: Checksum::Unknown });
         Ok(slots)
     }
 
     /// How many buffers a chain has, and how many bytes it says are in them.
-    #[cold]
     fn measure(&self, index: u16, available: u16) -> Result<(u16, usize), Violation> {
-        let mut len = 0;
+        let mut len = 0_usize;
         for slot in 0..available {
             let desc = self.memory.desc(index.wrapping_add(slot));
-            len += desc.length as usize;
+            len = len.saturating_add(desc.length as usize);
             if desc.flags & NEXT == 0 {
                 return Ok((slot + 1, len));
             }
@@ -265,15 +305,17 @@ impl Ring {
 
     /// Copies a chain out. Its descriptors are read a second time, so they are checked against the frame, which was
     /// made to what they said the first time.
-    #[cold]
     fn collect(&self, index: u16, slots: u16, frame: &mut [u8]) -> Result<(), Violation> {
         let mut filled = 0;
         for slot in 0..slots {
             let index = index.wrapping_add(slot);
             let desc = self.memory.desc(index);
-            let (region, offset, len) = self.place(index, &desc)?;
+            let (region, offset) = self.place(index, &desc)?;
+            let len = desc.length as usize;
             let part = frame.get_mut(filled..filled + len).ok_or(Violation("Chain changed"))?;
-            let _in_region = region.read(offset, part);
+            if !region.read(offset, part) {
+                return Err(BEYOND);
+            }
             filled += len;
         }
         if filled == frame.len() { Ok(()) } else { Err(Violation("Chain changed")) }
@@ -329,24 +371,36 @@ impl Ring {
     /// Copies one frame into the buffers behind the first `used`; returns how many it took. `None`: there are too few.
     #[inline]
     fn put_frame(&self, used: u16, frame: &Frame, len: usize) -> Result<Option<u16>, Violation> {
-        let available = self.cached();
+        if used == self.cached() {
+            return Ok(None);
+        }
+        let index = self.mine.wrapping_add(used);
+        let (desc, region, mut at) = self.empty(index)?;
+        if len > desc.length as usize {
+            return self.put_chain(used, frame, len);
+        }
+        for segment in frame.data.segments() {
+            // All of the buffer lies in the region, and all segments in the buffer.
+            let _in_region = region.write(at, segment);
+            at += segment.len();
+        }
+        self.fill(index, desc, len, 0);
+        Ok(Some(1))
+    }
+
+    /// The same for a frame that does not fit into the first buffer.
+    #[inline(never)]
+    fn put_chain(&self, used: u16, frame: &Frame, len: usize) -> Result<Option<u16>, Violation> {
         let (mut slot, mut left) = (used, len);
         let mut segments = frame.data.segments().iter().map(|segment| &segment[..]);
         let mut segment: &[u8] = &[];
         while left > 0 {
-            if slot == available {
+            if slot == self.cached() {
                 return Ok(None);
             }
             let index = self.mine.wrapping_add(slot);
-            let mut desc = match self.buffers {
-                Buffers::Own { bytes, .. } => Desc { length: bytes, ..Desc::default() },
-                Buffers::Foreign(_) => self.memory.desc(index),
-            };
-            let (region, offset, room) = self.place(index, &desc)?;
-            if room == 0 {
-                return Err(Violation("Buffer without room"));
-            }
-            let filled = room.min(left);
+            let (desc, region, offset) = self.empty(index)?;
+            let filled = left.min(desc.length as usize);
             let mut at = 0;
             while at < filled {
                 if segment.is_empty() {
@@ -356,15 +410,13 @@ impl Ring {
                     continue;
                 }
                 let (part, rest) = segment.split_at(segment.len().min(filled - at));
-                // `place` has checked that all of the buffer lies in the region.
+                // All of the buffer lies in the region.
                 let _in_region = region.write(offset + at, part);
                 at += part.len();
                 segment = rest;
             }
             left -= filled;
-            desc.length = filled as u32;
-            desc.flags = if left > 0 { NEXT } else { 0 };
-            self.memory.set_desc_filling(index, desc);
+            self.fill(index, desc, filled, if left > 0 { NEXT } else { 0 });
             slot += 1;
         }
         Ok(Some(slot - used))

@@ -236,13 +236,13 @@ impl Interrupt {
         eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map(|fd| Interrupt(fd.into()))
     }
 
-    /// Takes a descriptor from a peer, if it is an eventfd as far as can be told: of the kernel's anonymous inodes (as
-    /// eventfds are, and nothing that could block for long), and readable without blocking.
+    /// Takes a descriptor from a peer, if it is an eventfd as far as can be told: on the file system of anonymous inodes
+    /// (as eventfds are, and nothing that a write could block on for good), and readable without blocking.
     pub(super) fn adopt(fd: Fd) -> Option<Interrupt> {
         let own = Interrupt::new().and_then(|own| rustix::fs::fstat(&own.0)).ok()?;
         let stat = rustix::fs::fstat(&fd).ok()?;
         let candidate = Interrupt(fd);
-        ((stat.st_dev, stat.st_ino) == (own.st_dev, own.st_ino) && candidate.drain()).then_some(candidate)
+        (stat.st_dev == own.st_dev && candidate.drain()).then_some(candidate)
     }
 
     /// Wakes the peer. The peer shares the descriptor's flags, so `O_NONBLOCK` cannot be relied on: without room in
@@ -258,7 +258,7 @@ impl Interrupt {
     /// Makes it unreadable until the next signal. False: it cannot be read without a risk to block.
     pub(super) fn drain(&self) -> bool {
         let mut count = [0; 8];
-        // Not by `read`: the peer may have cleared `O_NONBLOCK` and have emptied the counter itself.
+        // Not by `read`: the peer may have cleared `O_NONBLOCK` and have emptied the counter itself. Since Linux 5.8.
         let read = rustix::io::preadv2(
             &self.0,
             &mut [IoSliceMut::new(&mut count)],

@@ -312,7 +312,7 @@ fn absurd_rings_cost_a_client_its_link() {
     let receiving: Vec<(&str, Crime)> = vec![
         ("Ring index out of range", |client| client.rings[0].store(Index::Head, 17)),
         ("Ring index out of range", |client| client.rings[0].store(Index::Head, u16::MAX)),
-        ("Beyond", |client| {
+        ("Buffer beyond its region", |client| {
             client.rings[0].set_desc(0, Desc { length: u32::MAX, offset: BUFFERS, ..Desc::default() });
             client.rings[0].store(Index::Head, 1);
         }),
@@ -370,11 +370,6 @@ fn absurd_rings_cost_a_client_its_link() {
         crime(&client);
         for _ in 0..3 {
             server.receive();
-        }
-        if reason == "Beyond" {
-            // Too long to be a frame is looked at first; it is a violation all the same.
-            assert!(!server.device.is_up());
-            continue;
         }
         assert!(refusal(&client.socket, &mut server).contains(reason), "{reason}");
     }
