@@ -78,7 +78,8 @@ struct SocketFile {
 }
 
 impl Listener {
-    /// Listens at `path`. A socket file that nobody listens at is removed first.
+    /// Listens at `path`. A socket file that nobody listens at is removed first. Of two servers that find one at the same
+    /// moment, the later may remove the earlier's new file; clients then reach the later one.
     pub(super) fn bind(path: &Path) -> Result<Listener, Error> {
         let addr = address(path)?;
         let fd = socket()?;
