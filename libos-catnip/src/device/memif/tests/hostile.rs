@@ -163,6 +163,7 @@ fn false_messages_end_the_handshake_with_a_reason() {
     let short = rustix::fs::memfd_create("short", MemfdFlags::ALLOW_SEALING).unwrap();
     rustix::fs::fcntl_add_seals(&short, SealFlags::SHRINK).unwrap();
     let (pipe_out, pipe_in) = rustix::pipe::pipe().unwrap();
+    let epoll = sys::Epoll::new().unwrap();
     let region = |index, size| Message::AddRegion { index, size };
     let ring = AddRing { c2s: true, index: 0, region: 0, offset: 0, ring_log2: LOG2, private_header: 0 };
     let add = Message::AddRing;
@@ -206,6 +207,7 @@ fn false_messages_end_the_handshake_with_a_reason() {
         (2, add(ring), None, "Missing interrupt fd"),
         (2, add(ring), Some(plain.as_fd()), "not an eventfd"),
         (2, add(ring), Some(pipe_in.as_fd()), "not an eventfd"),
+        (2, add(ring), Some(epoll.as_fd()), "not an eventfd"),
         (2, add(AddRing { index: 1, ..ring }), ev, "Invalid ring index"),
         (3, add(ring), ev, "Invalid ring index"),
         (5, Message::Ack, None, "Unexpected message"),
