@@ -254,3 +254,180 @@ fn sent_after(xmit1: Instant, end1: SeqNum, xmit2: Instant, end2: SeqNum) -> boo
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MS: fn(u64) -> Duration = Duration::from_millis;
+
+    fn at(ms: u64) -> Instant {
+        Instant::from_nanos(ms * 1_000_000)
+    }
+
+    fn sent(ms: u64, end: u32) -> Delivered {
+        Delivered { xmit_time: at(ms), end_seq: SeqNum(end), retransmitted: false, echo_is_older: false }
+    }
+
+    /// An acknowledgment of a path of 40 ms, in recovery of nothing.
+    fn ack(una: u32) -> Reordering {
+        Reordering {
+            una: SeqNum(una),
+            nxt: SeqNum(100_000),
+            dsack: false,
+            in_recovery: false,
+            exits_recovery: false,
+            segs_sacked: 0,
+            min_rtt: Some(MS(40)),
+            srtt: Some(MS(44)),
+        }
+    }
+
+    #[test]
+    fn rfc8985_6_2_what_was_sent_a_window_before_what_arrived_is_lost() {
+        let mut rack = Rack::new();
+        assert_eq!(rack.is_lost(at(0), SeqNum(1000), at(9000)), Fate::Unknown);
+        // Sent at 0, 1, 2 and 3 ms; the third arrives.
+        rack.on_delivered(sent(2, 3000), at(42), Some(MS(40)));
+        rack.update_reo_wnd(&ack(0));
+        assert_eq!(rack.reo_wnd(), MS(10));
+        assert_eq!(rack.is_lost(at(0), SeqNum(1000), at(42)), Fate::After(MS(8)));
+        assert_eq!(rack.is_lost(at(1), SeqNum(2000), at(42)), Fate::After(MS(9)));
+        assert_eq!(rack.is_lost(at(3), SeqNum(4000), at(900)), Fate::Unknown);
+        assert_eq!(rack.is_lost(at(0), SeqNum(1000), at(50)), Fate::Lost);
+    }
+
+    #[test]
+    fn rfc8985_6_2_in_a_burst_the_sequence_decides() {
+        let mut rack = Rack::new();
+        rack.on_delivered(sent(5, 3000), at(45), None);
+        rack.update_reo_wnd(&Reordering { segs_sacked: 3, ..ack(0) });
+        assert_eq!(rack.is_lost(at(5), SeqNum(2000), at(45)), Fate::Lost);
+        assert_eq!(rack.is_lost(at(5), SeqNum(4000), at(45)), Fate::Unknown);
+    }
+
+    #[test]
+    fn rfc8985_6_2_step_2_an_acknowledgment_of_the_first_transmission_is_not_of_the_second() {
+        let mut rack = Rack::new();
+        rack.on_delivered(sent(0, 1000), at(40), Some(MS(40)));
+        let again = Delivered { retransmitted: true, ..sent(50, 500) };
+        rack.on_delivered(again, at(60), Some(MS(40)));
+        rack.on_delivered(Delivered { echo_is_older: true, ..again }, at(100), Some(MS(40)));
+        assert_eq!(rack.is_lost(at(20), SeqNum(2000), at(200)), Fate::Unknown);
+        rack.on_delivered(again, at(91), Some(MS(40)));
+        assert_eq!(rack.is_lost(at(20), SeqNum(2000), at(200)), Fate::Lost);
+        assert!(!rack.reordering_seen());
+    }
+
+    #[test]
+    fn rfc8985_6_2_step_3_and_4_without_reordering_three_segments_suffice() {
+        let mut rack = Rack::new();
+        rack.on_delivered(sent(1, 2000), at(41), Some(MS(40)));
+        for (ack, window) in [
+            (ack(0), MS(10)),
+            (Reordering { segs_sacked: 2, ..ack(0) }, MS(10)),
+            (Reordering { segs_sacked: 3, ..ack(0) }, MS(0)),
+            (Reordering { in_recovery: true, ..ack(0) }, MS(0)),
+        ] {
+            rack.update_reo_wnd(&ack);
+            assert_eq!(rack.reo_wnd(), window, "{ack:?}");
+        }
+        rack.on_delivered(sent(0, 1000), at(43), Some(MS(40)));
+        assert!(rack.reordering_seen());
+        rack.update_reo_wnd(&Reordering { in_recovery: true, segs_sacked: 9, ..ack(0) });
+        assert_eq!(rack.reo_wnd(), MS(10));
+    }
+
+    #[test]
+    fn rfc8985_6_2_step_4_duplicates_widen_the_window_once_a_round() {
+        let mut rack = Rack::new();
+        rack.on_delivered(sent(1, 2000), at(41), Some(MS(40)));
+        rack.on_delivered(sent(0, 1000), at(43), Some(MS(40)));
+        let dsack = |una, nxt| Reordering { dsack: true, nxt: SeqNum(nxt), ..ack(una) };
+        for (ack, window) in [
+            (dsack(0, 5000), MS(20)),
+            (dsack(4000, 6000), MS(20)),
+            (dsack(5000, 9000), MS(30)),
+            (dsack(9000, 9500), MS(40)),
+            // The smoothed round-trip time is the limit.
+            (dsack(9500, 9900), MS(44)),
+        ] {
+            rack.update_reo_wnd(&ack);
+            assert_eq!(rack.reo_wnd(), window, "{ack:?}");
+        }
+        // Sixteen recoveries without one, and it is as before.
+        for n in 1..=16 {
+            rack.update_reo_wnd(&Reordering { exits_recovery: true, ..ack(9900) });
+            assert_eq!(rack.reo_wnd(), if n < 16 { MS(44) } else { MS(10) }, "recovery {n}");
+        }
+    }
+
+    #[test]
+    fn rfc8985_6_3_on_a_timeout_only_what_is_overdue_is_lost() {
+        let mut rack = Rack::new();
+        rack.on_delivered(sent(0, 1000), at(40), Some(MS(40)));
+        assert!(rack.is_lost_on_rto(at(10), at(50)));
+        assert!(!rack.is_lost_on_rto(at(11), at(50)));
+    }
+
+    #[test]
+    fn rfc8985_7_2_the_probe_timeout() {
+        assert_eq!(probe_timeout(None, 1, MAX_ACK_DELAY), MS(1000));
+        assert_eq!(probe_timeout(Some(MS(40)), 2, MAX_ACK_DELAY), MS(80));
+        assert_eq!(probe_timeout(Some(MS(40)), 1, MAX_ACK_DELAY), MS(280));
+        assert_eq!(probe_timeout(Some(Duration::MAX), 1, Duration::MAX), Duration::MAX);
+    }
+
+    #[test]
+    fn rfc8985_7_4_what_became_of_a_probe() {
+        let probe = |retransmitted| {
+            let mut rack = Rack::new();
+            assert!(rack.may_probe());
+            rack.on_probe(SeqNum(1000), retransmitted);
+            assert!(!rack.may_probe());
+            rack
+        };
+        let ends_at = |right| Some((SeqNum(900), SeqNum(right)));
+        // New data as a probe says nothing by itself.
+        assert_eq!(probe(false).on_ack_of_probe(SeqNum(999), None, false), Probe::Open);
+        assert_eq!(probe(false).on_ack_of_probe(SeqNum(1000), None, false), Probe::Delivered);
+        // Case 1: both arrived.
+        assert_eq!(probe(true).on_ack_of_probe(SeqNum(1000), ends_at(1000), false), Probe::Delivered);
+        // Case 2: so they did, without DSACK.
+        assert_eq!(probe(true).on_ack_of_probe(SeqNum(1000), None, false), Probe::Open);
+        assert_eq!(probe(true).on_ack_of_probe(SeqNum(1000), None, true), Probe::Delivered);
+        // Case 3: only the probe did.
+        let mut rack = probe(true);
+        assert_eq!(rack.on_ack_of_probe(SeqNum(1001), ends_at(900), false), Probe::Repaired);
+        assert!(rack.may_probe());
+        assert_eq!(rack.on_ack_of_probe(SeqNum(1001), None, false), Probe::Open);
+    }
+
+    proptest! {
+        #[test]
+        fn verdicts_are_monotone_in_time_and_the_window_is_bounded(
+            deliveries in prop::collection::vec((any::<u32>(), any::<u64>(), any::<bool>(), any::<u64>(), any::<bool>()), 1..40),
+            (xmit, end, now, later) in any::<(u64, u32, u64, u64)>(),
+        ) {
+            let mut rack = Rack::new();
+            for (end, xmit, retransmitted, now, flag) in deliveries {
+                let (xmit_time, now) = (Instant::from_nanos(xmit), Instant::from_nanos(now));
+                let delivered = Delivered { xmit_time, end_seq: SeqNum(end), retransmitted, echo_is_older: flag };
+                rack.on_delivered(delivered, now, Some(MS(1)));
+                rack.update_reo_wnd(&Reordering { dsack: flag, exits_recovery: retransmitted, ..ack(end) });
+                prop_assert!(rack.reo_wnd() <= MS(44));
+            }
+            let fate = |now| rack.is_lost(Instant::from_nanos(xmit), SeqNum(end), Instant::from_nanos(now));
+            let (now, later) = (now.min(later), now.max(later));
+            match fate(now) {
+                Fate::Lost => prop_assert_eq!(fate(later), Fate::Lost),
+                Fate::Unknown => prop_assert_eq!(fate(later), Fate::Unknown),
+                Fate::After(left) => {
+                    prop_assert_eq!(fate(now.saturating_add(left.as_nanos() as u64)), Fate::Lost);
+                }
+            }
+        }
+    }
+}
