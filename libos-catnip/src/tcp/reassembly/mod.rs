@@ -9,12 +9,17 @@
 //!
 //! Not in here: the receive window. The caller offers only what lies within.
 
+mod island;
+#[cfg(test)]
+mod tests;
+
 use std::collections::VecDeque;
 
 use arrayvec::ArrayVec;
 use demi_api::memalloc::{Buf, Heap};
 use demi_api::sga::SgArray;
 
+use self::island::Island;
 use super::scoreboard::Block;
 use super::seq::SeqNum;
 
@@ -23,12 +28,6 @@ pub(crate) const MAX_ISLANDS: usize = 64;
 
 /// Most buffers. With whole segments of 1460 bytes, 5.7 MiB.
 pub(crate) const MAX_PIECES: usize = 4096;
-
-/// A buffer shorter than this is copied to its neighbour,
-const SMALL: usize = 512;
-
-/// unless together they would be longer than this.
-const COPIED: usize = 2048;
 
 /// Furthest from the next expected number that data is taken.
 const REACH: u32 = 1 << 30;
@@ -50,16 +49,6 @@ struct Sea {
     bytes: usize,
     /// Counts what arrives.
     clock: u64,
-}
-
-#[derive(Debug)]
-struct Island {
-    begin: SeqNum,
-    end: SeqNum,
-    /// Its bytes, in order.
-    pieces: VecDeque<Buf>,
-    /// When the last of them arrived, or was offered again.
-    touched: u64,
 }
 
 impl Reassembly {
@@ -296,47 +285,4 @@ impl Sea {
             self.pieces -= island.pieces.len();
         }
     }
-}
-
-impl Island {
-    /// Adds what follows; returns how many buffers more there are. `None`: there is no room.
-    fn append(&mut self, heap: &Heap, part: Buf, pieces: usize) -> Option<usize> {
-        let len = part.len() as u32;
-        let more = match self.pieces.back_mut() {
-            Some(last) if is_copied(last, &part) => {
-                *last = heap.join([&*last, &part].into_iter()).ok()?.freeze();
-                0
-            }
-            _ if pieces < MAX_PIECES => {
-                self.pieces.push_back(part);
-                1
-            }
-            _ => return None,
-        };
-        self.end += len;
-        Some(more)
-    }
-
-    /// Adds what comes before; as [`append`](Island::append).
-    fn prepend(&mut self, heap: &Heap, part: Buf, pieces: usize) -> Option<usize> {
-        let len = part.len() as u32;
-        let more = match self.pieces.front_mut() {
-            Some(first) if is_copied(&part, first) => {
-                *first = heap.join([&part, &*first].into_iter()).ok()?.freeze();
-                0
-            }
-            _ if pieces < MAX_PIECES => {
-                self.pieces.push_front(part);
-                1
-            }
-            _ => return None,
-        };
-        self.begin = self.begin - len;
-        Some(more)
-    }
-}
-
-/// Whether two neighbours become one buffer, so that a small one does not pin a whole frame.
-fn is_copied(one: &Buf, other: &Buf) -> bool {
-    one.len().min(other.len()) < SMALL && one.len() + other.len() <= COPIED
 }
