@@ -169,4 +169,13 @@ mod tests {
         }
         assert_eq!(cube_root(0.0), 0.0);
     }
+
+    #[test]
+    fn rfc9438_4_7_fast_convergence_makes_room() {
+        let mut cubic = Cubic::new();
+        cubic.reduce(100_000);
+        assert_eq!(cubic.curve.w_max, 100_000);
+        cubic.reduce(70_000);
+        assert_eq!((cubic.curve.w_max, cubic.curve.prior), (59_500, 70_000));
+    }
 }

@@ -28,6 +28,7 @@ pub(super) struct HyStart {
     baseline: u32,
     samples: u8,
     css_rounds: u8,
+    /// Whether `end` is known.
     started: bool,
 }
 
@@ -61,6 +62,8 @@ impl HyStart {
             return false;
         }
         self.end = nxt;
+        // With nothing on the way, the round begins with the next acknowledgment: else that would be all of it.
+        self.started = una != nxt;
         self.last_round_min = self.round_min;
         self.round_min = INFINITE;
         self.samples = 0;

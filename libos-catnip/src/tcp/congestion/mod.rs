@@ -166,7 +166,8 @@ impl Congestion {
         matches!(self.phase, Phase::Recovery | Phase::Loss).then_some(self.recover)
     }
 
-    /// Takes in an acknowledgment that advances SND.UNA, or reports more by SACK. Ends recovery if it covers what was on the way when that began.
+    /// Takes in an acknowledgment that advances SND.UNA, or reports more by SACK. Ends recovery if it covers what was on
+    /// the way when that began.
     #[inline]
     pub(crate) fn on_ack(&mut self, ack: &Acked) {
         self.untried = false;
@@ -191,7 +192,7 @@ impl Congestion {
         if matches!(self.phase, Phase::Recovery | Phase::Marked) || ack.acked == 0 {
             return;
         }
-        // RFC 9438 §5.8, RFC 7661 §4.3: a window that is not used is not known to be good, let alone a greater one.
+        // RFC 9438 §5.8, RFC 7661 §4.4: a window that is not used is not known to be good, let alone a greater one.
         if !ack.cwnd_limited {
             self.cubic.pause(ack.now.since(before));
             return;
@@ -322,7 +323,7 @@ impl Congestion {
     }
 
     /// To be called before something is sent while nothing is on the way: RFC 5681 §4.1. After more than a timeout, the
-    /// window is the restart window again, and the threshold remembers three quarters of what it was (RFC 7661 §4.4).
+    /// window is the restart window again, and the threshold remembers three quarters of what it was (RFC 7661 §4.4.3).
     pub(crate) fn idle_restart(&mut self, now: Instant, rto: Duration) {
         let idle = now.since(self.active);
         self.cubic.pause(idle);
@@ -335,6 +336,7 @@ impl Congestion {
             self.ssthresh = self.ssthresh.max(self.cwnd / 4 * 3);
         }
         self.cwnd = restart;
+        self.undo.cwnd = 0;
         self.cubic.restart();
     }
 
