@@ -16,129 +16,91 @@ const ALPHA: f64 = 3.0 * 0.3 / 1.7;
 /// There is no stage of congestion avoidance.
 const NO_EPOCH: u64 = u64::MAX;
 
+/// The state of RFC 9438 §4.1.2, all of which a mistaken reduction destroys, and going back restores (§4.9).
 #[derive(Clone, Debug)]
 pub(super) struct Cubic {
-    curve: Saved,
-    /// The part of a byte by which the window is behind.
-    rest: f32,
-    /// The stage to come follows a timeout: RFC 9438 §4.8.
-    after_timeout: bool,
-}
-
-/// RFC 9438 §4.9.2: what a mistaken reduction destroys.
-#[derive(Clone, Debug)]
-pub(super) struct Saved {
     /// When this stage of congestion avoidance began, nanoseconds.
     epoch: u64,
     /// K: seconds from there until the window is W_max again.
     k: f64,
     /// W_est: the window that Reno would have.
     reno: f64,
+    /// W_max: where the curve is flat; 0: where the next stage begins.
     w_max: u32,
-    /// cwnd_prior: the window before the last reduction.
+    /// cwnd_prior: the window before the last reduction; 0: that with which the next stage begins.
     prior: u32,
 }
 
 impl Cubic {
     pub(super) fn new() -> Cubic {
-        let curve = Saved { epoch: NO_EPOCH, k: 0.0, reno: 0.0, w_max: 0, prior: 0 };
-        Cubic { curve, rest: 0.0, after_timeout: false }
+        Cubic { epoch: NO_EPOCH, k: 0.0, reno: 0.0, w_max: 0, prior: 0 }
     }
 
-    /// By how many bytes the window grows for `acked` bytes.
-    pub(super) fn growth(&mut self, now: Instant, cwnd: u32, acked: u32, srtt: u64, mss: u32) -> u32 {
-        if self.curve.epoch == NO_EPOCH {
+    /// By how many bytes the window grows for `acked` bytes; never negative, and at most `acked`.
+    pub(super) fn growth(&mut self, now: Instant, cwnd: u32, acked: u32, srtt: u64, mss: u32) -> f64 {
+        if self.epoch == NO_EPOCH {
             self.begin(now, cwnd, mss);
         }
         let (window, acked, mss) = (f64::from(cwnd), f64::from(acked), f64::from(mss));
         // An acknowledgment of more than the window is no news of more than a round trip.
         let acked = acked.min(window);
-        let curve = &mut self.curve;
         // RFC 9438 §4.3: alpha makes up for the weaker reduction until that is made good.
-        let alpha = if curve.reno < f64::from(curve.prior) { ALPHA } else { 1.0 };
-        curve.reno += alpha * mss * acked / window;
-        let passed = now.as_nanos().saturating_sub(curve.epoch);
-        let target = if curve.at(passed, mss) < curve.reno {
+        let alpha = if self.reno < f64::from(self.prior) { ALPHA } else { 1.0 };
+        self.reno += alpha * mss * acked / window;
+        let passed = now.as_nanos().saturating_sub(self.epoch);
+        if self.at(passed, mss) < self.reno {
             // The Reno-friendly region: no slower than Reno.
-            let growth = (curve.reno - window).max(0.0);
-            return self.whole(growth.min(acked));
-        } else {
-            // RFC 9438 §4.4 and §4.5: towards where the curve is a round trip from now; §4.2: by half at most.
-            curve.at(passed.saturating_add(srtt), mss).clamp(window, 1.5 * window)
-        };
-        self.whole((target - window) * acked / window)
+            return (self.reno - window).clamp(0.0, acked);
+        }
+        // RFC 9438 §4.4 and §4.5: towards where the curve is a round trip from now; §4.2: by half at most.
+        let target = self.at(passed.saturating_add(srtt), mss).clamp(window, 1.5 * window);
+        (target - window) * acked / window
     }
 
     /// RFC 9438 §4.2: a stage of congestion avoidance begins.
     fn begin(&mut self, now: Instant, cwnd: u32, mss: u32) {
-        let curve = &mut self.curve;
-        curve.epoch = now.as_nanos();
-        curve.reno = f64::from(cwnd);
-        self.rest = 0.0;
-        // Out of slow start without a loss, or after a timeout (§4.8): a curve that begins where it is flat.
-        if curve.w_max <= cwnd || self.after_timeout {
-            curve.w_max = cwnd;
-            if curve.prior == 0 || self.after_timeout {
-                curve.prior = cwnd;
-            }
+        self.epoch = now.as_nanos().min(NO_EPOCH - 1);
+        self.reno = f64::from(cwnd);
+        // Out of slow start without a loss (§4.10), or after a timeout (§4.8): a curve that begins where it is flat.
+        self.w_max = self.w_max.max(cwnd);
+        if self.prior == 0 {
+            self.prior = cwnd;
         }
-        self.after_timeout = false;
-        curve.k = cube_root(f64::from(curve.w_max - cwnd) / (C * f64::from(mss)));
+        self.k = cube_root(f64::from(self.w_max - cwnd) / (C * f64::from(mss)));
     }
 
-    /// The bytes of `growth` and of what was left over; what remains of a byte is left over.
-    fn whole(&mut self, growth: f64) -> u32 {
-        let growth = growth + f64::from(self.rest);
-        let whole = growth as u32;
-        self.rest = (growth - f64::from(whole)) as f32;
-        whole
-    }
-
-    /// RFC 9438 §4.6 and §4.7, with fast convergence: a flow that has less than it had makes room.
-    pub(super) fn reduce(&mut self, cwnd: u32) {
-        let curve = &mut self.curve;
-        let w_max = if cwnd < curve.w_max { u64::from(cwnd) * 17 / 20 } else { u64::from(cwnd) };
-        curve.w_max = w_max as u32;
-        curve.prior = cwnd;
-        curve.epoch = NO_EPOCH;
-    }
-
-    /// The retransmission timer has expired: RFC 9438 §4.8.
-    pub(super) fn timed_out(&mut self) {
-        self.after_timeout = true;
-        self.curve.epoch = NO_EPOCH;
-    }
-
-    /// The window was reset after an idle time: RFC 9438 §5.8.
-    pub(super) fn restart(&mut self) {
-        self.curve.epoch = NO_EPOCH;
-    }
-
-    /// RFC 9438 §5.8: time in which the window was not used is not counted.
-    #[inline]
-    pub(super) fn pause(&mut self, span: Duration) {
-        if self.curve.epoch != NO_EPOCH {
-            let span = u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
-            self.curve.epoch = self.curve.epoch.saturating_add(span).min(NO_EPOCH - 1);
-        }
-    }
-
-    pub(super) fn save(&self) -> Saved {
-        self.curve.clone()
-    }
-
-    pub(super) fn restore(&mut self, saved: &Saved) {
-        self.curve = saved.clone();
-        self.after_timeout = false;
-    }
-}
-
-impl Saved {
     /// RFC 9438 §4.2, Figure 1: W_cubic, `nanos` after the stage began.
     #[inline]
     fn at(&self, nanos: u64, mss: f64) -> f64 {
         let t = nanos as f64 / 1e9 - self.k;
         C * mss * (t * t * t) + f64::from(self.w_max)
+    }
+
+    /// RFC 9438 §4.6 and §4.7, with fast convergence: a flow that has less than it had makes room.
+    pub(super) fn reduce(&mut self, cwnd: u32) {
+        let w_max = if cwnd < self.w_max { u64::from(cwnd) * 17 / 20 } else { u64::from(cwnd) };
+        self.w_max = w_max as u32;
+        self.prior = cwnd;
+        self.epoch = NO_EPOCH;
+    }
+
+    /// The retransmission timer has expired: RFC 9438 §4.8. K is 0 in the next stage, and W_max what that begins with.
+    pub(super) fn timed_out(&mut self) {
+        *self = Cubic::new();
+    }
+
+    /// The window was reset after an idle time: another stage is to begin.
+    pub(super) fn restart(&mut self) {
+        self.epoch = NO_EPOCH;
+    }
+
+    /// RFC 9438 §5.8: time in which the window was not used is not counted.
+    #[inline]
+    pub(super) fn pause(&mut self, span: Duration) {
+        if self.epoch != NO_EPOCH {
+            let span = u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
+            self.epoch = self.epoch.saturating_add(span).min(NO_EPOCH - 1);
+        }
     }
 }
 
@@ -174,8 +136,8 @@ mod tests {
     fn rfc9438_4_7_fast_convergence_makes_room() {
         let mut cubic = Cubic::new();
         cubic.reduce(100_000);
-        assert_eq!(cubic.curve.w_max, 100_000);
+        assert_eq!(cubic.w_max, 100_000);
         cubic.reduce(70_000);
-        assert_eq!((cubic.curve.w_max, cubic.curve.prior), (59_500, 70_000));
+        assert_eq!((cubic.w_max, cubic.prior), (59_500, 70_000));
     }
 }

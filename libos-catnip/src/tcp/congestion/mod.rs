@@ -55,7 +55,7 @@ pub(crate) struct Congestion {
     mss: u32,
     cwnd: u32,
     ssthresh: u32,
-    /// What was next to be sent when the phase began.
+    /// What was next to be sent when the phase began; once it is over, how long it may be undone.
     recover: SeqNum,
     /// NewReno: bytes acknowledged since the window grew last.
     counted: u32,
@@ -66,6 +66,10 @@ pub(crate) struct Congestion {
     /// When the last acknowledgment came.
     active: Instant,
     cubic: Cubic,
+    /// CUBIC: the part of a byte that the window has yet to grow by.
+    rest: f32,
+    /// Bytes retransmitted since the last reduction of which the peer has not reported a duplicate.
+    unproven: u32,
     undo: Undo,
 }
 
@@ -89,7 +93,7 @@ struct Undo {
     /// 0: nothing.
     cwnd: u32,
     ssthresh: u32,
-    cubic: cubic::Saved,
+    cubic: Cubic,
 }
 
 /// What an acknowledgment says.
@@ -129,7 +133,9 @@ impl Congestion {
             srtt: 0,
             active: now,
             cubic: Cubic::new(),
-            undo: Undo { cwnd: 0, ssthresh: 0, cubic: Cubic::new().save() },
+            rest: 0.0,
+            unproven: 0,
+            undo: Undo { cwnd: 0, ssthresh: 0, cubic: Cubic::new() },
         }
     }
 
@@ -176,9 +182,15 @@ impl Congestion {
             self.srtt = nanos(srtt).max(1);
         }
         let before = std::mem::replace(&mut self.active, ack.now);
-        if self.phase != Phase::Open && ack.snd_una >= self.recover {
+        if ack.snd_una >= self.recover {
             let was = self.phase;
-            self.exit_recovery();
+            if was == Phase::Open {
+                // A round trip after the end of recovery, no more proof is to come that it was a mistake.
+                self.undo.cwnd = 0;
+            } else {
+                self.exit_recovery();
+                self.recover = ack.snd_nxt;
+            }
             if was == Phase::Recovery {
                 return;
             }
@@ -217,7 +229,12 @@ impl Congestion {
 
     fn avoid_congestion(&mut self, now: Instant, acked: u32) {
         let growth = match self.algorithm {
-            Algorithm::Cubic => self.cubic.growth(now, self.cwnd, acked, self.srtt, self.mss),
+            Algorithm::Cubic => {
+                let growth =
+                    self.cubic.growth(now, self.cwnd, acked, self.srtt, self.mss) + f64::from(self.rest);
+                self.rest = growth.fract() as f32;
+                growth as u32
+            }
             Algorithm::NewReno => {
                 // RFC 5681 §3.1: a segment for each window that was acknowledged.
                 self.counted = self.counted.saturating_add(acked);
@@ -290,7 +307,8 @@ impl Congestion {
     /// The threshold for what is on the way, and what to go back to.
     fn reduce(&mut self, flight_size: u32) {
         if self.phase == Phase::Open {
-            self.undo = Undo { cwnd: self.cwnd, ssthresh: self.ssthresh, cubic: self.cubic.save() };
+            self.undo = Undo { cwnd: self.cwnd, ssthresh: self.ssthresh, cubic: self.cubic.clone() };
+            self.unproven = 0;
         }
         // RFC 5681 §3.1: not the window, which may be far from used. What limited transmit adds does not count.
         let flight = u64::from(flight_size.min(self.cwnd));
@@ -300,7 +318,7 @@ impl Congestion {
         };
         self.ssthresh = (kept as u32).max(2 * self.mss);
         self.cubic.reduce(self.cwnd);
-        self.counted = 0;
+        (self.counted, self.rest) = (0, 0.0);
     }
 
     /// Recovery is over, and the window is what it was reduced to: RFC 5681 §3.2 step 6. Does nothing when there is none.
@@ -316,10 +334,20 @@ impl Congestion {
         }
         self.cwnd = self.cwnd.max(self.undo.cwnd);
         self.ssthresh = self.undo.ssthresh.max(2 * self.mss);
-        self.cubic.restore(&self.undo.cubic);
+        self.cubic = self.undo.cubic.clone();
         self.undo.cwnd = 0;
         self.phase = Phase::Open;
         true
+    }
+
+    /// The peer reports so many bytes as duplicates: RFC 3708 §3. When it has reported all that was retransmitted since the
+    /// window was reduced, nothing had been lost; true: it was undone.
+    pub(crate) fn on_dsack(&mut self, bytes: u32) -> bool {
+        if self.unproven == 0 {
+            return false;
+        }
+        self.unproven = self.unproven.saturating_sub(bytes);
+        self.unproven == 0 && self.undo()
     }
 
     /// To be called before something is sent while nothing is on the way: RFC 5681 §4.1. After more than a timeout, the
@@ -347,12 +375,19 @@ impl Congestion {
         self.prr.delivered(bytes);
     }
 
-    /// So many bytes were sent, new or once more. Matters in fast recovery only.
+    /// So many bytes were sent for the first time. Matters in fast recovery only.
     #[inline]
     pub(crate) fn on_sent(&mut self, bytes: u32) {
         if self.phase == Phase::Recovery {
             self.prr.sent(bytes);
         }
+    }
+
+    /// So many bytes were sent once more.
+    #[inline]
+    pub(crate) fn on_retransmit(&mut self, bytes: u32) {
+        self.unproven = self.unproven.saturating_add(bytes);
+        self.on_sent(bytes);
     }
 
     /// How many bytes may be sent now, with `pipe` on the way: what the window leaves, or in fast recovery RFC 6937's

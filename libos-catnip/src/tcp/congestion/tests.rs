@@ -278,6 +278,32 @@ fn rfc9438_4_9_what_was_no_loss_is_undone() {
 }
 
 #[test]
+fn rfc3708_3_when_all_that_was_retransmitted_is_reported_twice_nothing_was_lost() {
+    let mut path = Path::avoiding(Algorithm::NewReno, MS(10), 20);
+    path.lose();
+    assert!(!path.congestion.on_dsack(MSS), "of what?");
+    (0..3).for_each(|_| path.congestion.on_retransmit(MSS));
+    assert!(!path.congestion.on_dsack(2 * MSS));
+    path.recover();
+    assert!(path.congestion.on_dsack(MSS));
+    assert_eq!(path.congestion.cwnd(), 20 * MSS);
+    assert!(!path.congestion.on_dsack(MSS));
+    // Of the next reduction, other retransmissions are the proof.
+    path.lose();
+    path.congestion.on_retransmit(MSS);
+    path.recover();
+    path.lose();
+    path.congestion.on_retransmit(2 * MSS);
+    assert!(!path.congestion.on_dsack(MSS));
+    assert_eq!(path.congestion.cwnd(), 5 * MSS);
+    // A round trip later, a duplicate is of something else.
+    path.recover();
+    path.round();
+    path.round();
+    assert!(!path.congestion.on_dsack(MSS) && !path.congestion.undo());
+}
+
+#[test]
 fn pacing_is_ahead_of_the_window() {
     let mut path = Path::new(Algorithm::Cubic, MS(10));
     assert_eq!(path.congestion.pacing_rate(), None);
@@ -514,6 +540,7 @@ enum Event {
     Idle,
     Mss(u32),
     Prr { delivered: u32, pipe: u32, sent: u32 },
+    Duplicate(u32),
 }
 
 fn events() -> impl Strategy<Value = Event> {
@@ -525,6 +552,7 @@ fn events() -> impl Strategy<Value = Event> {
         1 => size().prop_map(Event::Mark),
         1 => size().prop_map(Event::Timeout),
         1 => Just(Event::Undo),
+        1 => size().prop_map(Event::Duplicate),
         1 => Just(Event::Exit),
         1 => Just(Event::Idle),
         1 => prop_oneof![0..10_000u32, any::<u32>()].prop_map(Event::Mss),
@@ -578,6 +606,11 @@ proptest! {
                     }
                     Event::Undo => {
                         congestion.undo();
+                        assert!(congestion.cwnd() >= before);
+                    }
+                    Event::Duplicate(bytes) => {
+                        congestion.on_retransmit(bytes / 2);
+                        congestion.on_dsack(bytes);
                         assert!(congestion.cwnd() >= before);
                     }
                     Event::Exit => congestion.exit_recovery(),
