@@ -125,7 +125,7 @@ impl Rtt {
             (0, Start::Fresh | Start::SynLost) => INITIAL_RTO.as_nanos() as u64,
             (0, Start::DataAfterSynLoss) => INITIAL_RTO_AFTER_SYN_LOSS.as_nanos() as u64,
             // RFC 6298 §2.3: RTO <- SRTT + max(G, K*RTTVAR), K = 4.
-            (srtt, _) => (srtt >> FRACTION) + (4 * self.rttvar >> FRACTION).max(GRANULARITY),
+            (srtt, _) => (srtt >> FRACTION) + ((4 * self.rttvar) >> FRACTION).max(GRANULARITY),
         };
         let base = base.max(u64::from(self.min_rto) * 1000);
         // RFC 6298 §5.5: doubled with each timeout. The base is below 2^44, and 2^16 times the least is above the limit.

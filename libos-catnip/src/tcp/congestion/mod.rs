@@ -102,7 +102,7 @@ pub(crate) struct Acked {
     pub(crate) now: Instant,
     /// Bytes by which the cumulative acknowledgment has advanced, or that were newly reported by SACK.
     pub(crate) acked: u32,
-    /// Bytes that were on the way before.
+    /// Bytes that were on the way before it came.
     pub(crate) in_flight: u32,
     /// The round-trip time that this acknowledgment measured.
     pub(crate) rtt: Option<Duration>,
@@ -204,8 +204,9 @@ impl Congestion {
         if matches!(self.phase, Phase::Recovery | Phase::Marked) || ack.acked == 0 {
             return;
         }
-        // RFC 9438 §5.8, RFC 7661 §4.4: a window that is not used is not known to be good, let alone a greater one.
-        if !ack.cwnd_limited {
+        // RFC 9438 §5.8, RFC 7661 §4.4: a window that is not used is not known to be good, let alone a greater one. One of
+        // which not even half is used was not what limits the sender, whatever that says.
+        if !ack.cwnd_limited || ack.in_flight < self.cwnd / 2 {
             self.cubic.pause(ack.now.since(before));
             return;
         }
