@@ -373,7 +373,7 @@ impl Reference {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 64, max_global_rejects: 10_000, ..ProptestConfig::default() })]
 
     /// The oracle is the RFC's own formulas. The window is whole bytes, so that both drift apart by less than a segment.
     #[test]
@@ -395,6 +395,7 @@ proptest! {
                 for _ in 0..acks {
                     path.now = path.now + rtt / acks;
                     path.ack(step, true);
+                    path.fill();
                     let now = path.now.as_nanos() as f64 / 1e9;
                     reference.ack(now, rtt.as_secs_f64(), f64::from(step) / f64::from(MSS));
                 }
@@ -402,6 +403,8 @@ proptest! {
                 let off = (cwnd - reference.cwnd).abs();
                 prop_assert!(off < 0.05 + 0.001 * cwnd, "{} where {} is right", cwnd, reference.cwnd);
             }
+            // Which side of W_max the window is on decides on fast convergence: not to be told by a rounding.
+            prop_assume!((reference.cwnd - reference.w_max).abs() > 0.1 + 0.002 * reference.cwnd);
             // The reduction is of whole windows.
             path.congestion.on_loss(path.now, path.congestion.cwnd(), path.nxt);
             path.congestion.exit_recovery();
