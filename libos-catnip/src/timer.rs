@@ -355,6 +355,35 @@ mod tests {
     }
 
     #[test]
+    fn a_slot_that_is_emptied_in_batches_keeps_the_order_of_ticks() {
+        let mut wheel = Wheel::new(nanos(0));
+        let tick = |n: u64| nanos((1 << 40) + (n << TICK_BITS));
+        for n in (0..4000).rev() {
+            wheel.insert(tick(n), n);
+        }
+        let (mut fired, mut calls) = (Vec::new(), 0);
+        while wheel.expire(tick(5000), |key| fired.push(key)) {
+            calls += 1;
+            assert!(wheel.next_deadline().unwrap() <= tick(5000));
+            // One more that is the first of all by now.
+            wheel.insert(tick(0), 0);
+        }
+        assert_eq!(fired.len(), 4000 + calls);
+        fired.retain(|&key| key > 0);
+        assert!(fired.into_iter().eq(1..4000));
+    }
+
+    #[test]
+    fn a_timer_that_is_put_forward_by_a_tick_fires_a_tick_earlier() {
+        for at in [1u64 << 17, 1 << 22, 1 << 30, (1 << 30) + (1 << 16)] {
+            let mut wheel = Wheel::new(nanos(0));
+            let id = wheel.insert(nanos(at), 1);
+            assert!(wheel.rearm(id, nanos(at - (1 << TICK_BITS))));
+            assert_eq!(expire(&mut wheel, at - 1), [1], "before {at}");
+        }
+    }
+
+    #[test]
     fn a_timer_that_is_put_off_all_the_time_wakes_seldom_and_fires_once() {
         let mut wheel = Wheel::new(nanos(0));
         let rto = 200_000_000;

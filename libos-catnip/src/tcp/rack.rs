@@ -24,7 +24,7 @@ const PERSIST: u8 = 16;
 /// RFC 5681 §3.2: segments delivered out of order that are taken for a loss.
 pub(crate) const DUP_THRESH: u32 = 3;
 
-/// What RACK keeps of a connection: RFC 8985 §5.2.
+/// What RACK keeps of a connection: RFC 8985 §5.3.
 #[derive(Clone, Debug)]
 pub(crate) struct Rack {
     /// When the segment was sent that was sent last of all that were delivered, and its end.

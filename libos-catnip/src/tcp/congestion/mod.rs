@@ -217,10 +217,10 @@ impl Congestion {
         }
     }
 
-    /// RFC 5681 §3.1 with byte counting, RFC 3465 §2, RFC 9406 §4.2.
+    /// RFC 5681 §3.1 with byte counting, RFC 3465 §2.2 and §2.3, RFC 9406 §4.2.
     fn slow_start(&mut self, acked: u32) {
         let growth = match self.phase {
-            // RFC 3465 §2.3: after a timeout, one acknowledgment may stand for much that arrived long ago.
+            // RFC 3465 §2.4: after a timeout, one acknowledgment may stand for much that arrived long ago.
             Phase::Loss => acked.min(self.mss),
             _ if self.ssthresh == u32::MAX => self.hystart.growth(acked.min(8 * self.mss)),
             _ => acked.min(2 * self.mss),

@@ -136,9 +136,14 @@ fn rfc5681_3_1_a_timeout_leaves_one_segment_and_the_next_one_the_threshold() {
     assert_eq!((path.congestion.cwnd(), path.congestion.ssthresh()), (MSS, 20 * MSS));
     path.congestion.on_rto(path.now, path.flight(), path.nxt);
     assert_eq!((path.congestion.cwnd(), path.congestion.ssthresh()), (MSS, 20 * MSS));
+    // After progress, it is another segment that timed out.
+    let mut other = Path { congestion: path.congestion.clone(), ..path };
+    other.ack(MSS, true);
+    other.congestion.on_rto(other.now, other.flight(), other.nxt);
+    assert_eq!(other.congestion.ssthresh(), 2 * MSS);
     // A loss of what was on the way then is the same one: RFC 6582 §3.2.
     assert!(!path.congestion.on_loss(path.now, path.flight(), path.nxt));
-    // RFC 3465 §2.3: a segment for each acknowledgment, whatever that covers.
+    // RFC 3465 §2.4: a segment for each acknowledgment, whatever that covers.
     path.ack(10 * MSS, true);
     assert_eq!(path.congestion.cwnd(), 2 * MSS);
     path.ack(30 * MSS, true);
@@ -301,6 +306,25 @@ fn rfc3708_3_when_all_that_was_retransmitted_is_reported_twice_nothing_was_lost(
     path.round();
     path.round();
     assert!(!path.congestion.on_dsack(MSS) && !path.congestion.undo());
+}
+
+#[test]
+fn rfc3708_3_the_proof_may_come_a_round_trip_after_recovery() {
+    let mut path = Path::avoiding(Algorithm::NewReno, MS(10), 20);
+    path.lose();
+    path.congestion.on_retransmit(MSS);
+    path.nxt += 5 * MSS;
+    path.ack(20 * MSS, true);
+    assert!(!path.congestion.in_recovery());
+    path.ack(MSS, true);
+    let mut late = path.congestion.clone();
+    assert!(path.congestion.on_dsack(MSS));
+    // But not later.
+    std::mem::swap(&mut path.congestion, &mut late);
+    path.ack(4 * MSS, true);
+    path.nxt += MSS;
+    path.ack(MSS, true);
+    assert!(!path.congestion.on_dsack(MSS));
 }
 
 #[test]

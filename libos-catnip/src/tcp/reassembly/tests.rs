@@ -85,10 +85,13 @@ fn what_lies_before_the_next_number_is_cut_off() {
     for at in [1000, 2000, 4000] {
         put(&mut reassembly, &heap, at, 600);
     }
-    // The data in between came in one segment, with another boundary.
+    // The data in between came in segments with other boundaries.
     let ready: usize = reassembly.take_ready(seq(2250)).iter().map(|buf| buf.len()).sum();
     assert_eq!((ready, reassembly.bytes()), (350, 600));
     assert_eq!(blocks(&mut reassembly), [(4000, 4600)]);
+    put(&mut reassembly, &heap, 4600, 600);
+    assert_eq!(reassembly.take_ready(seq(4600)).len(), 1);
+    put(&mut reassembly, &heap, 4000, 600);
     assert!(reassembly.take_ready(seq(5000)).is_empty());
     assert!(reassembly.is_empty());
     assert_eq!(heap.stats().objects_live, 0);
@@ -224,7 +227,9 @@ proptest! {
                 _ => continue,
             }
             let expected: Vec<u8> = oracle.cells[oracle.next..].iter().map_while(|&cell| cell).collect();
-            let ready: Vec<u8> = reassembly.take_ready(seq(oracle.next)).iter().flat_map(|buf| buf.to_vec()).collect();
+            let ready = reassembly.take_ready(seq(oracle.next));
+            prop_assert!(ready.iter().all(|buf| !buf.is_empty()));
+            let ready: Vec<u8> = ready.iter().flat_map(|buf| buf.to_vec()).collect();
             prop_assert_eq!(&ready, &expected);
             oracle.next += ready.len();
             let runs = oracle.runs();
