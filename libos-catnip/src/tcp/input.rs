@@ -411,6 +411,10 @@ impl Connection {
             self.cwr_due |= self.congestion.on_loss(now, self.nxt - self.una, self.nxt) && self.ecn;
             self.congestion.exit_recovery();
         }
+        if let Some((left, right)) = delivered.duplicate {
+            // What was sent twice for nothing was not lost: RFC 3708.
+            self.congestion.on_dsack(right - left);
+        }
         if self.sack {
             self.rack.update_reo_wnd(&Reordering {
                 una: self.una,

@@ -131,7 +131,7 @@ impl Connection {
         let flags = Flags::ACK.with(Flags::PSH).with_if(with_fin, Flags::FIN);
         self.emit(io, sent.start, flags, base.into(), len);
         self.flight.retransmitted(sent.start, len as u32 + u32::from(with_fin), io.cx.now);
-        self.congestion.on_sent(len as u32);
+        self.congestion.on_retransmit(len as u32);
     }
 
     /// Builds and sends one segment: `len` bytes from `from` behind the first unacknowledged one.

@@ -95,8 +95,12 @@ impl Connection {
         if self.flight.first().is_some_and(|first| first.sacked) {
             self.flight.forget_sacks();
         }
-        self.flight.lose(true);
+        // RFC 8985 §6.3: the first, and what was sent long enough ago.
+        self.flight.lose(!self.sack);
+        let rack = &self.rack;
+        self.flight.judge(|sent| Some(rack.is_lost_on_rto(sent.at, now)));
         self.rack.forget_probe();
+        self.cwr_due |= self.ecn;
         self.rtt.backoff();
         self.congestion.on_rto(now, self.nxt - self.una, self.nxt);
         self.duplicate_acks = 0;
