@@ -7,10 +7,10 @@ use demi_api::libos::Cx;
 use demi_api::sga::SgArray;
 use smoltcp::wire::{IpProtocol, Ipv4Packet};
 
-use super::addr::{Cast, is_unicast4};
+use super::addr::Cast;
 use super::v4::{first, is_open};
 use super::{
-    Datagram, ICMP, IPV4, Ip, Packet, Problem, ProblemKind, Received, Unreachable, checksum, segments,
+    Datagram, Fault, ICMP, IPV4, Ip, Packet, Problem, ProblemKind, Received, Unreachable, checksum, segments,
 };
 use crate::device::Checksum;
 
@@ -99,26 +99,26 @@ impl Ip {
 
     /// Tells the sender of a datagram that nobody has its port. Rate limited, and silent about what came to many.
     pub(crate) fn reject_port(&mut self, cx: &mut Cx<'_>, datagram: &Datagram) {
-        self.reject(cx, datagram, Unreachable::Port);
+        self.reject(cx, datagram, Fault::Port);
     }
 
-    /// Tells the sender of a datagram that nobody speaks its protocol.
-    pub(super) fn reject_protocol(&mut self, cx: &mut Cx<'_>, datagram: &Datagram) {
-        self.reject(cx, datagram, Unreachable::Protocol);
-    }
-
-    fn reject(&mut self, cx: &mut Cx<'_>, datagram: &Datagram, what: Unreachable) {
+    /// Tells the sender of a datagram what is wrong with it.
+    pub(super) fn reject(&mut self, cx: &mut Cx<'_>, datagram: &Datagram, fault: Fault) {
         // RFC 1122 §3.2.2, RFC 4443 §2.4 (e): not about what came to many, or not from one.
-        if datagram.cast != Cast::Unicast || !self.errors.allow(cx.now) {
+        if datagram.cast != Cast::Unicast || datagram.remote.is_unspecified() || !self.errors.allow(cx.now) {
             self.counters.errors_limited += 1;
             return;
         }
         let sent = match (datagram.local, datagram.remote) {
-            (IpAddr::V4(local), IpAddr::V4(remote)) if is_unicast4(remote) => {
-                let code = if what == Unreachable::Port { 3 } else { 2 };
-                self.send_error_v4(cx, local, remote, [UNREACHABLE, code], datagram)
+            (IpAddr::V4(local), IpAddr::V4(remote)) => {
+                let kind = match fault {
+                    Fault::Port => [UNREACHABLE, 3],
+                    Fault::Protocol | Fault::Parameter { .. } => [UNREACHABLE, 2],
+                    Fault::Reassembly => [TIME_EXCEEDED, 1],
+                };
+                self.send_error_v4(cx, local, remote, kind, datagram)
             }
-            _ => self.reject_v6(cx, datagram, what),
+            _ => self.send_error_v6(cx, datagram, fault),
         };
         match sent {
             Ok(()) => self.counters.errors_sent += 1,

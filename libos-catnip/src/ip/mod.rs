@@ -21,13 +21,17 @@
 
 mod addr;
 mod arp;
+mod autoconf;
 pub(crate) mod checksum;
 mod config;
 mod counters;
 mod face;
+mod fragments;
 mod icmp4;
+mod icmp6;
 mod limiter;
 mod mtu;
+mod ndp;
 mod neighbours;
 mod path;
 mod routes;
@@ -51,10 +55,12 @@ pub use self::config::{IpConfig, RouteConfig};
 pub(crate) use self::path::{Path, pseudo_sum};
 
 use self::addr::Cidr;
+use self::autoconf::Autoconf;
 use self::counters::Counters;
+use self::fragments::Fragments;
 use self::limiter::Limiter;
 use self::mtu::PathMtus;
-use self::neighbours::{Due, Neighbours};
+use self::neighbours::{Due, Neighbours, RETRY};
 use self::routes::{Origin, Own, Routes};
 use self::send::Idents;
 use crate::device::{Caps, Checksum, Frame};
@@ -80,6 +86,7 @@ const ANNOUNCE: Duration = Duration::from_secs(2);
 const ICMP: u8 = 1;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
+const ICMP6: u8 = 58;
 
 /// The Internet layer of one interface, and of loop-back.
 #[derive(Debug)]
@@ -88,12 +95,17 @@ pub(crate) struct Ip {
     pub(crate) outbox: VecDeque<Frame>,
     mac: [u8; 6],
     mtu: usize,
+    /// The same for IPv6, which a router may make smaller.
+    mtu_v6: usize,
     max_segs: usize,
     max_seg_len: usize,
     tx_checksum: bool,
     hop_limit: u8,
+    hop_limit_v6: u8,
     routes: Routes,
     neighbours: Neighbours,
+    autoconf: Autoconf,
+    fragments: Fragments,
     mtus: PathMtus,
     errors: Limiter,
     /// Announcements against those who take an address of ours.
@@ -186,6 +198,20 @@ pub(crate) enum Unreachable {
     Prohibited,
 }
 
+/// What the sender of a packet is told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Fault {
+    Port,
+    Protocol,
+    /// Fragments of it were missing for too long.
+    Reassembly,
+    /// A field of an IPv6 header, so many bytes from its beginning.
+    Parameter {
+        code: u8,
+        pointer: u32,
+    },
+}
+
 impl Ip {
     /// Sets up. Fails with a text that names the key of the configuration that does not fit.
     pub(crate) fn new(config: &IpConfig, caps: &Caps, rng: &mut fastrand::Rng) -> Result<Ip, Error> {
@@ -203,12 +229,16 @@ impl Ip {
             outbox: VecDeque::with_capacity(256),
             mac: caps.mac,
             mtu: caps.mtu,
+            mtu_v6: caps.mtu,
             max_segs: caps.max_segs.clamp(1, demi_api::sga::MAX_SEGMENTS),
-            max_seg_len: caps.max_seg_len,
+            max_seg_len: caps.max_seg_len.max(1),
             tx_checksum: caps.tx_checksum,
             hop_limit: config.hop_limit,
+            hop_limit_v6: config.hop_limit,
             routes: Routes::default(),
             neighbours: Neighbours::new(config, rng),
+            autoconf: Autoconf::new(config.slaac, &config.slaac_secret, caps.mac),
+            fragments: Fragments::new(config),
             mtus: PathMtus::new(config.path_mtus_max, rng),
             errors: Limiter::new(config.icmp_errors_per_s),
             defences: Limiter::every(DEFENCE),
@@ -221,6 +251,10 @@ impl Ip {
         for cidr in cidrs {
             ip.adopt(cidr, Origin::Configured, None, None);
             ip.routes.add_route(cidr, None, Origin::Configured, None);
+        }
+        if v6 {
+            let addr = ip.autoconf.address(autoconf::LINK_LOCAL).into();
+            ip.adopt(Cidr { addr, len: 64 }, Origin::Configured, None, None);
         }
         ip.configure_routes(config)?;
         Ok(ip)
@@ -256,8 +290,9 @@ impl Ip {
         preferred: Option<Instant>,
         valid: Option<Instant>,
     ) -> bool {
-        let own =
-            Own { cidr, origin, optimistic: true, preferred, valid, announce: 2, next: Instant::default() };
+        // RFC 5227 §2.3 has two announcements; RFC 4862 §5.1 one question.
+        let (optimistic, announce) = if cidr.addr.is_ipv4() { (false, 2) } else { (true, 1) };
+        let own = Own { cidr, origin, optimistic, preferred, valid, announce, next: Instant::default() };
         self.quiet = Instant::default();
         self.routes.add_address(own)
     }
@@ -282,7 +317,10 @@ impl Ip {
             }
         }
         self.routes.expire(cx.now);
-        done += self.announce(cx);
+        if self.mtus.expire(cx.now) {
+            self.routes.change();
+        }
+        done += self.expire_fragments(cx) + self.announce(cx) + self.ask_routers(cx);
         self.quiet = self.timer().unwrap_or(Instant::from_nanos(u64::MAX));
         done
     }
@@ -296,7 +334,14 @@ impl Ip {
     }
 
     fn timer(&self) -> Option<Instant> {
-        [self.neighbours.deadline(), self.routes.deadline()].into_iter().flatten().min()
+        let deadlines = [
+            self.neighbours.deadline(),
+            self.routes.deadline(),
+            self.mtus.deadline(),
+            self.fragments.deadline(),
+            self.autoconf.deadline(),
+        ];
+        deadlines.into_iter().flatten().min()
     }
 
     /// The next of what came up other than by a frame: packets to ourselves, and problems that `poll` and `send` found.
@@ -329,14 +374,20 @@ impl Ip {
         visit("ip_neighbour_evictions", self.neighbours.evictions);
         visit("ip_neighbour_refusals", self.neighbours.refusals);
         visit("ip_neighbour_queue_overflows", self.neighbours.overflows);
+        let (packets, bytes) = self.fragments.held();
+        visit("ip_reassembling", packets as u64);
+        visit("ip_reassembling_bytes", bytes as u64);
+        visit("ip_reassembled", self.fragments.completed);
+        visit("ip_reassembly_given_up", self.fragments.given_up);
     }
 
     /// Takes an ICMP error for true, after the owner of the connection that it names has: RFC 1191 §3, RFC 8201 §4.
     /// [`refresh`](Ip::refresh) then brings paths up to date; `send` does it by itself.
     pub(crate) fn learn_mtu(&mut self, now: Instant, problem: &Problem) {
         if let ProblemKind::TooBig(mtu) = problem.kind
-            && self.mtus.learn(problem.remote, mtu, self.mtu, now)
+            && self.mtus.learn(problem.remote, mtu, self.link_mtu(problem.remote), now)
         {
+            self.quiet = Instant::default();
             self.routes.change();
         }
     }
@@ -346,23 +397,28 @@ impl Ip {
         let mut done = 0;
         for index in 0..self.routes.own().len() {
             let own = &mut self.routes.own_mut()[index];
-            if own.announce == 0 || own.next > cx.now {
+            if own.next > cx.now || (own.announce == 0 && !own.optimistic) {
+                continue;
+            }
+            done += 1;
+            if own.announce == 0 {
+                // Nobody has objected in time.
+                own.optimistic = false;
                 continue;
             }
             own.announce -= 1;
-            own.next = cx.now + ANNOUNCE;
-            own.optimistic = own.announce > 0;
-            done += 1;
-            if let IpAddr::V4(addr) = own.cidr.addr {
-                self.announce_v4(cx, addr);
+            own.next = cx.now + if own.optimistic { RETRY } else { ANNOUNCE };
+            match own.cidr.addr {
+                IpAddr::V4(addr) => self.announce_v4(cx, addr),
+                IpAddr::V6(addr) => self.probe_v6(cx, addr),
             }
         }
         done
     }
 
     /// Bytes of the largest packet on the link.
-    fn link_mtu(&self, _remote: IpAddr) -> usize {
-        self.mtu
+    fn link_mtu(&self, remote: IpAddr) -> usize {
+        if remote.is_ipv4() { self.mtu } else { self.mtu_v6 }
     }
 
     /// Notes a problem with a packet whose headers are complete, for [`next`](Ip::next).

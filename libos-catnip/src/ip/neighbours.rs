@@ -263,6 +263,8 @@ impl Neighbours {
         let Some(&index) = self.index.get(&addr) else { return VecDeque::new() };
         let entry = &mut self.entries[index as usize];
         let until = now + self.reachable;
+        // An answer counts as one only if there was a question.
+        let solicited = advert.solicited && matches!(entry.state, State::Incomplete | State::Probe);
         entry.heard = now;
         match (entry.state, advert.mac) {
             (State::Idle | State::Incomplete, None) => return VecDeque::new(),
@@ -273,7 +275,7 @@ impl Neighbours {
             }
             (State::Incomplete, Some(mac)) => {
                 entry.mac = mac;
-                entry.state = if advert.solicited { State::Reachable } else { State::Stale };
+                entry.state = if solicited { State::Reachable } else { State::Stale };
                 entry.until = until;
             }
             (State::Reachable | State::Stale | State::Delay | State::Probe, mac) => {
@@ -289,7 +291,7 @@ impl Neighbours {
                     Some(mac) => entry.mac = mac,
                     None => {}
                 }
-                if advert.solicited {
+                if solicited {
                     entry.state = State::Reachable;
                     entry.until = until;
                 } else if other.is_some() {
@@ -332,6 +334,11 @@ impl Neighbours {
         }
         self.due = next;
         None
+    }
+
+    /// For how long an answer is good, as a router says: RFC 4861 §6.3.4.
+    pub(super) fn set_reachable(&mut self, time: Duration) {
+        self.reachable = time.clamp(Duration::from_secs(1), Duration::from_secs(3600));
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {

@@ -202,6 +202,12 @@ impl Routes {
         }
     }
 
+    /// Whether there is a route by an origin.
+    pub(super) fn has_route(&self, to: Cidr, via: Option<IpAddr>, origin: Origin) -> bool {
+        let to = to.network();
+        self.routes.iter().any(|known| known.to == to && known.via == via && known.origin == origin)
+    }
+
     /// How many routes there are of an origin.
     pub(super) fn count(&self, origin: Origin) -> usize {
         self.routes.iter().filter(|route| route.origin == origin).count()
@@ -220,7 +226,7 @@ impl Routes {
 
     /// When something expires, or is to be announced.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        let announced = self.own.iter().filter(|own| own.announce > 0).map(|own| own.next);
+        let announced = self.own.iter().filter(|own| own.announce > 0 || own.optimistic).map(|own| own.next);
         let valid = self.own.iter().filter_map(|own| own.valid);
         announced.chain(valid).chain(self.routes.iter().filter_map(|route| route.until)).min()
     }

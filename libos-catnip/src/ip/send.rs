@@ -1,6 +1,6 @@
 //! Packets on their way out: headers, fragments, loop-back.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use demi_api::error::Error;
 use demi_api::libos::Cx;
@@ -58,11 +58,16 @@ impl Ip {
             protocol: packet.protocol,
             ecn: packet.ecn,
             dont_fragment: packet.dont_fragment,
-            hop_limit: self.hop_limit,
+            hop_limit: self.hop_limit(path),
             len: len + ETHERNET - path.headroom(),
         };
         self.fill(path, &mut packet.head, header);
         self.transmit(cx, path, packet.head, packet.body, packet.checksum);
+    }
+
+    #[inline]
+    fn hop_limit(&self, path: &Path) -> u8 {
+        if path.local.is_ipv4() { self.hop_limit } else { self.hop_limit_v6 }
     }
 
     /// Fills in the headers of a packet that is not a fragment.
@@ -75,17 +80,7 @@ impl Ip {
                 fill_v4(&self.mac, head, local, remote, header, part);
             }
             (IpAddr::V6(local), IpAddr::V6(remote)) => {
-                let Some(head) = head.first_chunk_mut::<{ ETHERNET + IPV6 }>() else { return };
-                fill_ethernet(&self.mac, head, EthernetProtocol::Ipv6);
-                let mut ip = Ipv6Packet::new_unchecked(&mut head[ETHERNET..]);
-                ip.set_version(6);
-                ip.set_traffic_class(header.ecn);
-                ip.set_flow_label(0);
-                ip.set_payload_len(header.len as u16);
-                ip.set_next_header(IpProtocol::from(header.protocol));
-                ip.set_hop_limit(header.hop_limit);
-                ip.set_src_addr(local);
-                ip.set_dst_addr(remote);
+                fill_v6(&self.mac, head, local, remote, header);
             }
             // A path is within one family.
             _ => {}
@@ -234,7 +229,7 @@ impl Ip {
                 protocol: packet.protocol,
                 ecn: packet.ecn,
                 dont_fragment: false,
-                hop_limit: self.hop_limit,
+                hop_limit: self.hop_limit(path),
                 len: len + extra,
             };
             let part = Part { ident, offset, more: !rest.is_empty() };
@@ -278,6 +273,21 @@ fn fill_ethernet(mac: &[u8; 6], head: &mut [u8], protocol: EthernetProtocol) {
     let mut ethernet = EthernetFrame::new_unchecked(head);
     ethernet.set_src_addr(EthernetAddress(*mac));
     ethernet.set_ethertype(protocol);
+}
+
+#[inline]
+pub(super) fn fill_v6(mac: &[u8; 6], head: &mut [u8], local: Ipv6Addr, remote: Ipv6Addr, header: Header) {
+    let Some(head) = head.first_chunk_mut::<{ ETHERNET + IPV6 }>() else { return };
+    fill_ethernet(mac, head, EthernetProtocol::Ipv6);
+    let mut ip = Ipv6Packet::new_unchecked(&mut head[ETHERNET..]);
+    ip.set_version(6);
+    ip.set_traffic_class(header.ecn);
+    ip.set_flow_label(0);
+    ip.set_payload_len(header.len as u16);
+    ip.set_next_header(IpProtocol::from(header.protocol));
+    ip.set_hop_limit(header.hop_limit);
+    ip.set_src_addr(local);
+    ip.set_dst_addr(remote);
 }
 
 #[inline]

@@ -7,7 +7,8 @@ use demi_api::sga::SgArray;
 use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol, Ipv4Packet};
 
 use super::addr::{Cast, is_unicast4};
-use super::{CONTIGUOUS, Datagram, ETHERNET, ICMP, IPV4, Ip, Received, TCP, UDP, checksum, segments};
+use super::fragments::Key;
+use super::{CONTIGUOUS, Datagram, ETHERNET, Fault, ICMP, IPV4, Ip, Received, TCP, UDP, checksum, segments};
 use crate::device::{Checksum, Frame};
 
 /// How a packet came.
@@ -115,14 +116,17 @@ impl Ip {
             self.counters.foreign += 1;
             return Received::Nothing;
         };
-        if fragment {
-            self.counters.fragments += 1;
-            return Received::Nothing;
-        }
+        let part = fragment.then(|| (ip.ident(), usize::from(ip.frag_offset()), ip.more_frags()));
         segments::truncate(&mut data, ETHERNET + total);
         data.advance(ETHERNET + header_len);
         let (local, remote) = (local.into(), remote.into());
-        self.deliver(cx, Datagram { local, remote, protocol, ecn, checksum, cast, data })
+        let datagram = Datagram { local, remote, protocol, ecn, checksum, cast, data };
+        let Some((ident, offset, more)) = part else { return self.deliver(cx, datagram) };
+        let key = Key { local, remote, ident: ident.into(), protocol };
+        match self.join(cx, key, datagram, offset, more) {
+            Some(whole) => self.deliver(cx, whole),
+            None => Received::Nothing,
+        }
     }
 
     /// Gives a packet's content to whom its protocol belongs.
@@ -139,7 +143,7 @@ impl Ip {
             }
             ICMP if datagram.local.is_ipv4() => self.receive_icmp4(cx, datagram),
             _ => {
-                self.reject_protocol(cx, &datagram);
+                self.reject(cx, &datagram, Fault::Protocol);
                 Received::Nothing
             }
         }

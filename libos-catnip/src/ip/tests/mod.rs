@@ -3,7 +3,6 @@
 mod arp;
 mod v4;
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use demi_api::memalloc::{Heap, HeapConfig};
