@@ -50,6 +50,8 @@ counters! {
     solicitations: "ip_solicitations_sent",
     /// ARP and NDP messages that are not taken seriously.
     neighbour_refused: "ip_neighbour_messages_refused",
+    /// DHCP messages that are not for us, or that do not add up.
+    dhcp_refused: "dhcp_messages_refused",
     /// ICMP echo requests answered.
     echoes: "icmp_echo_replies_sent",
     /// ICMP errors sent.

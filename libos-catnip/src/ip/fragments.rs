@@ -91,7 +91,7 @@ impl Fragments {
         let len = part.data.len();
         let end = part.offset + len;
         // Parts are in units of eight bytes, but for the last one.
-        if self.max == 0 || len == 0 || end > MOST || (part.more && len % 8 != 0) {
+        if self.max == 0 || len == 0 || end > MOST || (part.more && !len.is_multiple_of(8)) {
             self.given_up += 1;
             return None;
         }

@@ -25,6 +25,7 @@ mod autoconf;
 pub(crate) mod checksum;
 mod config;
 mod counters;
+mod dhcp;
 mod face;
 mod fragments;
 mod icmp4;
@@ -57,6 +58,7 @@ pub(crate) use self::path::{Path, pseudo_sum};
 use self::addr::Cidr;
 use self::autoconf::Autoconf;
 use self::counters::Counters;
+use self::dhcp::Dhcp;
 use self::fragments::Fragments;
 use self::limiter::Limiter;
 use self::mtu::PathMtus;
@@ -105,6 +107,7 @@ pub(crate) struct Ip {
     routes: Routes,
     neighbours: Neighbours,
     autoconf: Autoconf,
+    dhcp: Option<Dhcp>,
     fragments: Fragments,
     mtus: PathMtus,
     errors: Limiter,
@@ -238,6 +241,7 @@ impl Ip {
             routes: Routes::default(),
             neighbours: Neighbours::new(config, rng),
             autoconf: Autoconf::new(config.slaac, &config.slaac_secret, caps.mac),
+            dhcp: config.dhcp.then(Dhcp::new),
             fragments: Fragments::new(config),
             mtus: PathMtus::new(config.path_mtus_max, rng),
             errors: Limiter::new(config.icmp_errors_per_s),
@@ -320,7 +324,7 @@ impl Ip {
         if self.mtus.expire(cx.now) {
             self.routes.change();
         }
-        done += self.expire_fragments(cx) + self.announce(cx) + self.ask_routers(cx);
+        done += self.expire_fragments(cx) + self.poll_dhcp(cx) + self.announce(cx) + self.ask_routers(cx);
         self.quiet = self.timer().unwrap_or(Instant::from_nanos(u64::MAX));
         done
     }
@@ -340,6 +344,7 @@ impl Ip {
             self.mtus.deadline(),
             self.fragments.deadline(),
             self.autoconf.deadline(),
+            self.dhcp.as_ref().and_then(Dhcp::deadline),
         ];
         deadlines.into_iter().flatten().min()
     }

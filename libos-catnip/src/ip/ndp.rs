@@ -89,19 +89,14 @@ impl Ip {
         }
         let Some(optimistic) = optimistic else { return Some(()) };
         let flags = SOLICITED | if optimistic { 0 } else { OVERRIDE };
-        match source {
+        let known = source.or_else(|| {
+            let place = self.neighbours.place(from.into(), cx.now)?;
+            self.neighbours.reachable(place, cx.now)
+        });
+        match known {
             Some(mac) => self.advertise(cx, mac, target, from, flags),
-            // He has not said where he is: ask, as he will ask again.
-            None => match self.neighbours.place(from.into(), cx.now) {
-                Some(place) => match self.neighbours.reachable(place, cx.now) {
-                    Some(mac) => self.advertise(cx, mac, target, from, flags),
-                    // RFC 4429 §3.3: to the group, as an answer that he does not wait for.
-                    None => {
-                        self.advertise(cx, group_mac(ALL_NODES.into()), target, ALL_NODES, flags & OVERRIDE)
-                    }
-                },
-                None => {}
-            },
+            // He has not said where he is. RFC 4861 §7.2.4: to all, as an answer that nobody waits for.
+            None => self.advertise(cx, group_mac(ALL_NODES.into()), target, ALL_NODES, flags & OVERRIDE),
         }
         Some(())
     }

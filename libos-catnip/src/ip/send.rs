@@ -35,10 +35,10 @@ pub(super) struct Header {
 
 /// Where a fragment belongs.
 #[derive(Clone, Copy)]
-struct Part {
-    ident: u32,
-    offset: u16,
-    more: bool,
+pub(super) struct Part {
+    pub(super) ident: u32,
+    pub(super) offset: u16,
+    pub(super) more: bool,
 }
 
 impl Ip {
@@ -291,7 +291,14 @@ pub(super) fn fill_v6(mac: &[u8; 6], head: &mut [u8], local: Ipv6Addr, remote: I
 }
 
 #[inline]
-fn fill_v4(mac: &[u8; 6], head: &mut [u8], local: Ipv4Addr, remote: Ipv4Addr, header: Header, part: Part) {
+pub(super) fn fill_v4(
+    mac: &[u8; 6],
+    head: &mut [u8],
+    local: Ipv4Addr,
+    remote: Ipv4Addr,
+    header: Header,
+    part: Part,
+) {
     let Some(head) = head.first_chunk_mut::<{ ETHERNET + IPV4 }>() else { return };
     fill_ethernet(mac, head, EthernetProtocol::Ipv4);
     let mut ip = Ipv4Packet::new_unchecked(&mut head[ETHERNET..]);

@@ -7,6 +7,7 @@ use demi_api::sga::SgArray;
 use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol, Ipv4Packet};
 
 use super::addr::{Cast, is_unicast4};
+use super::dhcp::is_dhcp;
 use super::fragments::Key;
 use super::{CONTIGUOUS, Datagram, ETHERNET, Fault, ICMP, IPV4, Ip, Received, TCP, UDP, checksum, segments};
 use crate::device::{Checksum, Frame};
@@ -88,6 +89,7 @@ impl Ip {
         let (remote, local) = (ip.src_addr(), ip.dst_addr());
         let (protocol, ecn) = (header[9], header[1] & 3);
         let fragment = ip.more_frags() || ip.frag_offset() != 0;
+        let part = fragment.then(|| (ip.ident(), usize::from(ip.frag_offset()), ip.more_frags()));
 
         // RFC 1122 §3.2.1.3, RFC 1812 §5.3.7.
         let strange = !is_unicast4(remote)
@@ -96,6 +98,15 @@ impl Ip {
             || self.routes.is_broadcast(remote);
         if strange && !link.looped {
             return self.martian();
+        }
+        if self.dhcp.is_some() && protocol == UDP && part.is_none() && !link.looped {
+            let content = packet.get(header_len..).and_then(|content| content.first_chunk());
+            if is_dhcp(content) {
+                segments::truncate(&mut data, ETHERNET + total);
+                data.advance(ETHERNET + header_len);
+                self.receive_dhcp(cx, remote, local, data, checksum);
+                return Received::Nothing;
+            }
         }
         let cast = if self.routes.is_own4(local) {
             // RFC 1122 §3.3.6: what is for one host does not come to all.
@@ -116,7 +127,6 @@ impl Ip {
             self.counters.foreign += 1;
             return Received::Nothing;
         };
-        let part = fragment.then(|| (ip.ident(), usize::from(ip.frag_offset()), ip.more_frags()));
         segments::truncate(&mut data, ETHERNET + total);
         data.advance(ETHERNET + header_len);
         let (local, remote) = (local.into(), remote.into());

@@ -8,9 +8,9 @@ use smoltcp::wire::{Ipv6FragmentHeader, Ipv6Packet};
 use super::addr::{ALL_NODES, Cast, is_unicast6};
 use super::fragments::{Key, Part};
 use super::icmp6::PARAMETER;
-use super::v4::{Link, first};
-use super::{CONTIGUOUS, Datagram, ETHERNET, Fault, ICMP6, IPV6, Ip, Received, TCP, UDP, segments};
-use crate::device::Frame;
+use super::v4::{Link, first, is_open};
+use super::{CONTIGUOUS, Datagram, ETHERNET, Fault, ICMP, ICMP6, IPV6, Ip, Received, TCP, UDP, segments};
+use crate::device::{Checksum, Frame};
 
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
@@ -34,7 +34,8 @@ impl Ip {
         }
         let (remote, local) = (ip.src_addr(), ip.dst_addr());
         let (protocol, ecn, hop_limit) = (header[6], ip.traffic_class() & 3, ip.hop_limit());
-        let Some(cast) = self.cast_v6(remote, local, link) else { return Received::Nothing };
+        let discovery = protocol == ICMP6 && hop_limit == 255;
+        let Some(cast) = self.cast_v6(remote, local, link, discovery) else { return Received::Nothing };
         segments::truncate(&mut data, ETHERNET + total);
         data.advance(ETHERNET + IPV6);
         let (local, remote) = (local.into(), remote.into());
@@ -47,11 +48,13 @@ impl Ip {
 
     /// To whom a packet is, if its addresses can be.
     #[inline]
-    fn cast_v6(&mut self, remote: Ipv6Addr, local: Ipv6Addr, link: Link) -> Option<Cast> {
+    fn cast_v6(&mut self, remote: Ipv6Addr, local: Ipv6Addr, link: Link, discovery: bool) -> Option<Cast> {
         if !link.looped {
             // RFC 4291 §2.5 and §2.7. Nobody has the unspecified address, but one who looks for his own asks from it.
-            let strange = !is_unicast6(remote) && !(remote.is_unspecified() && local.is_multicast());
-            if strange || remote.is_loopback() || local.is_loopback() || self.routes.is_own6(remote) {
+            let possible = is_unicast6(remote) || remote.is_unspecified() && local.is_multicast();
+            // Another that has an address of ours says so from that address.
+            let stolen = !discovery && self.routes.is_own6(remote);
+            if !possible || stolen || remote.is_loopback() || local.is_loopback() {
                 self.martian();
                 return None;
             }
@@ -173,11 +176,10 @@ impl Ip {
         self.counters.fragments += 1;
         self.quiet = Default::default();
         let Datagram { local, remote, protocol, ecn, checksum, cast, data } = datagram;
-        let vouched = !super::v4::is_open(checksum);
+        let vouched = !is_open(checksum);
         let part = Part { offset, more, data, protocol, ecn, vouched };
         let whole = self.fragments.add(cx.heap, key, part, cx.now)?;
-        let checksum =
-            if whole.vouched { crate::device::Checksum::Verified } else { crate::device::Checksum::Unknown };
+        let checksum = if whole.vouched { Checksum::Verified } else { Checksum::Unknown };
         let Part { protocol, ecn, data, .. } = whole;
         Some(Datagram { local, remote, protocol, ecn, checksum, cast, data })
     }
@@ -198,11 +200,11 @@ impl Ip {
                 remote: key.remote,
                 protocol: part.protocol,
                 ecn: part.ecn,
-                checksum: crate::device::Checksum::Unknown,
+                checksum: Checksum::Unknown,
                 cast,
                 data: part.data,
             };
-            if datagram.protocol != super::ICMP && datagram.protocol != ICMP6 {
+            if datagram.protocol != ICMP && datagram.protocol != ICMP6 {
                 self.reject(cx, &datagram, Fault::Reassembly);
             }
         }

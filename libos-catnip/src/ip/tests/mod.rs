@@ -1,7 +1,10 @@
 //! Two stacks on a wire, frames made by hand, and a clock that jumps.
 
 mod arp;
+mod dhcp;
+mod hostile;
 mod v4;
+mod v6;
 
 use std::time::Duration;
 
@@ -186,7 +189,7 @@ pub(super) fn ipv4_options(
     options: &[u8],
     payload: &[u8],
 ) -> Vec<u8> {
-    assert!(options.len() % 4 == 0);
+    assert!(options.len().is_multiple_of(4));
     let header_len = 20 + options.len();
     let mut packet = vec![0x40 | (header_len / 4) as u8, 0];
     packet.extend(((header_len + payload.len()) as u16).to_be_bytes());
@@ -200,6 +203,24 @@ pub(super) fn ipv4_options(
     packet[10..12].copy_from_slice(&sum.to_be_bytes());
     packet.extend(payload);
     packet
+}
+
+/// An IPv6 packet.
+pub(super) fn ipv6(from: &str, to: &str, protocol: u8, hop_limit: u8, payload: &[u8]) -> Vec<u8> {
+    let octets = |text: &str| text.parse::<std::net::Ipv6Addr>().unwrap().octets();
+    let mut packet = vec![0x60, 0, 0, 0];
+    packet.extend((payload.len() as u16).to_be_bytes());
+    packet.extend([protocol, hop_limit]);
+    packet.extend(octets(from));
+    packet.extend(octets(to));
+    packet.extend(payload);
+    packet
+}
+
+/// An ICMPv6 packet with a right checksum.
+pub(super) fn icmpv6(from: &str, to: &str, hop_limit: u8, message: &[u8]) -> Vec<u8> {
+    let pseudo = path::pseudo_sum(addr(from), addr(to), ICMP6, message.len());
+    ipv6(from, to, ICMP6, hop_limit, &summed(message.to_vec(), pseudo))
 }
 
 /// Fills in the checksum of an ICMP message.
