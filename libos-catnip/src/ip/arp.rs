@@ -57,7 +57,7 @@ impl Ip {
             }
             return;
         }
-        if !is_unicast4(from) || !self.routes.on_link(from.into()) {
+        if !is_unicast4(from) || self.routes.is_broadcast(from) || !self.routes.on_link(from.into()) {
             self.counters.neighbour_refused += 1;
             return;
         }

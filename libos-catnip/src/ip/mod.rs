@@ -77,6 +77,9 @@ pub(crate) const IPV6: usize = 40;
 const LOOP_MTU: usize = 65535;
 /// Packets to ourselves, and problems, that wait at the most.
 const QUEUE: usize = 1024;
+/// Things of one kind that are done in one turn.
+const TURN: usize = 64;
+const NEVER: Instant = Instant::from_nanos(u64::MAX);
 /// Bytes from the transport header on that are contiguous in a [`Datagram`].
 const CONTIGUOUS: usize = 60;
 /// RFC 5227 §1.1.
@@ -117,7 +120,7 @@ pub(crate) struct Ip {
     /// Packets to ourselves.
     looped: VecDeque<Frame>,
     problems: VecDeque<Problem>,
-    /// Nothing is to be done before.
+    /// No timer is due before; zero: to be found out.
     quiet: Instant,
     counters: Counters,
 }
@@ -301,14 +304,15 @@ impl Ip {
         self.routes.add_address(own)
     }
 
-    /// One bounded turn: timers, questions, announcements. Returns how much there was to do, what waits for
+    /// One bounded turn: timers, questions, announcements; of each kind 64 at the most. Returns how much there was to do, what waits for
     /// [`next`](Ip::next) included.
     pub(crate) fn poll(&mut self, cx: &mut Cx<'_>) -> usize {
         let mut done = self.looped.len() + self.problems.len();
         if cx.now < self.quiet {
             return done;
         }
-        while let Some(due) = self.neighbours.poll(cx.now) {
+        for _ in 0..TURN {
+            let Some(due) = self.neighbours.poll(cx.now) else { break };
             done += 1;
             match due {
                 Due::Ask(addr, known) => self.solicit(cx, addr, known),
@@ -325,16 +329,17 @@ impl Ip {
             self.routes.change();
         }
         done += self.expire_fragments(cx) + self.poll_dhcp(cx) + self.announce(cx) + self.ask_routers(cx);
-        self.quiet = self.timer().unwrap_or(Instant::from_nanos(u64::MAX));
+        self.quiet = self.timer().unwrap_or(NEVER);
         done
     }
 
-    /// When [`poll`](Ip::poll) must be called at the latest.
+    /// When [`poll`](Ip::poll) must be called at the latest. At once, if something changed since the last call.
+    #[inline]
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         if !self.looped.is_empty() || !self.problems.is_empty() {
             return Some(Instant::default());
         }
-        self.timer()
+        (self.quiet != NEVER).then_some(self.quiet)
     }
 
     fn timer(&self) -> Option<Instant> {

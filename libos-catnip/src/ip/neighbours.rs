@@ -24,6 +24,8 @@ pub(super) const RETRY: Duration = Duration::from_secs(1);
 const TRIES: u8 = 3;
 /// For how long a neighbour that is used again may show that it is there before it is asked.
 const FIRST_PROBE: Duration = Duration::from_secs(5);
+/// Entries among which one to be replaced is looked for.
+const SAMPLE: usize = 256;
 /// An entry through which something was sent since is in use.
 const IN_USE: Duration = Duration::from_secs(30);
 
@@ -141,6 +143,11 @@ pub(super) struct Neighbours {
     reachable: Duration,
     /// Not after the earliest timer.
     due: Option<Instant>,
+    /// Where the look at the timers goes on, and the earliest of those that were seen on the way.
+    cursor: usize,
+    seen: Option<Instant>,
+    /// Where the search for an entry to be replaced goes on.
+    hand: usize,
     /// Packets dropped since they waited with too many others.
     pub(super) overflows: u64,
     /// Entries replaced by others.
@@ -161,6 +168,9 @@ impl Neighbours {
             // RFC 4861 §6.3.2: not the same for all hosts, lest they ask at the same times.
             reachable: config.neighbour_timeout().mul_f64(0.5 + rng.f64()),
             due: None,
+            cursor: 0,
+            seen: None,
+            hand: 0,
             overflows: 0,
             evictions: 0,
             refusals: 0,
@@ -200,14 +210,16 @@ impl Neighbours {
             State::Reachable | State::Stale => {
                 entry.state = State::Delay;
                 entry.until = now + FIRST_PROBE;
-                self.due = earlier(self.due, entry.until);
+                let until = entry.until;
+                self.wake(until);
             }
             State::Delay | State::Probe => {}
             State::Idle => {
                 entry.state = State::Incomplete;
                 entry.tries = 1;
                 entry.until = now + RETRY;
-                self.due = earlier(self.due, entry.until);
+                let until = entry.until;
+                self.wake(until);
                 self.queue(place.index, packet);
                 return Sending::Ask;
             }
@@ -302,19 +314,20 @@ impl Neighbours {
         self.release(index)
     }
 
-    /// One thing that is due; call until there is none.
+    /// One thing that is due. Call until there is none, or again later: all calls of one round together look once at
+    /// each entry.
     pub(super) fn poll(&mut self, now: Instant) -> Option<Due> {
         if self.due.is_none_or(|due| due > now) {
             return None;
         }
-        let mut next = None;
-        for index in 0..self.entries.len() {
-            let entry = &mut self.entries[index];
+        while let Some(entry) = self.entries.get_mut(self.cursor) {
+            let index = self.cursor as u32;
+            self.cursor += 1;
             if !matches!(entry.state, State::Incomplete | State::Delay | State::Probe) {
                 continue;
             }
             if entry.until > now {
-                next = earlier(next, entry.until);
+                self.seen = earlier(self.seen, entry.until);
                 continue;
             }
             let (state, tries) = match entry.state {
@@ -324,15 +337,17 @@ impl Neighbours {
             };
             if tries >= TRIES {
                 entry.state = State::Idle;
-                return Some(Due::Failed(self.release(index as u32)));
+                return Some(Due::Failed(self.release(index)));
             }
             entry.state = state;
             entry.tries = tries + 1;
             entry.until = now + RETRY;
+            self.seen = earlier(self.seen, entry.until);
             let known = (state == State::Probe).then_some(entry.mac);
             return Some(Due::Ask(entry.addr, known));
         }
-        self.due = next;
+        self.cursor = 0;
+        self.due = self.seen.take();
         None
     }
 
@@ -360,6 +375,12 @@ impl Neighbours {
     #[cfg(test)]
     pub(super) fn waiting(&self) -> usize {
         self.waiting
+    }
+
+    /// Notes a timer, for the look at them that may be under way as well.
+    fn wake(&mut self, until: Instant) {
+        self.due = earlier(self.due, until);
+        self.seen = earlier(self.seen, until);
     }
 
     fn queue(&mut self, index: u32, packet: Waiting) {
@@ -421,16 +442,25 @@ impl Neighbours {
     }
 
     /// The entry to be replaced: first those never used, then those that did not answer, then those not used of late,
-    /// and of each kind the oldest.
-    fn expendable(&self, now: Instant, ours: bool) -> Option<u32> {
+    /// and of each kind the oldest. In a large table that is so among a part of it, so that a flood costs little time;
+    /// all are looked at only if none of that part can go, and only for us.
+    fn expendable(&mut self, now: Instant, ours: bool) -> Option<u32> {
         let rank = |entry: &Entry| match (entry.used, entry.state) {
             (None, _) => Some((0, entry.heard)),
             (Some(_), _) if !ours => None,
             (Some(used), State::Idle | State::Incomplete) => Some((1, used)),
             (Some(used), _) => (now.since(used) > IN_USE).then_some((2, used)),
         };
-        let ranked = self.entries.iter().enumerate().filter_map(|(index, entry)| Some((rank(entry)?, index)));
-        ranked.min().map(|(_, index)| index as u32)
+        let count = self.entries.len();
+        let best = |range: &mut dyn Iterator<Item = usize>| {
+            let ranked = range.filter_map(|index| Some((rank(&self.entries[index])?, index)));
+            ranked.min().map(|(_, index)| index as u32)
+        };
+        let part = count.min(SAMPLE);
+        let found = best(&mut (self.hand..self.hand + part).map(|index| index % count));
+        let found = found.or_else(|| (ours && part < count).then(|| best(&mut (0..count))).flatten());
+        self.hand = (self.hand + part) % count;
+        found
     }
 }
 

@@ -9,7 +9,9 @@ use super::addr::{ALL_NODES, Cast, is_unicast6};
 use super::fragments::{Key, Part};
 use super::icmp6::PARAMETER;
 use super::v4::{Link, first, is_open};
-use super::{CONTIGUOUS, Datagram, ETHERNET, Fault, ICMP, ICMP6, IPV6, Ip, Received, TCP, UDP, segments};
+use super::{
+    CONTIGUOUS, Datagram, ETHERNET, Fault, ICMP, ICMP6, IPV6, Ip, Received, TCP, TURN, UDP, segments,
+};
 use crate::device::{Checksum, Frame};
 
 const HOP_BY_HOP: u8 = 0;
@@ -187,7 +189,8 @@ impl Ip {
     /// Fragments whose time has run out, and what their senders are told: RFC 1122 §3.3.2, RFC 8200 §4.5.
     pub(super) fn expire_fragments(&mut self, cx: &mut Cx<'_>) -> usize {
         let mut done = 0;
-        while let Some((key, first)) = self.fragments.expire(cx.now) {
+        for _ in 0..TURN {
+            let Some((key, first)) = self.fragments.expire(cx.now) else { break };
             done += 1;
             let Some(part) = first else { continue };
             let cast = match key.local {

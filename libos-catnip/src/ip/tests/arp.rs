@@ -284,3 +284,28 @@ fn a_neighbour_that_moved_is_followed() {
     host.send("10.0.0.2", &[0; 20]);
     assert_eq!(host.take()[0][..6], mac(3));
 }
+
+#[test]
+fn many_that_do_not_answer_are_given_up_in_bounded_turns() {
+    let limits = IpConfig { neighbours_max: 4096, ..config(&["10.0.0.1/8"]) };
+    let mut host = Host::with(1, &limits, &caps(1), &heap());
+    host.settle();
+    for n in 0..4000u16 {
+        let [high, low] = n.to_be_bytes();
+        host.send(&format!("10.2.{high}.{low}"), &[0; 20]);
+    }
+    assert_eq!(host.take().len(), 4000);
+    let (mut asked, mut failed) = (0, 0);
+    for _ in 0..500 {
+        host.pass(Duration::from_millis(20));
+        let frames = host.take().len();
+        assert!(frames <= TURN, "{frames} in one turn");
+        asked += frames;
+        while let Received::Problem(problem) = host.next() {
+            assert_eq!(problem.kind, ProblemKind::Unreachable(Unreachable::Host));
+            failed += 1;
+        }
+    }
+    assert_eq!((asked, failed, host.ip.neighbours.waiting()), (8000, 4000, 0));
+    assert_eq!(host.ip.next_deadline(), None);
+}

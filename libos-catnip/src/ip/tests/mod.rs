@@ -1,8 +1,10 @@
 //! Two stacks on a wire, frames made by hand, and a clock that jumps.
 
+mod allocation;
 mod arp;
 mod dhcp;
 mod hostile;
+mod sys;
 mod v4;
 mod v6;
 
