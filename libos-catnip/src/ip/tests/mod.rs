@@ -4,6 +4,7 @@ mod allocation;
 mod arp;
 mod dhcp;
 mod hostile;
+mod kernel;
 mod sys;
 mod v4;
 mod v6;

@@ -1,4 +1,4 @@
-//! An allocator that counts, for the tests of this crate.
+//! An allocator that counts, and a network of one's own.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -36,3 +36,9 @@ unsafe impl GlobalAlloc for Counting {
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
+
+/// Gives this thread a network of its own. False: it may not have one.
+pub(super) fn unshare_network() -> bool {
+    // SAFETY: the call takes one number, and changes nothing but which network this thread sees.
+    unsafe { libc::syscall(libc::SYS_unshare, libc::CLONE_NEWNET) == 0 }
+}
