@@ -414,6 +414,9 @@ impl Ip {
             if own.announce == 0 {
                 // Nobody has objected in time.
                 own.optimistic = false;
+                if let IpAddr::V6(addr) = own.cidr.addr {
+                    self.announce_v6(cx, addr);
+                }
                 continue;
             }
             own.announce -= 1;

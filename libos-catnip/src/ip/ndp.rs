@@ -162,6 +162,11 @@ impl Ip {
         self.put_icmp6(cx, group_mac(group.into()), Ipv6Addr::UNSPECIFIED, group, &message);
     }
 
+    /// Tells everyone that an address is ours: RFC 4861 §7.2.6.
+    pub(super) fn announce_v6(&mut self, cx: &mut Cx<'_>, addr: Ipv6Addr) {
+        self.advertise(cx, group_mac(ALL_NODES.into()), addr, ALL_NODES, OVERRIDE);
+    }
+
     fn advertise(&mut self, cx: &mut Cx<'_>, mac: [u8; 6], target: Ipv6Addr, to: Ipv6Addr, flags: u8) {
         let mut message = [0; 32];
         message[0] = ADVERTISEMENT;

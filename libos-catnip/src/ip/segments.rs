@@ -15,6 +15,15 @@ pub(super) fn truncate(data: &mut SgArray, len: usize) {
     }
 }
 
+/// Drops the first `len` bytes; there are no fewer.
+#[inline]
+pub(super) fn strip(data: &mut SgArray, len: usize) {
+    match data.segments_mut() {
+        [one] if one.len() > len => one.advance(len),
+        _ => data.advance(len),
+    }
+}
+
 /// Makes the first `len` bytes, or all, lie in the first segment.
 #[inline]
 pub(super) fn pull_up(heap: &Heap, data: &mut SgArray, len: usize) -> Result<(), Error> {
@@ -72,6 +81,10 @@ mod tests {
             let mut shorter = array.clone();
             truncate(&mut shorter, cut);
             prop_assert_eq!(shorter.to_vec(), &bytes[..cut.min(bytes.len())]);
+
+            let mut rest = array.clone();
+            strip(&mut rest, cut.min(bytes.len()));
+            prop_assert_eq!(rest.to_vec(), &bytes[cut.min(bytes.len())..]);
 
             let mut pulled = array.clone();
             pull_up(&heap, &mut pulled, cut).unwrap();

@@ -103,7 +103,7 @@ impl Ip {
             let content = packet.get(header_len..).and_then(|content| content.first_chunk());
             if is_dhcp(content) {
                 segments::truncate(&mut data, ETHERNET + total);
-                data.advance(ETHERNET + header_len);
+                segments::strip(&mut data, ETHERNET + header_len);
                 self.receive_dhcp(cx, remote, local, data, checksum);
                 return Received::Nothing;
             }
@@ -128,7 +128,7 @@ impl Ip {
             return Received::Nothing;
         };
         segments::truncate(&mut data, ETHERNET + total);
-        data.advance(ETHERNET + header_len);
+        segments::strip(&mut data, ETHERNET + header_len);
         let (local, remote) = (local.into(), remote.into());
         let datagram = Datagram { local, remote, protocol, ecn, checksum, cast, data };
         let Some((ident, offset, more)) = part else { return self.deliver(cx, datagram) };

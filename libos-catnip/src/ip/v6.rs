@@ -39,7 +39,7 @@ impl Ip {
         let discovery = protocol == ICMP6 && hop_limit == 255;
         let Some(cast) = self.cast_v6(remote, local, link, discovery) else { return Received::Nothing };
         segments::truncate(&mut data, ETHERNET + total);
-        data.advance(ETHERNET + IPV6);
+        segments::strip(&mut data, ETHERNET + IPV6);
         let (local, remote) = (local.into(), remote.into());
         let datagram = Datagram { local, remote, protocol, ecn, checksum, cast, data };
         match protocol {

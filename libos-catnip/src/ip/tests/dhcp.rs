@@ -2,6 +2,8 @@
 
 use std::net::Ipv4Addr;
 
+use proptest::prelude::*;
+
 use super::*;
 
 const SERVER: [u8; 4] = [10, 0, 0, 5];
@@ -228,4 +230,43 @@ fn terms_that_cannot_be_are_not_taken() {
     assert_eq!(host.ip.routes.route(addr("8.8.8.8")), None);
     host.settle();
     assert_eq!(host.ip.next_deadline(), None);
+}
+
+proptest! {
+    #[test]
+    fn mutated_answers_do_no_harm(steps in proptest::collection::vec(
+        (0u8..8, proptest::collection::vec((0usize..280, any::<u8>()), 0..4), 0usize..400, 0u64..2000), 1..40)) {
+        let mut host = client();
+        let mut exchange = [0; 4];
+        for (kind, changes, cut, pause) in steps {
+            host.pass(Duration::from_secs(pause));
+            for frame in host.take() {
+                if frame[12..14] == [8, 0] && frame[36..38] == [0, 67] {
+                    exchange = read(&frame).exchange;
+                }
+            }
+            let mut frame = answer(kind, exchange, OFFERED, TERMS);
+            // Without a checksum, whatever is in it counts.
+            frame[40..42].fill(0);
+            for (at, value) in changes {
+                let at = 42 + at % (frame.len() - 42);
+                frame[at] = value;
+            }
+            if cut < frame.len() && cut % 4 == 0 {
+                frame.truncate(cut);
+            }
+            host.hear(&frame);
+            host.take();
+            prop_assert!(host.ip.addresses().count() <= 1);
+            prop_assert!(host.ip.routes.count(Origin::Dhcp) <= 2);
+        }
+        for _ in 0..20 {
+            host.take();
+            while !matches!(host.next(), Received::Nothing) {}
+            host.pass(Duration::from_secs(1));
+        }
+        host.take();
+        while !matches!(host.next(), Received::Nothing) {}
+        prop_assert_eq!(host.ip.neighbours.waiting(), 0);
+    }
 }

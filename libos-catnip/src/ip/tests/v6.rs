@@ -294,7 +294,8 @@ fn addresses_are_asked_for_and_given_up_if_somebody_has_them() {
     assert_eq!(host.counter("ip_address_conflicts"), 1);
     // Nobody has the other; from then on it is defended.
     host.pass(Duration::from_secs(2));
-    host.take();
+    let (from, to, kind, flags, target, _) = read(&host.take()[0]);
+    assert_eq!((from, to, kind, flags), (target, addr::ALL_NODES, 136, 0x20));
     hear(&mut host, 2, &icmpv6("::", "ff02::1:ff00:1", 255, &ndp(135, 0, LINK1, None)));
     let (_, to, kind, flags, ..) = read(&host.take()[0]);
     assert_eq!((to, kind, flags), (addr::ALL_NODES, 136, 0x20));
