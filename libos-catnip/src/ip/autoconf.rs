@@ -203,6 +203,15 @@ impl Ip {
         self.routes.remove_routes(Origin::Router, |_, via| via == Some(IpAddr::V6(addr)));
     }
 
+    /// A neighbour does not answer: if it is a router, others are better, until it advertises itself again
+    /// (RFC 4861 §6.3.6). The only one stays.
+    pub(super) fn prefer_others(&mut self, addr: IpAddr) {
+        let default = Cidr { addr: ANY6, len: 0 };
+        if self.routes.has_other_router(default, addr, Origin::Router) {
+            self.routes.remove_routes(Origin::Router, |to, via| *to == default && via == Some(addr));
+        }
+    }
+
     /// Tries another address in place of one that somebody else has: RFC 7217 §6. Those made from the Ethernet address
     /// have no other.
     pub(super) fn another_address(&mut self, lost: Ipv6Addr) {

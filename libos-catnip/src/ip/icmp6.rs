@@ -25,6 +25,7 @@ const TIME_EXCEEDED: u8 = 3;
 const PARAMETER_PROBLEM: u8 = 4;
 const ECHO: u8 = 128;
 const ECHO_REPLY: u8 = 129;
+const QUERY: u8 = 130;
 
 /// Codes of parameter problems.
 pub(super) struct Parameter {
@@ -60,6 +61,10 @@ impl Ip {
                     datagram.local = path.local();
                 }
                 self.echo_reply(cx, datagram, ECHO_REPLY);
+                return Received::Nothing;
+            }
+            (QUERY, _) => {
+                self.receive_query(cx, datagram.remote, hop_limit);
                 return Received::Nothing;
             }
             (133..=137, _) => {

@@ -13,7 +13,7 @@
 //! | `addr`, `routes` | kinds of addresses; own ones, and the way to others |
 //! | `path`, `send` | what a connection keeps; headers, fragments, loop-back |
 //! | `v4`, `v6` | received packets, down to the transport header |
-//! | `neighbours`, `arp`, `ndp` | who has which Ethernet address |
+//! | `neighbours`, `arp`, `ndp`, `mld` | who has which Ethernet address; groups |
 //! | `icmp4`, `icmp6`, `limiter`, `mtu` | errors both ways, echo, path MTUs |
 //! | `fragments` | putting fragments together |
 //! | `dhcp`, `autoconf` | addresses that a server or a router gives |
@@ -31,6 +31,7 @@ mod fragments;
 mod icmp4;
 mod icmp6;
 mod limiter;
+mod mld;
 mod mtu;
 mod ndp;
 mod neighbours;
@@ -61,6 +62,7 @@ use self::counters::Counters;
 use self::dhcp::Dhcp;
 use self::fragments::Fragments;
 use self::limiter::Limiter;
+use self::mld::Why;
 use self::mtu::PathMtus;
 use self::neighbours::{Due, Neighbours, RETRY};
 use self::routes::{Origin, Own, Routes};
@@ -116,6 +118,8 @@ pub(crate) struct Ip {
     errors: Limiter,
     /// Announcements against those who take an address of ours.
     defences: Limiter,
+    /// Answers to who asks for listeners.
+    reports: Limiter,
     idents: Idents,
     /// Packets to ourselves.
     looped: VecDeque<Frame>,
@@ -249,6 +253,7 @@ impl Ip {
             mtus: PathMtus::new(config.path_mtus_max, rng),
             errors: Limiter::new(config.icmp_errors_per_s),
             defences: Limiter::every(DEFENCE),
+            reports: Limiter::every(RETRY),
             idents: Idents::new(rng),
             looped: VecDeque::new(),
             problems: VecDeque::new(),
@@ -316,7 +321,8 @@ impl Ip {
             done += 1;
             match due {
                 Due::Ask(addr, known) => self.solicit(cx, addr, known),
-                Due::Failed(waiting) => {
+                Due::Failed(addr, waiting) => {
+                    self.prefer_others(addr);
                     for packet in waiting {
                         self.counters.unanswered += 1;
                         self.problem_of_frame(&packet.head, ProblemKind::Unreachable(Unreachable::Host));
@@ -416,6 +422,7 @@ impl Ip {
                 own.optimistic = false;
                 if let IpAddr::V6(addr) = own.cidr.addr {
                     self.announce_v6(cx, addr);
+                    self.report_groups(cx, Some(addr), Why::New);
                 }
                 continue;
             }
@@ -423,7 +430,11 @@ impl Ip {
             own.next = cx.now + if own.optimistic { RETRY } else { ANNOUNCE };
             match own.cidr.addr {
                 IpAddr::V4(addr) => self.announce_v4(cx, addr),
-                IpAddr::V6(addr) => self.probe_v6(cx, addr),
+                IpAddr::V6(addr) => {
+                    // RFC 4862 §5.4.2: who asks also listens.
+                    self.report_groups(cx, Some(addr), Why::New);
+                    self.probe_v6(cx, addr);
+                }
             }
         }
         done

@@ -85,7 +85,7 @@ pub(super) enum Due {
     /// Ask: this Ethernet address, or everyone.
     Ask(IpAddr, Option<[u8; 6]>),
     /// The neighbour did not answer; this could not be sent.
-    Failed(VecDeque<Waiting>),
+    Failed(IpAddr, VecDeque<Waiting>),
 }
 
 /// What a neighbour says of itself.
@@ -337,7 +337,8 @@ impl Neighbours {
             };
             if tries >= TRIES {
                 entry.state = State::Idle;
-                return Some(Due::Failed(self.release(index)));
+                let addr = entry.addr;
+                return Some(Due::Failed(addr, self.release(index)));
             }
             entry.state = state;
             entry.tries = tries + 1;

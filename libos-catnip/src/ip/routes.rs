@@ -208,6 +208,14 @@ impl Routes {
         self.routes.iter().any(|known| known.to == to && known.via == via && known.origin == origin)
     }
 
+    /// Whether an origin knows another router to a prefix.
+    pub(super) fn has_other_router(&self, to: Cidr, than: IpAddr, origin: Origin) -> bool {
+        let other = |via: IpAddr| via != than;
+        self.routes
+            .iter()
+            .any(|known| known.to == to && known.origin == origin && known.via.is_some_and(other))
+    }
+
     /// How many routes there are of an origin.
     pub(super) fn count(&self, origin: Origin) -> usize {
         self.routes.iter().filter(|route| route.origin == origin).count()

@@ -272,7 +272,8 @@ fn an_advertisement_replaces_only_if_it_says_so() {
 fn addresses_are_asked_for_and_given_up_if_somebody_has_them() {
     let mut host = Host::new(1, &["fd00::1/64"]);
     host.poll();
-    let asked: Vec<_> = host.take().iter().map(|frame| read(frame)).collect();
+    let frames = host.take();
+    let asked: Vec<_> = frames.iter().filter(|frame| frame[20] == 58).map(|frame| read(frame)).collect();
     let targets: Vec<_> = asked
         .iter()
         .map(|(from, to, kind, _, target, options)| {
@@ -460,4 +461,70 @@ fn sources_are_of_the_destinations_scope_and_not_deprecated() {
     assert_eq!(source(&mut host, "2001:db8:1::5"), addr("2001:db8::ff:fe00:1"));
     host.pass(Duration::from_secs(11));
     assert_eq!(source(&mut host, "fd01::5"), addr("2001:db8::ff:fe00:1"), "the other is no longer preferred");
+}
+
+#[test]
+fn a_router_that_does_not_answer_is_left_for_another() {
+    let mut host = slaac("");
+    host.settle();
+    let other = "fe80::ff:fe00:8";
+    hear(&mut host, 9, &router(1800, &[("fd01::", 0xc0, 7200, 7200)], &[&[1, 1][..], &mac(9)].concat()));
+    let message = [&[134, 0, 0, 0, 64, 0, 7, 8][..], &[0; 8], &[1, 1], &mac(8)].concat();
+    hear(&mut host, 8, &icmpv6(other, "ff02::1", 255, &message));
+    assert_eq!(host.ip.routes.route(addr("2001:db8::9")), Some(addr(ROUTER)));
+    host.send("2001:db8::9", &[0; 20]);
+    for _ in 0..20 {
+        host.pass(Duration::from_secs(1));
+    }
+    assert_eq!(host.ip.routes.route(addr("2001:db8::9")), Some(addr(other)));
+    host.take();
+    host.send("2001:db8::9", &[0; 20]);
+    assert_eq!(host.take()[0][..6], mac(8));
+    // The only one stays, whether it answers or not.
+    for _ in 0..20 {
+        host.pass(Duration::from_secs(1));
+    }
+    assert_eq!(host.ip.routes.route(addr("2001:db8::9")), Some(addr(other)));
+}
+
+#[test]
+fn groups_are_reported_at_first_and_when_somebody_asks() {
+    /// Why, and the groups.
+    fn reports(frames: &[Vec<u8>]) -> Vec<(u8, Vec<Ipv6Addr>)> {
+        let reports = frames.iter().filter(|frame| frame[12..14] == [0x86, 0xdd] && frame[20] == 0);
+        reports
+            .map(|frame| {
+                assert_eq!((&frame[..6], frame[21]), (&[0x33, 0x33, 0, 0, 0, 0x16][..], 1));
+                assert_eq!(
+                    (&frame[38..54], &frame[54..62]),
+                    (&octets("ff02::16")[..], &[58, 0, 5, 2, 0, 0, 1, 0][..])
+                );
+                let from = Ipv6Addr::from(<[u8; 16]>::try_from(&frame[22..38]).unwrap());
+                let pseudo = path::pseudo_sum(from.into(), addr("ff02::16"), 58, frame.len() - 62);
+                assert_eq!(checksum::fold(pseudo + checksum::sum(&frame[62..])), 0xffff);
+                assert_eq!((frame[62], usize::from(frame[69])), (143, (frame.len() - 70) / 20));
+                let groups =
+                    frame[70..].chunks(20).map(|record| <[u8; 16]>::try_from(&record[4..]).unwrap().into());
+                (frame[70], groups.collect())
+            })
+            .collect()
+    }
+    let mut host = Host::new(1, &["fd00::1/64", "10.0.0.1/24"]);
+    host.poll();
+    let group: Ipv6Addr = "ff02::1:ff00:1".parse().unwrap();
+    assert_eq!(reports(&host.take()), [(4, vec![group]), (4, vec![group])]);
+    host.settle();
+    let query = [&[130, 0, 0, 0, 39, 16, 0, 0][..], &[0; 20]].concat();
+    let alert = |from: &str, hop_limit: u8| {
+        let pseudo = path::pseudo_sum(addr(from), addr("ff02::1"), 58, query.len());
+        let message = summed(query.clone(), pseudo);
+        ipv6(from, "ff02::1", 0, hop_limit, &[&[58, 0, 5, 2, 0, 0, 1, 0][..], &message].concat())
+    };
+    hear(&mut host, 9, &alert("fd00::9", 1));
+    hear(&mut host, 9, &alert(ROUTER, 64));
+    assert!(host.take().is_empty());
+    for _ in 0..10 {
+        hear(&mut host, 9, &alert(ROUTER, 1));
+    }
+    assert_eq!(reports(&host.take()), [(2, vec![group])]);
 }
