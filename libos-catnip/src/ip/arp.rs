@@ -124,6 +124,9 @@ impl Ip {
         mac: [u8; 6],
         about: Ipv4Addr,
     ) {
+        if self.is_congested() {
+            return;
+        }
         let Ok(mut head) = cx.heap.alloc(ETHERNET + ARP) else {
             self.counters.no_memory += 1;
             return;

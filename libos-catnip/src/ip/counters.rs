@@ -44,6 +44,8 @@ counters! {
     unanswered: "ip_neighbour_unanswered",
     /// Packets dropped for want of memory, or of room in a queue.
     no_memory: "ip_no_memory",
+    /// Answers not given, as the device does not keep up.
+    unanswering: "ip_answers_dropped",
     /// Somebody else uses an address of ours.
     conflicts: "ip_address_conflicts",
     /// Questions for Ethernet addresses.

@@ -68,6 +68,9 @@ impl Ip {
 
     /// Answers an echo request; what it carries goes back where it lies.
     pub(super) fn echo_reply(&mut self, cx: &mut Cx<'_>, mut datagram: Datagram, kind: u8) {
+        if self.is_congested() {
+            return;
+        }
         let Ok(mut path) = self.path(cx, Some(datagram.local), datagram.remote) else { return };
         let headroom = path.headroom();
         let Ok(mut head) = cx.heap.alloc(headroom + HEADER) else {
@@ -105,7 +108,11 @@ impl Ip {
     /// Tells the sender of a datagram what is wrong with it.
     pub(super) fn reject(&mut self, cx: &mut Cx<'_>, datagram: &Datagram, fault: Fault) {
         // RFC 1122 §3.2.2, RFC 4443 §2.4 (e): not about what came to many, or not from one.
-        if datagram.cast != Cast::Unicast || datagram.remote.is_unspecified() || !self.errors.allow(cx.now) {
+        if datagram.cast != Cast::Unicast
+            || datagram.remote.is_unspecified()
+            || !self.errors.allow(cx.now)
+            || self.is_congested()
+        {
             self.counters.errors_limited += 1;
             return;
         }

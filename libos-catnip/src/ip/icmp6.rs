@@ -150,6 +150,9 @@ impl Ip {
         to: Ipv6Addr,
         message: &[u8],
     ) {
+        if self.is_congested() {
+            return;
+        }
         let Ok(mut head) = cx.heap.alloc(ETHERNET + IPV6 + message.len()) else {
             self.counters.no_memory += 1;
             return;

@@ -79,6 +79,8 @@ pub(crate) const IPV6: usize = 40;
 const LOOP_MTU: usize = 65535;
 /// Packets to ourselves, and problems, that wait at the most.
 const QUEUE: usize = 1024;
+/// With more frames than these to be transmitted, strangers get no answers.
+const CONGESTED: usize = 4096;
 /// Things of one kind that are done in one turn.
 const TURN: usize = 64;
 const NEVER: Instant = Instant::from_nanos(u64::MAX);
@@ -309,8 +311,8 @@ impl Ip {
         self.routes.add_address(own)
     }
 
-    /// One bounded turn: timers, questions, announcements; of each kind 64 at the most. Returns how much there was to do, what waits for
-    /// [`next`](Ip::next) included.
+    /// One bounded turn: timers, questions, announcements; of each kind 64 at the most. Returns how much there was to
+    /// do, what waits for [`next`](Ip::next) included.
     pub(crate) fn poll(&mut self, cx: &mut Cx<'_>) -> usize {
         let mut done = self.looped.len() + self.problems.len();
         if cx.now < self.quiet {
@@ -443,6 +445,13 @@ impl Ip {
     /// Bytes of the largest packet on the link.
     fn link_mtu(&self, remote: IpAddr) -> usize {
         if remote.is_ipv4() { self.mtu } else { self.mtu_v6 }
+    }
+
+    /// Whether an answer is better not given, since the device does not keep up: whoever asks would fill the memory.
+    fn is_congested(&mut self) -> bool {
+        let congested = self.outbox.len() >= CONGESTED;
+        self.counters.unanswering += u64::from(congested);
+        congested
     }
 
     /// Notes a problem with a packet whose headers are complete, for [`next`](Ip::next).

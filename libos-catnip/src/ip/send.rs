@@ -284,10 +284,10 @@ pub(super) fn fill_v6(mac: &[u8; 6], head: &mut [u8], local: Ipv6Addr, remote: I
     ip.set_traffic_class(header.ecn);
     ip.set_flow_label(0);
     ip.set_payload_len(header.len as u16);
-    ip.set_next_header(IpProtocol::from(header.protocol));
     ip.set_hop_limit(header.hop_limit);
     ip.set_src_addr(local);
     ip.set_dst_addr(remote);
+    head[ETHERNET + 6] = header.protocol;
 }
 
 #[inline]
@@ -313,10 +313,10 @@ pub(super) fn fill_v4(
     ip.set_more_frags(part.more);
     ip.set_frag_offset(part.offset);
     ip.set_hop_limit(header.hop_limit);
-    ip.set_next_header(IpProtocol::from(header.protocol));
     ip.set_checksum(0);
     ip.set_src_addr(local);
     ip.set_dst_addr(remote);
+    head[ETHERNET + 9] = header.protocol;
     let sum = !checksum::fold(checksum::sum(&head[ETHERNET..]));
     Ipv4Packet::new_unchecked(&mut head[ETHERNET..]).set_checksum(sum);
 }

@@ -141,6 +141,21 @@ fn the_valid_frames_are_understood() {
     bounds(&mut host);
 }
 
+#[test]
+fn whoever_asks_while_the_device_is_stuck_fills_no_memory() {
+    let mut host = Host::with(1, &limits(), &caps(1), &heap());
+    host.settle();
+    let frames = valid();
+    for n in 0..20_000 {
+        let frame = Frame::new(SgArray::copy_from(&host.heap, &frames[n % frames.len()]).unwrap());
+        host.run(|ip, cx| ip.receive(cx, frame));
+        assert!(host.ip.outbox.len() <= CONGESTED);
+    }
+    assert!(host.counter("ip_answers_dropped") > 0);
+    host.take();
+    bounds(&mut host);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
