@@ -112,7 +112,7 @@ impl Catnip {
                 let mut env = Env { cx, ip: &mut self.ip, queues: &mut self.queues };
                 self.tcp.problem(&mut env, &problem);
             }
-            Received::Problem(problem) => self.udp.problem(cx, &problem),
+            Received::Problem(problem) => self.udp.problem(cx, &mut self.ip, &problem),
         }
     }
 }

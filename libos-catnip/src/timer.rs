@@ -84,6 +84,7 @@ impl<K: Copy> Wheel<K> {
     }
 
     /// How many timers there are.
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.armed
     }

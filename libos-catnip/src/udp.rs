@@ -352,7 +352,7 @@ impl Udp {
     }
 
     /// An ICMP error about a datagram of ours: RFC 1122 §4.1.3.3.
-    pub(crate) fn problem(&mut self, cx: &mut Cx<'_>, problem: &Problem) {
+    pub(crate) fn problem(&mut self, cx: &mut Cx<'_>, ip: &mut Ip, problem: &Problem) {
         let port = u16::from_be_bytes([problem.quoted[0], problem.quoted[1]]);
         let to = u16::from_be_bytes([problem.quoted[2], problem.quoted[3]]);
         let peer = SocketAddr::new(problem.remote, to);
@@ -363,7 +363,7 @@ impl Udp {
         };
         let Some(socket) = self.sockets.get_mut(*key) else { return };
         let error = match problem.kind {
-            ProblemKind::TooBig(_) => return,
+            ProblemKind::TooBig(_) => return ip.learn_mtu(cx.now, problem),
             ProblemKind::Unreachable(_) if problem.is_refusal() => Error::ConnectionRefused,
             ProblemKind::Unreachable(_) | ProblemKind::TimeExceeded => Error::Unreachable,
         };

@@ -243,9 +243,8 @@ fn results_in_hand_leave_the_libos_its_turns() {
     std::thread::sleep(Duration::from_millis(5));
     let interrupted = (0..100).any(|_| {
         let token = demi.push(client, demi.copy_from(b"y").unwrap()).unwrap();
-        let outcome = demi.wait(token, Some(Duration::from_secs(1)));
-        if outcome.is_err() {
-            assert_eq!(outcome.unwrap_err(), Error::Interrupted);
+        if let Err(error) = demi.wait(token, Some(Duration::from_secs(1))) {
+            assert_eq!(error, Error::Interrupted);
             completion(&demi, token).pushed().unwrap();
             return true;
         }

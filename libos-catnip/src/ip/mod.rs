@@ -381,6 +381,7 @@ impl Ip {
     }
 
     /// Own addresses, without those of loop-back.
+    #[cfg(test)]
     pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
         self.routes.own().iter().map(|own| own.cidr.addr)
     }

@@ -366,10 +366,6 @@ impl Connection {
         }
     }
 
-    pub(crate) fn has_pops(&self) -> bool {
-        !self.received.pops.is_empty()
-    }
-
     /// Recalls an operation. False: it is too far under way.
     pub(crate) fn cancel(&mut self, token: QToken) -> bool {
         if let Some(place) = self.received.pops.iter().position(|pop| pop.token == token) {

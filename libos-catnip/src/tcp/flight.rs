@@ -205,3 +205,16 @@ impl Flight {
         *self = Flight::default();
     }
 }
+
+/// The duplicate that an acknowledgment reports, RFC 2883 §4: its first block, if that lies below the cumulative
+/// acknowledgment or within the second block.
+#[inline]
+pub(crate) fn dsack(blocks: &[Block], ack: SeqNum) -> Option<Block> {
+    let (&(left, right), others) = blocks.split_first()?;
+    // A block that ends before it begins reports nothing.
+    if left >= right {
+        return None;
+    }
+    let within = others.first().is_some_and(|other| other.0 <= left && right <= other.1);
+    (right <= ack || within).then_some((left, right))
+}

@@ -9,9 +9,9 @@ use demi_api::time::Instant;
 
 use super::congestion::Acked;
 use super::conn::{Connection, Fin, Io, LossTimer, State, Timer};
-use super::flight::Sent;
+use super::flight::{Sent, dsack};
 use super::rack::{self, Fate, Probe, Reordering};
-use super::scoreboard::dsack;
+
 use super::segment::{Block, Flags, Segment};
 use super::seq::SeqNum;
 
@@ -20,6 +20,9 @@ const TIMESTAMP_AGE: Duration = Duration::from_secs(24 * 24 * 3600);
 
 /// How long an acknowledgement waits for data to go with it: RFC 9293 §3.8.6.3 allows 500 ms.
 const DELAYED_ACK: Duration = Duration::from_millis(20);
+
+/// Progress after so long a pause shows that the neighbour is still there: RFC 4861 §7.3.1.
+const CONFIRM: Duration = Duration::from_secs(1);
 
 /// ECN field of the IP header: congestion experienced (RFC 3168 §5).
 const CONGESTION_EXPERIENCED: u8 = 3;
@@ -349,6 +352,9 @@ impl Connection {
         });
         self.una = ack;
         self.send.ack(io.cx, count.into());
+        if io.cx.now - self.progress_at > CONFIRM {
+            io.ip.confirm(io.cx.now, &self.path);
+        }
         self.rtt.reset_backoff();
         self.retries = 0;
         self.progress_at = io.cx.now;

@@ -6,7 +6,7 @@
 //! | `demux` | which connection a segment is for; local ports; initial sequence numbers |
 //! | `conn`, `input`, `output`, `timeout` | one connection |
 //! | `send`, `flight`, `reassembly` | its data: pushed, under way, out of order |
-//! | `rtt`, `rack`, `scoreboard`, `congestion` | what it knows of the network |
+//! | `rtt`, `rack`, `congestion` | what it knows of the network |
 //! | `segment`, `seq` | headers, sequence numbers |
 
 mod congestion;
@@ -19,7 +19,6 @@ mod output;
 mod rack;
 mod reassembly;
 mod rtt;
-mod scoreboard;
 mod segment;
 mod send;
 mod seq;

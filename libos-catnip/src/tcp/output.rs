@@ -7,7 +7,7 @@ use demi_api::time::Instant;
 
 use super::conn::{COPY_THRESHOLD, Connection, Fin, Io, LossTimer, State, Timer};
 use super::flight::Sent;
-use super::rack::probe_timeout;
+use super::rack::{MAX_ACK_DELAY, probe_timeout};
 use super::segment::{Flags, HEADER, Header, TIMESTAMPS};
 use super::seq::SeqNum;
 use crate::device::Checksum;
@@ -15,9 +15,6 @@ use crate::ip::{Packet, checksum};
 
 /// IP protocol number.
 pub(crate) const PROTOCOL: u8 = 6;
-
-/// How long peers may hold an acknowledgement back: RFC 8985 §7.2.
-const MAX_ACK_DELAY: Duration = Duration::from_millis(200);
 
 /// ECN field of data packets: ECT(0).
 const ECN_CAPABLE: u8 = 2;

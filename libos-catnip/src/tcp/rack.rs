@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use demi_api::time::Instant;
 
-use super::scoreboard::Block;
+use super::segment::Block;
 use super::seq::SeqNum;
 
 /// RFC 8985 §7.2: what the peer may hold an acknowledgment back for, unless it is known better.
@@ -69,7 +69,7 @@ pub(crate) struct Delivered {
 pub(crate) struct Reordering {
     pub(crate) una: SeqNum,
     pub(crate) nxt: SeqNum,
-    /// The acknowledgment reports a duplicate: [`scoreboard::dsack`](super::scoreboard::dsack).
+    /// The acknowledgment reports a duplicate: [`dsack`](super::flight::dsack).
     pub(crate) dsack: bool,
     /// In fast recovery, or in that after a timeout.
     pub(crate) in_recovery: bool,
@@ -191,11 +191,13 @@ impl Rack {
     }
 
     /// The reordering window as it is now.
+    #[cfg(test)]
     pub(crate) fn reo_wnd(&self) -> Duration {
         Duration::from_nanos(self.reo_wnd)
     }
 
     /// Whether segments have overtaken each other on this path.
+    #[cfg(test)]
     pub(crate) fn reordering_seen(&self) -> bool {
         self.reordering_seen
     }

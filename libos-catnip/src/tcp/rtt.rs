@@ -71,6 +71,7 @@ impl Rtt {
     }
 
     /// Sets the least timeout there is to be, up to [`MAX_RTO`].
+    #[cfg(test)]
     pub(crate) fn set_min_rto(&mut self, min: Duration) {
         self.min_rto = min.min(MAX_RTO).as_micros() as u32;
     }
@@ -146,11 +147,6 @@ impl Rtt {
         }
     }
 
-    /// How often the timer has expired in a row.
-    pub(crate) fn backoffs(&self) -> u8 {
-        self.backoffs
-    }
-
     /// A SYN, or its acknowledgment, timed out: RFC 6298 §5.7. The caller backs off as for any segment.
     pub(crate) fn syn_lost(&mut self) {
         if self.start == Start::Fresh {
@@ -165,6 +161,7 @@ impl Rtt {
     }
 
     /// The mean deviation of the round-trip time.
+    #[cfg(test)]
     pub(crate) fn rttvar(&self) -> Option<Duration> {
         (self.srtt != 0).then(|| Duration::from_nanos(self.rttvar >> FRACTION))
     }

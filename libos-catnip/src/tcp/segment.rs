@@ -8,9 +8,6 @@ use super::seq::SeqNum;
 /// Bytes of a header without options.
 pub(crate) const HEADER: usize = 20;
 
-/// Bytes of a header with all the options that there can be.
-pub(crate) const HEADER_MAX: usize = 60;
-
 /// Bytes of the timestamps option with its padding (RFC 7323 Appendix A).
 pub(crate) const TIMESTAMPS: usize = 12;
 
@@ -218,7 +215,7 @@ impl Header<'_> {
         fixed[2..4].copy_from_slice(&self.to.to_be_bytes());
         fixed[4..8].copy_from_slice(&self.seq.0.to_be_bytes());
         fixed[8..12].copy_from_slice(&self.ack.0.to_be_bytes());
-        fixed[12] = (len / 4 << 4) as u8;
+        fixed[12] = ((len / 4) << 4) as u8;
         fixed[13] = self.flags.0;
         fixed[14..16].copy_from_slice(&self.window.to_be_bytes());
         fixed[16..20].fill(0);
@@ -287,7 +284,7 @@ mod tests {
         fn what_is_written_is_read_back((header, sacks) in headers(), payload in prop::collection::vec(any::<u8>(), 0..50)) {
             let heap = heap();
             let header = Header { sacks: &sacks, ..header };
-            prop_assume!(header.len() <= HEADER_MAX);
+            prop_assume!(header.len() <= 60);
             let mut bytes = vec![0xff; header.len()];
             prop_assert_eq!(header.write(&mut bytes), bytes.len());
             bytes.extend(&payload);

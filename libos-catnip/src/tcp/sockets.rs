@@ -742,10 +742,8 @@ impl Tcp {
         let Some(at) = entry.conn.next_timer() else { return };
         match entry.wheel {
             Some((_, set)) if set <= at => {}
-            Some((id, _)) => {
-                self.wheel.cancel(id);
-                entry.wheel = Some((self.wheel.insert(at, key), at));
-            }
+            Some((id, _)) if self.wheel.rearm(id, at) => entry.wheel = Some((id, at)),
+            Some(_) => entry.wheel = Some((self.wheel.insert(at, key), at)),
             None => entry.wheel = Some((self.wheel.insert(at, key), at)),
         }
     }

@@ -146,6 +146,7 @@ impl Congestion {
     }
 
     /// The slow start threshold; `u32::MAX` before the first loss.
+    #[cfg(test)]
     pub(crate) fn ssthresh(&self) -> u32 {
         self.ssthresh
     }
@@ -157,6 +158,7 @@ impl Congestion {
     }
 
     /// In recovery after the retransmission timer has expired.
+    #[cfg(test)]
     #[inline]
     pub(crate) fn in_loss(&self) -> bool {
         self.phase == Phase::Loss
@@ -403,6 +405,7 @@ impl Congestion {
 
     /// The rate at which to send, in bytes per second: twice the window per round trip in slow start, 1.2 times after
     /// that, so that pacing itself never holds the window back. `None`: no round-trip time is known.
+    #[cfg(test)]
     #[inline]
     pub(crate) fn pacing_rate(&self) -> Option<u64> {
         // The window has 30 bits, and each factor times 10^9 has 31.

@@ -20,7 +20,7 @@ use demi_api::memalloc::{Buf, Heap};
 use demi_api::sga::SgArray;
 
 use self::island::Island;
-use super::scoreboard::Block;
+use super::segment::Block;
 use super::seq::SeqNum;
 
 /// Most runs of data, between which there are gaps.
@@ -52,6 +52,7 @@ struct Sea {
 }
 
 impl Reassembly {
+    #[cfg(test)]
     pub(crate) fn new() -> Reassembly {
         Reassembly::default()
     }
@@ -63,6 +64,7 @@ impl Reassembly {
     }
 
     /// Bytes that are held.
+    #[cfg(test)]
     #[inline]
     pub(crate) fn bytes(&self) -> usize {
         self.sea.as_ref().map_or(0, |sea| sea.bytes)
@@ -162,6 +164,7 @@ impl Reassembly {
     }
 
     /// Lets go of everything, as RFC 2018 §8 allows when memory is short. What was reported will be sent again.
+    #[cfg(test)]
     pub(crate) fn clear(&mut self) {
         *self = Reassembly::default();
     }
