@@ -2,7 +2,7 @@
 //!
 //! | file | what it holds |
 //! |---|---|
-//! | `sockets` | what the application holds: fresh sockets, listeners, connections |
+//! | `sockets`, `control` | what the application holds: fresh sockets, listeners, connections; their options |
 //! | `demux` | which connection a segment is for; local ports; initial sequence numbers |
 //! | `conn`, `input`, `output`, `timeout` | one connection |
 //! | `send`, `flight`, `reassembly` | its data: pushed, under way, out of order |
@@ -11,6 +11,7 @@
 
 mod congestion;
 mod conn;
+mod control;
 mod counters;
 mod demux;
 mod flight;

@@ -297,19 +297,8 @@ impl Connection {
     }
 
     fn send_plain(&mut self, io: &mut Io<'_, '_>, seq: SeqNum, flags: Flags) {
-        let header = Header {
-            from: self.local_port,
-            to: self.remote_port,
-            seq,
-            ack: if flags.has(Flags::ACK) { self.rcv_nxt } else { SeqNum(0) },
-            flags,
-            window: 0,
-            mss: None,
-            window_scale: None,
-            sack_permitted: false,
-            timestamps: None,
-            sacks: &[],
-        };
+        let ack = if flags.has(Flags::ACK) { self.rcv_nxt } else { SeqNum(0) };
+        let header = Header::bare(self.local_port, self.remote_port, seq, ack, flags);
         send_header(io, &mut self.path, &header);
     }
 

@@ -187,6 +187,23 @@ pub(crate) struct Header<'a> {
 }
 
 impl Header<'_> {
+    /// A header without options and window: of a RST.
+    pub(crate) fn bare(from: u16, to: u16, seq: SeqNum, ack: SeqNum, flags: Flags) -> Header<'static> {
+        Header {
+            from,
+            to,
+            seq,
+            ack,
+            flags,
+            window: 0,
+            mss: None,
+            window_scale: None,
+            sack_permitted: false,
+            timestamps: None,
+            sacks: &[],
+        }
+    }
+
     /// Bytes with options and padding. Blocks for which there is no room are left out.
     #[inline]
     pub(crate) fn len(&self) -> usize {

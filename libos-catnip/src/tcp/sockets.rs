@@ -4,13 +4,13 @@
 //! the listener's until it is accepted; it goes with it. What has a deadline is in the wheel, no later than that.
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use demi_api::addr::{Addr, Domain};
 use demi_api::desc::QueueTable;
 use demi_api::error::Error;
-use demi_api::libos::{Cx, OptionName, Shutdown, SocketOption};
+use demi_api::libos::{Cx, Shutdown};
 use demi_api::op::{Done, Op, Position, Step};
 use demi_api::slab::{Key, Slab};
 use demi_api::time::Instant;
@@ -41,17 +41,17 @@ pub(crate) struct Env<'a, 'b> {
 }
 
 #[derive(Debug)]
-struct Fresh {
-    domain: Domain,
-    local: Option<SocketAddr>,
-    settings: Settings,
-    reuse_port: bool,
+pub(super) struct Fresh {
+    pub(super) domain: Domain,
+    pub(super) local: Option<SocketAddr>,
+    pub(super) settings: Settings,
+    pub(super) reuse_port: bool,
 }
 
 #[derive(Debug)]
-struct Listener {
-    local: SocketAddr,
-    settings: Settings,
+pub(super) struct Listener {
+    pub(super) local: SocketAddr,
+    pub(super) settings: Settings,
     backlog: usize,
     /// Connections that have begun here and are not accepted.
     children: usize,
@@ -60,9 +60,9 @@ struct Listener {
 }
 
 #[derive(Debug)]
-struct Entry {
-    conn: Box<Connection>,
-    ends: Ends,
+pub(super) struct Entry {
+    pub(super) conn: Box<Connection>,
+    pub(super) ends: Ends,
     /// Where it came from, until it is accepted.
     listener: Option<Key>,
     /// Its place in the wheel, and when that is due.
@@ -72,7 +72,7 @@ struct Entry {
 }
 
 #[derive(Debug)]
-enum Socket {
+pub(super) enum Socket {
     Fresh(Fresh),
     Listener(Listener),
     Connection(Entry),
@@ -81,7 +81,7 @@ enum Socket {
 /// All of TCP.
 #[derive(Debug)]
 pub(crate) struct Tcp {
-    sockets: Slab<Socket>,
+    pub(super) sockets: Slab<Socket>,
     demux: Demux,
     /// Listeners, by port; few share one.
     listeners: hashbrown::HashMap<u16, Vec<Key>, std::hash::RandomState>,
@@ -91,7 +91,7 @@ pub(crate) struct Tcp {
     /// Connections whose timers are being served.
     due: Vec<Key>,
     pub(crate) counters: Counters,
-    defaults: Settings,
+    pub(super) defaults: Settings,
     linger: Duration,
     algorithm: Algorithm,
 }
@@ -414,84 +414,6 @@ impl Tcp {
         }
     }
 
-    pub(crate) fn local_addr(&self, key: Key) -> Result<Addr, Error> {
-        match self.sockets.get(key).ok_or(Error::BadDescriptor)? {
-            Socket::Fresh(fresh) => {
-                let any: IpAddr = match fresh.domain {
-                    Domain::Inet => Ipv4Addr::UNSPECIFIED.into(),
-                    Domain::Inet6 | Domain::Unix => Ipv6Addr::UNSPECIFIED.into(),
-                };
-                Ok(fresh.local.unwrap_or(SocketAddr::new(any, 0)).into())
-            }
-            Socket::Listener(listener) => Ok(listener.local.into()),
-            Socket::Connection(entry) => Ok(SocketAddr::new(entry.ends.local, entry.ends.local_port).into()),
-        }
-    }
-
-    pub(crate) fn peer_addr(&self, key: Key) -> Result<Addr, Error> {
-        match self.sockets.get(key).ok_or(Error::BadDescriptor)? {
-            Socket::Connection(entry) if entry.conn.state.is_synchronized() => Ok(peer(&entry.ends)),
-            Socket::Fresh(_) | Socket::Listener(_) | Socket::Connection(_) => Err(Error::NotConnected),
-        }
-    }
-
-    pub(crate) fn set_option(&mut self, key: Key, option: SocketOption) -> Result<(), Error> {
-        let socket = self.sockets.get_mut(key).ok_or(Error::BadDescriptor)?;
-        let settings = match socket {
-            Socket::Fresh(Fresh { settings, reuse_port, .. }) => {
-                if let SocketOption::ReusePort(on) = option {
-                    *reuse_port = on;
-                    return Ok(());
-                }
-                settings
-            }
-            Socket::Listener(listener) => &mut listener.settings,
-            Socket::Connection(entry) => &mut *entry.conn.settings,
-        };
-        match option {
-            SocketOption::Linger(time) => settings.linger = time,
-            SocketOption::KeepAlive(on) => settings.keep_alive = on,
-            SocketOption::KeepIdle(time) => settings.keep_idle = time.max(Duration::from_secs(1)),
-            SocketOption::KeepInterval(time) => settings.keep_interval = time.max(Duration::from_secs(1)),
-            SocketOption::KeepCount(count) => settings.keep_count = count.max(1),
-            SocketOption::SendBuffer(bytes) => settings.send_buffer = bytes.clamp(2048, 1 << 30) as u32,
-            SocketOption::RecvBuffer(bytes) => settings.recv_buffer = bytes.clamp(2048, 1 << 30) as u32,
-            SocketOption::NoDelay(on) => settings.no_delay = on,
-            SocketOption::MaxSegment(bytes) => {
-                settings.max_segment = bytes.clamp(super::LEAST_MSS.into(), u16::MAX.into()) as u16;
-            }
-            SocketOption::UserTimeout(time) => {
-                settings.user_timeout = if time.is_zero() { self.defaults.user_timeout } else { time };
-            }
-            // Old connections never keep an address: RFC 6191 and RFC 9293 §3.6.1.
-            SocketOption::ReuseAddr(_) => {}
-            _ => return Err(Error::NotSupported("this option on a stream socket of catnip")),
-        }
-        Ok(())
-    }
-
-    pub(crate) fn option(&self, key: Key, name: OptionName) -> Result<SocketOption, Error> {
-        let settings = match self.sockets.get(key).ok_or(Error::BadDescriptor)? {
-            Socket::Fresh(fresh) => &fresh.settings,
-            Socket::Listener(listener) => &listener.settings,
-            Socket::Connection(entry) => &*entry.conn.settings,
-        };
-        Ok(match name {
-            OptionName::Linger => SocketOption::Linger(settings.linger),
-            OptionName::KeepAlive => SocketOption::KeepAlive(settings.keep_alive),
-            OptionName::KeepIdle => SocketOption::KeepIdle(settings.keep_idle),
-            OptionName::KeepInterval => SocketOption::KeepInterval(settings.keep_interval),
-            OptionName::KeepCount => SocketOption::KeepCount(settings.keep_count),
-            OptionName::SendBuffer => SocketOption::SendBuffer(settings.send_buffer as usize),
-            OptionName::RecvBuffer => SocketOption::RecvBuffer(settings.recv_buffer as usize),
-            OptionName::NoDelay => SocketOption::NoDelay(settings.no_delay),
-            OptionName::MaxSegment => SocketOption::MaxSegment(settings.max_segment.into()),
-            OptionName::UserTimeout => SocketOption::UserTimeout(settings.user_timeout),
-            OptionName::ReuseAddr => SocketOption::ReuseAddr(true),
-            _ => return Err(Error::NotSupported("this option on a stream socket of catnip")),
-        })
-    }
-
     // --- the network's side
 
     /// A segment arrives.
@@ -559,19 +481,7 @@ impl Tcp {
         } else {
             (SeqNum(0), segment.seq + segment.space(), Flags::RST.with(Flags::ACK))
         };
-        let header = Header {
-            from: ends.local_port,
-            to: ends.remote_port,
-            seq,
-            ack,
-            flags,
-            window: 0,
-            mss: None,
-            window_scale: None,
-            sack_permitted: false,
-            timestamps: None,
-            sacks: &[],
-        };
+        let header = Header::bare(ends.local_port, ends.remote_port, seq, ack, flags);
         self.counters.resets_sent += 1;
         let mut io = Io { cx: env.cx, ip: env.ip, counters: &mut self.counters };
         send_header(&mut io, &mut path, &header);
@@ -859,7 +769,7 @@ impl Tcp {
     }
 }
 
-fn peer(ends: &Ends) -> Addr {
+pub(super) fn peer(ends: &Ends) -> Addr {
     SocketAddr::new(ends.remote, ends.remote_port).into()
 }
 
