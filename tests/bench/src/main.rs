@@ -9,6 +9,7 @@
 //! - [`wait`]: what one completion costs beside many idle queues
 //! - [`unreaped`]: pushes whose tokens nobody waits for
 //! - [`alloc`]: allocation and release
+//! - [`instr`]: both ends of an echo in one thread, for callgrind
 //! - [`cpu`]: pinning, and the cache-line ping-pong; [`measure`]: warm-up, stop, percentiles
 //!
 //! Not in here: what to compare with what, how often and in which order. That is `xtask`'s.
@@ -16,6 +17,7 @@
 mod alloc;
 mod cpu;
 mod echo;
+mod instr;
 mod measure;
 mod relay;
 mod unreaped;
@@ -50,6 +52,8 @@ enum Role {
     Wait(wait::Args),
     /// Push without ever waiting for a token
     Unreaped(unreaped::Args),
+    /// Both ends of an echo in one thread, and nothing else: for callgrind
+    Instr(instr::Args),
     /// Time allocation and release against the system's malloc
     Alloc(alloc::Args),
     /// Allocate and release, and nothing else: for callgrind
@@ -92,6 +96,7 @@ fn run(cli: &Cli) -> Result<()> {
         Role::Relay(args) => relay::relay(args),
         Role::Wait(args) => wait::run(args),
         Role::Unreaped(args) => unreaped::run(args),
+        Role::Instr(args) => instr::run(args),
         Role::Alloc(args) => alloc::compare(args),
         Role::Pairs(args) => alloc::pairs(args),
     }
