@@ -10,6 +10,7 @@
 //! - [`unreaped`]: pushes whose tokens nobody waits for
 //! - [`alloc`]: allocation and release
 //! - [`instr`]: both ends of an echo in one thread, for callgrind
+//! - [`smol`]: smoltcp, beside which catnip is measured
 //! - [`cpu`]: pinning, and the cache-line ping-pong; [`measure`]: warm-up, stop, percentiles
 //!
 //! Not in here: what to compare with what, how often and in which order. That is `xtask`'s.
@@ -20,6 +21,7 @@ mod echo;
 mod instr;
 mod measure;
 mod relay;
+mod smol;
 mod unreaped;
 mod wait;
 

@@ -64,7 +64,7 @@ pub(crate) struct ClientArgs {
 }
 
 /// The client's side of a connection to an echo server.
-trait Exchange {
+pub(crate) trait Exchange {
     /// Sends `count` messages.
     fn send(&mut self, count: usize) -> Result<()>;
     /// Waits until there are bytes and takes as many as one receive yields; returns how many.
