@@ -4,6 +4,7 @@
 //! an exchange are functions of their own that are not inlined, which is where a profile is cut by direction.
 
 mod demi;
+mod smol;
 
 use anyhow::{Result, ensure};
 use clap::ValueEnum;
@@ -31,6 +32,8 @@ pub(crate) struct Args {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 enum Stack {
     Catnip,
+    /// smoltcp's own sockets.
+    Smoltcp,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -51,6 +54,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     ensure!((1..=1024).contains(&args.size), "--size ranges from 1 to 1024");
     match args.subject {
         Stack::Catnip => exchange(&mut demi::Ends::connect(args.transport, args.size)?, args.count)?,
+        Stack::Smoltcp => exchange(&mut smol::Ends::connect(args.transport, args.size)?, args.count)?,
     }
     println!("{}", json!({ "exchanges": args.count }));
     Ok(())

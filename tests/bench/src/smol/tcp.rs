@@ -66,8 +66,7 @@ pub(crate) struct Stream {
 impl Stream {
     /// Waits for a peer at `port`.
     pub(crate) fn accept(stack: Stack, port: u16) -> Result<Stream> {
-        let mut stream = Stream::new(stack);
-        stream.socket().listen(port)?;
+        let mut stream = Stream::listen(stack, port)?;
         // No limit: whoever starts both ends decides how long the other may take.
         while !stream.socket().may_send() {
             stream.stack.turn();
@@ -76,14 +75,28 @@ impl Stream {
     }
 
     pub(crate) fn connect(stack: Stack, server: SocketAddr) -> Result<Stream> {
-        let mut stream = Stream::new(stack);
+        let mut stream = Stream::begin(stack, server)?;
         let Stream { stack, handle } = &mut stream;
-        let local = 49152 + (std::process::id() % 16384) as u16;
-        stack.sockets.get_mut::<Socket<'_>>(*handle).connect(stack.interface.context(), server, local)?;
         stack.turn_until(*handle, |socket: &mut Socket<'_>| socket.may_send() || !socket.is_active())?;
         if !stream.socket().may_send() {
             bail!("nobody listens at {server}");
         }
+        Ok(stream)
+    }
+
+    /// Listens at `port`; the handshake is a matter of turns.
+    pub(crate) fn listen(stack: Stack, port: u16) -> Result<Stream> {
+        let mut stream = Stream::new(stack);
+        stream.socket().listen(port)?;
+        Ok(stream)
+    }
+
+    /// Calls `server`; the handshake is a matter of turns.
+    pub(crate) fn begin(stack: Stack, server: SocketAddr) -> Result<Stream> {
+        let mut stream = Stream::new(stack);
+        let Stream { stack, handle } = &mut stream;
+        let local = 49152 + (std::process::id() % 16384) as u16;
+        stack.sockets.get_mut::<Socket<'_>>(*handle).connect(stack.interface.context(), server, local)?;
         Ok(stream)
     }
 
@@ -98,6 +111,11 @@ impl Stream {
     #[inline]
     fn socket(&mut self) -> &mut Socket<'static> {
         self.stack.sockets.get_mut(self.handle)
+    }
+
+    #[inline]
+    pub(crate) fn turn(&mut self) {
+        self.stack.turn();
     }
 
     /// Puts all of `bytes` into the socket's buffer, turning while it is full.
