@@ -38,6 +38,7 @@ impl SgArray {
     }
 
     /// Appends a segment. Fails with [`Error::TooManySegments`] at the ninth.
+    #[inline]
     pub fn push(&mut self, segment: Buf) -> Result<(), Error> {
         self.segments.insert(self.segments.len(), segment)
     }
@@ -54,13 +55,22 @@ impl SgArray {
     }
 
     /// The segments, to be trimmed or replaced.
+    #[inline]
     pub fn segments_mut(&mut self) -> &mut [Buf] {
         &mut self.segments
     }
 
     /// The segments by value.
     pub fn into_segments(mut self) -> ArrayVec<Buf, MAX_SEGMENTS> {
-        self.segments.drain(MAX_SEGMENTS).collect()
+        let mut all = ArrayVec::new();
+        self.segments.drain_to(|segment| all.push(segment));
+        all
+    }
+
+    /// Takes the segments out, in order, and leaves the array empty.
+    #[inline]
+    pub fn drain_to(&mut self, each: impl FnMut(Buf)) {
+        self.segments.drain_to(each);
     }
 
     /// Bytes in all segments.
@@ -75,15 +85,17 @@ impl SgArray {
     /// Whether there is not one byte.
     #[inline]
     pub fn is_empty(&self) -> bool {
-        self.segments.iter().all(|segment| segment.is_empty())
+        self.segments().iter().all(|segment| segment.is_empty())
     }
 
     /// Where a popped datagram came from.
+    #[inline]
     pub fn peer(&self) -> Option<&Addr> {
         self.peer.as_ref()
     }
 
     /// Notes where the array came from.
+    #[inline]
     pub fn set_peer(&mut self, peer: Option<Addr>) {
         self.peer = peer;
     }
@@ -129,7 +141,15 @@ impl SgArray {
     ///
     /// # Panics
     /// If there are fewer.
-    pub fn advance(&mut self, mut count: usize) {
+    #[inline]
+    pub fn advance(&mut self, count: usize) {
+        match self.segments_mut() {
+            [only] if only.len() > count => only.advance(count),
+            _ => self.advance_several(count),
+        }
+    }
+
+    fn advance_several(&mut self, mut count: usize) {
         let mut whole = 0;
         for segment in self.segments.iter_mut() {
             if segment.len() > count {
@@ -169,12 +189,14 @@ impl SgArray {
 }
 
 impl From<Buf> for SgArray {
+    #[inline]
     fn from(segment: Buf) -> SgArray {
         SgArray { segments: Segments::one(segment), peer: None }
     }
 }
 
 impl From<BufMut> for SgArray {
+    #[inline]
     fn from(segment: BufMut) -> SgArray {
         segment.freeze().into()
     }

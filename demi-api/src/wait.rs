@@ -46,13 +46,7 @@ impl<L: LibOs> Demikernel<L> {
 
     #[inline(never)]
     fn wait_for(&self, token: QToken, timeout: Option<Duration>) -> Result<Completion, Error> {
-        let mut core = self.core()?;
-        if core.may_take() && core.done.is_finished(token)? {
-            core.policy.takes += 1;
-            return Ok(core.done.take_finished(token));
-        }
-        drop(core);
-        self.wait_until(timeout, |core| core.done.take(token))
+        self.wait_until(timeout, |core| core.done.take_or_await(token))
     }
 
     /// Waits for any of several operations; returns its place in `tokens`.

@@ -65,6 +65,23 @@ impl Segments {
         }
     }
 
+    /// Takes all out, in order.
+    #[inline]
+    pub(super) fn drain_to(&mut self, mut each: impl FnMut(Buf)) {
+        match self.take_single() {
+            Some(only) => each(only),
+            None => self.drain_several(&mut each),
+        }
+    }
+
+    #[inline(never)]
+    fn drain_several(&mut self, each: &mut dyn FnMut(Buf)) {
+        match self {
+            Segments::Few(few) => few.drain(..).for_each(each),
+            Segments::Many(many) => many.drain(..).for_each(each),
+        }
+    }
+
     /// Takes the first `count` out, or as many as there are.
     pub(super) fn drain(&mut self, count: usize) -> impl Iterator<Item = Buf> {
         let count = count.min(self.len());

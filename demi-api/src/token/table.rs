@@ -8,6 +8,9 @@
 //! Most operations that complete on the spot are waited for by the very next call. Their result is held in hand
 //! and never enters the table, nor does their token: [`Completions::hold`] and [`Completions::take_held`]. Whoever
 //! looks at the table otherwise has the hand emptied first: [`Completions::put_down`].
+//!
+//! An operation that the application waits for by itself gives its slot back when it is posted, and its result goes to
+//! the waiting call without being filed: [`Completions::take_or_await`].
 
 use std::task::Waker;
 
@@ -164,6 +167,10 @@ pub struct Completions {
     /// The queue that is being asked, until its answer is noted: an operation may be posted meanwhile.
     asked: QDesc,
     held: Held,
+    /// The operation that the present call waits for, if it is the application's and under way.
+    awaited: Option<QToken>,
+    /// That operation's end.
+    arrived: Option<Completion>,
     round: u32,
     sequence: u32,
     lists: Vec<List>,
@@ -197,6 +204,8 @@ impl Completions {
             next: None,
             asked: QDesc::NONE,
             held: Held::Nothing,
+            awaited: None,
+            arrived: None,
             round: 1,
             sequence: 0,
             lists: vec![List::EMPTY; FIRST_SET_LIST],
@@ -216,8 +225,27 @@ impl Completions {
     /// A token that is not pending is a fault of the libOS: it is counted and nobody's result changes.
     #[inline]
     pub fn post(&mut self, token: QToken, result: Result<Done, Error>) {
+        if self.awaited == Some(token) {
+            return self.arrive(token, result);
+        }
         let outcome = self.outcome(result);
         self.settle(token, outcome);
+    }
+
+    /// Completes the operation that is waited for.
+    #[inline]
+    fn arrive(&mut self, token: QToken, result: Result<Done, Error>) {
+        self.awaited = None;
+        self.pending -= 1;
+        self.live -= 1;
+        self.sequence = self.sequence.wrapping_add(1);
+        let free = self.free;
+        let slot = self.slot_mut(token.slot());
+        let qd = slot.qd;
+        if slot.retire(free) {
+            self.free = token.slot();
+        }
+        self.arrived = Some(Completion { token, qd, result });
     }
 
     #[inline]
@@ -460,6 +488,7 @@ impl Completions {
     /// Puts the result in hand, if there is one, where the others lie.
     #[inline]
     pub(crate) fn put_down(&mut self) {
+        self.awaited = None;
         if !matches!(self.held, Held::Nothing) {
             self.put_away();
         }
@@ -484,6 +513,27 @@ impl Completions {
     #[inline]
     pub(crate) fn take(&mut self, token: QToken) -> Result<Option<Completion>, Error> {
         Ok(if self.is_finished(token)? { Some(self.take_finished(token)) } else { None })
+    }
+
+    /// Takes the result out if it is there, and has it come straight here if it is not: until the next call that looks
+    /// at the table otherwise. `Err(BadToken)`: there is no such operation.
+    #[inline]
+    pub(crate) fn take_or_await(&mut self, token: QToken) -> Result<Option<Completion>, Error> {
+        if self.awaited == Some(token) {
+            return Ok(None);
+        }
+        if let Some(arrived) = self.arrived.take()
+            && arrived.token == token
+        {
+            self.next_round();
+            return Ok(Some(arrived));
+        }
+        let slot = self.slot(self.find_callers(token)?);
+        if slot.state == State::Ready {
+            return Ok(Some(self.take_finished(token)));
+        }
+        self.awaited = (slot.owner == Owner::App).then_some(token);
+        Ok(None)
     }
 
     /// Takes the application's oldest result, of any token that is in no set.

@@ -346,13 +346,14 @@ impl Connection {
 
     /// Takes in data that has arrived in order.
     #[inline]
-    pub(crate) fn deliver(&mut self, payload: SgArray) {
-        for buf in payload.into_segments() {
+    pub(crate) fn deliver(&mut self, mut payload: SgArray) {
+        let received = &mut self.received;
+        payload.drain_to(|buf| {
             if !buf.is_empty() {
-                self.received.bytes += buf.len() as u32;
-                self.received.ready.push_back(buf);
+                received.bytes += buf.len() as u32;
+                received.ready.push_back(buf);
             }
-        }
+        });
     }
 
     /// Serves the pops that wait.

@@ -64,12 +64,12 @@ impl SendBuffer {
     /// Takes in the bytes of an array whose push is done.
     #[inline]
     pub(crate) fn append_done(&mut self, sga: &mut SgArray) {
-        for chunk in std::mem::take(sga).into_segments() {
+        sga.drain_to(|chunk| {
             if !chunk.is_empty() {
                 self.len += chunk.len() as u64;
                 self.chunks.push_back(chunk);
             }
-        }
+        });
     }
 
     /// Takes a push back of which nothing was sent. False: it cannot be recalled.

@@ -74,16 +74,16 @@ impl Reassembly {
     /// are now held that were not before. Bytes that were held, or lie before `next`, are a duplicate to be reported.
     ///
     /// What lies at `next` itself is taken as well, for [`take_ready`](Reassembly::take_ready) to give out at once.
-    pub(crate) fn insert(&mut self, heap: &Heap, next: SeqNum, at: SeqNum, data: SgArray) -> usize {
+    pub(crate) fn insert(&mut self, heap: &Heap, next: SeqNum, at: SeqNum, mut data: SgArray) -> usize {
         let mut at = at;
         let mut stored = 0;
-        for piece in data.into_segments() {
+        data.drain_to(|piece| {
             let len = piece.len();
             if len > 0 {
                 stored += self.insert_piece(heap, next, at, piece);
             }
             at += len as u32;
-        }
+        });
         stored
     }
 
