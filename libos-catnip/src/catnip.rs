@@ -8,6 +8,7 @@ use demi_api::desc::{QDesc, QueueTable};
 use demi_api::error::Error;
 use demi_api::libos::{Cx, LibOs, OptionName, QueueKind, SeekTo, Setup, Shutdown, SocketOption};
 use demi_api::op::{Op, Position, Step};
+use demi_api::sga::SgArray;
 use demi_api::slab::Key;
 use demi_api::time::Instant;
 use demi_api::token::QToken;
@@ -18,9 +19,9 @@ use crate::device::packet::Packet;
 use crate::device::tap::Tap;
 use crate::device::xdp::Xdp;
 use crate::device::{BURST, DeviceCx, Frame, Queue as Device, Wire};
-use crate::ip::{Ip, Received};
+use crate::ip::{About, Ip, Received};
 use crate::tcp::{self, Env, Tcp};
-use crate::udp::{self, Udp};
+use crate::udp::Udp;
 
 /// Packets of the instance to itself, and errors, that are taken up in one turn.
 const INTERNAL_PER_TURN: usize = 64;
@@ -87,28 +88,39 @@ impl Catnip {
         let device_cx = DeviceCx { heap: cx.heap, now: cx.now };
         let count = self.device.rx_burst(&device_cx, &mut self.inbox);
         let mut inbox = std::mem::take(&mut self.inbox);
-        for frame in inbox.drain(..) {
-            let received = self.ip.receive(cx, frame);
-            self.dispatch(cx, received);
+        for frame in &mut inbox {
+            match self.ip.receive_ordinary(frame) {
+                Some(about) => self.deliver(cx, about, &mut frame.data),
+                None => {
+                    let frame = Frame { data: std::mem::take(&mut frame.data), checksum: frame.checksum };
+                    let received = self.ip.receive(cx, frame);
+                    self.dispatch(cx, received);
+                }
+            }
         }
+        inbox.clear();
         self.inbox = inbox;
         count
     }
 
+    /// Gives a packet's content to the transport protocol that it is for.
     #[inline]
+    fn deliver(&mut self, cx: &mut Cx<'_>, about: About, data: &mut SgArray) {
+        match about.protocol {
+            tcp::PROTOCOL => {
+                let mut env = Env { cx, ip: &mut self.ip, queues: &mut self.queues };
+                self.tcp.receive(&mut env, about, data);
+            }
+            // The IP layer has refused those of other protocols.
+            _ => self.udp.receive(cx, &mut self.ip, about, data),
+        }
+    }
+
     fn dispatch(&mut self, cx: &mut Cx<'_>, received: Received) {
         match received {
             Received::Nothing => {}
-            Received::Transport(datagram) if datagram.protocol == 6 => {
-                let mut env = Env { cx, ip: &mut self.ip, queues: &mut self.queues };
-                self.tcp.receive(&mut env, datagram);
-            }
-            Received::Transport(datagram) if datagram.protocol == udp::PROTOCOL => {
-                self.udp.receive(cx, &mut self.ip, datagram);
-            }
-            // The IP layer has refused those of other protocols.
-            Received::Transport(_) => {}
-            Received::Problem(problem) if problem.protocol == 6 => {
+            Received::Transport(mut datagram) => self.deliver(cx, datagram.about(), &mut datagram.data),
+            Received::Problem(problem) if problem.protocol == tcp::PROTOCOL => {
                 let mut env = Env { cx, ip: &mut self.ip, queues: &mut self.queues };
                 self.tcp.problem(&mut env, &problem);
             }

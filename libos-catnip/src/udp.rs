@@ -15,7 +15,7 @@ use demi_api::slab::{Key, Slab};
 use demi_api::token::QToken;
 
 use crate::device::Checksum;
-use crate::ip::{Cast, Datagram, Ip, Packet, Path, Problem, ProblemKind, checksum, pseudo_sum};
+use crate::ip::{About, Cast, Ip, Packet, Path, Problem, ProblemKind, checksum, pseudo_sum};
 
 /// IP protocol number.
 pub(crate) const PROTOCOL: u8 = 17;
@@ -299,44 +299,44 @@ impl Udp {
     // --- the network's side
 
     #[inline]
-    pub(crate) fn receive(&mut self, cx: &mut Cx<'_>, ip: &mut Ip, mut datagram: Datagram) {
-        let header = datagram.data.segments().first().and_then(|head| head.first_chunk::<HEADER>().copied());
+    pub(crate) fn receive(&mut self, cx: &mut Cx<'_>, ip: &mut Ip, about: About, data: &mut SgArray) {
+        let header = data.segments().first().and_then(|head| head.first_chunk::<HEADER>().copied());
         let Some(header) = header else {
             self.malformed += 1;
             return;
         };
         let half = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
         let (from, to, len, sum) = (half(0), half(2), usize::from(half(4)), half(6));
-        if len < HEADER || len > datagram.data.len() {
+        if len < HEADER || len > data.len() {
             self.malformed += 1;
             return;
         }
-        if len < datagram.data.len() {
-            datagram.data = datagram.data.split_to(len);
+        if len < data.len() {
+            *data = data.split_to(len);
         }
         // RFC 768: zero means that there is none; RFC 8200 §8.1 does not allow that.
-        let unsummed = sum == 0 && datagram.local.is_ipv4();
+        let unsummed = sum == 0 && about.local.is_ipv4();
         if sum == 0 && !unsummed {
             self.malformed += 1;
             return;
         }
-        if datagram.checksum == Checksum::Unknown && !unsummed {
-            let pseudo = pseudo_sum(datagram.local, datagram.remote, PROTOCOL, len);
-            if !checksum::verify(pseudo, &datagram.data) {
+        if about.checksum == Checksum::Unknown && !unsummed {
+            let pseudo = pseudo_sum(about.local, about.remote, PROTOCOL, len);
+            if !checksum::verify(pseudo, data) {
                 self.malformed += 1;
                 return;
             }
         }
-        let sender = SocketAddr::new(datagram.remote, from);
-        let Some(key) = self.find(datagram.local, to, sender) else {
-            if datagram.cast == Cast::Unicast {
-                ip.reject_port(cx, &datagram);
+        let sender = SocketAddr::new(about.remote, from);
+        let Some(key) = self.find(about.local, to, sender) else {
+            if about.cast == Cast::Unicast {
+                ip.reject_port(cx, &about.with(std::mem::take(data)));
             }
             return;
         };
         let Some(socket) = self.sockets.get_mut(key) else { return };
         self.received += 1;
-        let mut sga = datagram.data;
+        let mut sga = std::mem::take(data);
         sga.advance(HEADER);
         sga.set_peer(Some(sender.into()));
         if let Some(token) = socket.pops.pop_front() {

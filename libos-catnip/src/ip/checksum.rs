@@ -9,27 +9,39 @@ use demi_api::sga::SgArray;
 #[inline]
 pub(crate) fn sum(bytes: &[u8]) -> u32 {
     // The order of bytes within digits does not matter until the end (RFC 1071 §2 (B)), so that words are added as the
-    // machine reads them, halves apart, which leaves room for carries.
-    const LOW: u64 = 0xffff_ffff;
+    // machine reads them; what they carry collects in the upper half.
     let (chunks, rest) = bytes.as_chunks::<8>();
-    let (mut low, mut high) = (0, 0);
+    let mut wide = 0u128;
     for chunk in chunks {
-        let word = u64::from_ne_bytes(*chunk);
-        low += word & LOW;
-        high += word >> 32;
+        wide += u128::from(u64::from_ne_bytes(*chunk));
     }
     if !rest.is_empty() {
-        let mut last = [0; 8];
-        last[..rest.len()].copy_from_slice(rest);
-        let word = u64::from_ne_bytes(last);
-        low += word & LOW;
-        high += word >> 32;
+        wide += u128::from(last_word(rest));
     }
-    let mut total = (low & LOW) + (low >> 32) + (high & LOW) + (high >> 32);
-    total = (total & LOW) + (total >> 32);
-    total = (total & LOW) + (total >> 32);
+    let (low, carried) = (wide as u64).overflowing_add((wide >> 64) as u64);
+    let total = low + u64::from(carried);
+    let total = (total & 0xffff_ffff) + (total >> 32);
+    let total = (total & 0xffff_ffff) + (total >> 32);
     let digits = fold(total as u32);
     u32::from(u16::from_be_bytes(digits.to_ne_bytes()))
+}
+
+/// Fewer than eight bytes as the machine would read them with zeroes behind.
+#[inline]
+fn last_word(bytes: &[u8]) -> u64 {
+    let (mut rest, mut word, mut shift) = (bytes, 0, 0);
+    if let Some((four, more)) = rest.split_first_chunk::<4>() {
+        word = u64::from(u32::from_le_bytes(*four));
+        (rest, shift) = (more, 32);
+    }
+    if let Some((two, more)) = rest.split_first_chunk::<2>() {
+        word |= u64::from(u16::from_le_bytes(*two)) << shift;
+        (rest, shift) = (more, shift + 16);
+    }
+    if let Some(one) = rest.first() {
+        word |= u64::from(*one) << shift;
+    }
+    u64::from_ne_bytes(word.to_le_bytes())
 }
 
 /// The sum of all bytes of an array, wherever its segments are cut.

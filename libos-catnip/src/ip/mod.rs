@@ -12,6 +12,7 @@
 //! |---|---|
 //! | `addr`, `routes` | kinds of addresses; own ones, and the way to others |
 //! | `path`, `send` | what a connection keeps; headers, fragments, loop-back |
+//! | `quick` | the short way for ordinary packets |
 //! | `v4`, `v6` | received packets, down to the transport header |
 //! | `neighbours`, `arp`, `ndp`, `mld` | who has which Ethernet address; groups |
 //! | `icmp4`, `icmp6`, `limiter`, `mtu` | errors both ways, echo, path MTUs |
@@ -36,6 +37,7 @@ mod mtu;
 mod ndp;
 mod neighbours;
 mod path;
+mod quick;
 mod routes;
 mod segments;
 mod send;
@@ -158,6 +160,35 @@ pub(crate) enum Received {
     Transport(Datagram),
     /// Bad news for one.
     Problem(Problem),
+}
+
+/// What is known of a received packet besides its content.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct About {
+    pub(crate) local: IpAddr,
+    pub(crate) remote: IpAddr,
+    /// The transport protocol's number.
+    pub(crate) protocol: u8,
+    /// The two bits of explicit congestion notification.
+    pub(crate) ecn: u8,
+    /// Whether the transport checksum is still to be verified.
+    pub(crate) checksum: Checksum,
+    pub(crate) cast: Cast,
+}
+
+impl About {
+    /// With its content.
+    pub(crate) fn with(self, data: SgArray) -> Datagram {
+        let About { local, remote, protocol, ecn, checksum, cast } = self;
+        Datagram { local, remote, protocol, ecn, checksum, cast, data }
+    }
+}
+
+impl Datagram {
+    pub(crate) fn about(&self) -> About {
+        let Datagram { local, remote, protocol, ecn, checksum, cast, .. } = *self;
+        About { local, remote, protocol, ecn, checksum, cast }
+    }
 }
 
 /// A received packet without its headers.

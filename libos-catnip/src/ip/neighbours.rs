@@ -190,7 +190,13 @@ impl Neighbours {
     #[inline]
     pub(super) fn reachable(&mut self, place: Place, now: Instant) -> Option<[u8; 6]> {
         let entry = self.entries.get_mut(place.index as usize)?;
-        if entry.generation != place.generation || entry.state != State::Reachable || now > entry.until {
+        let known = match entry.state {
+            State::Reachable => now <= entry.until,
+            // Whatever comes of being in use is a matter of time.
+            State::Delay | State::Probe => true,
+            State::Idle | State::Incomplete | State::Stale => false,
+        };
+        if entry.generation != place.generation || !known {
             return None;
         }
         entry.used = Some(now);

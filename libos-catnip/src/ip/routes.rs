@@ -51,6 +51,8 @@ struct Route {
 #[derive(Debug, Default)]
 pub(super) struct Routes {
     own: ArrayVec<Own, MAX_ADDRESSES>,
+    /// Of those of IPv4, the address and what means all hosts of its prefix: what every packet is compared with.
+    own4: ArrayVec<[Ipv4Addr; 2], MAX_ADDRESSES>,
     /// The longest prefixes first.
     routes: Vec<Route>,
     epoch: u32,
@@ -64,6 +66,11 @@ impl Routes {
     }
 
     pub(super) fn change(&mut self) {
+        let own4 = self.own.iter().filter_map(|own| match own.cidr.addr {
+            IpAddr::V4(addr) => Some([addr, own.cidr.broadcast().unwrap_or(Ipv4Addr::BROADCAST)]),
+            IpAddr::V6(_) => None,
+        });
+        self.own4 = own4.collect();
         self.epoch = self.epoch.wrapping_add(1);
     }
 
@@ -83,7 +90,7 @@ impl Routes {
 
     #[inline]
     pub(super) fn is_own4(&self, addr: Ipv4Addr) -> bool {
-        self.own.iter().any(|own| own.cidr.addr == IpAddr::V4(addr))
+        self.own4.iter().any(|[own, _]| *own == addr)
     }
 
     #[inline]
@@ -92,8 +99,9 @@ impl Routes {
     }
 
     /// Whether an address means all hosts of a prefix of ours.
+    #[inline]
     pub(super) fn is_broadcast(&self, addr: Ipv4Addr) -> bool {
-        addr.is_broadcast() || self.own.iter().any(|own| own.cidr.broadcast() == Some(addr))
+        addr.is_broadcast() || self.own4.iter().any(|[_, all]| *all == addr)
     }
 
     /// Whether an own address listens in a group of solicited nodes.

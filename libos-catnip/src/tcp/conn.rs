@@ -346,7 +346,7 @@ impl Connection {
 
     /// Takes in data that has arrived in order.
     #[inline]
-    pub(crate) fn deliver(&mut self, mut payload: SgArray) {
+    pub(crate) fn deliver(&mut self, payload: &mut SgArray) {
         let received = &mut self.received;
         payload.drain_to(|buf| {
             if !buf.is_empty() {

@@ -51,7 +51,7 @@ impl Delivered {
 impl Connection {
     /// Takes a segment for this connection, whatever its state.
     #[inline]
-    pub(crate) fn receive(&mut self, io: &mut Io<'_, '_>, mut segment: Segment, ecn: u8) {
+    pub(crate) fn receive(&mut self, io: &mut Io<'_, '_>, mut segment: Segment<'_>, ecn: u8) {
         match self.state {
             State::Closed => return,
             State::SynSent => return self.receive_in_syn_sent(io, segment),
@@ -129,7 +129,7 @@ impl Connection {
     }
 
     /// §3.10.7.3.
-    fn receive_in_syn_sent(&mut self, io: &mut Io<'_, '_>, segment: Segment) {
+    fn receive_in_syn_sent(&mut self, io: &mut Io<'_, '_>, segment: Segment<'_>) {
         let acknowledges = segment.flags.has(Flags::ACK);
         if acknowledges && (segment.ack <= self.iss || segment.ack > self.nxt) {
             if !segment.flags.has(Flags::RST) {
@@ -173,7 +173,7 @@ impl Connection {
     }
 
     /// The peer's SYN: what both sides know how to do from now on.
-    pub(crate) fn adopt_options(&mut self, io: &mut Io<'_, '_>, segment: &Segment) {
+    pub(crate) fn adopt_options(&mut self, io: &mut Io<'_, '_>, segment: &Segment<'_>) {
         let options = &segment.options;
         self.rcv_nxt = segment.seq + 1;
         self.acked_to = segment.seq;
@@ -196,7 +196,7 @@ impl Connection {
         (self.wl1, self.wl2) = (segment.seq, segment.ack);
     }
 
-    fn establish(&mut self, io: &mut Io<'_, '_>, segment: &Segment) {
+    fn establish(&mut self, io: &mut Io<'_, '_>, segment: &Segment<'_>) {
         self.state = match self.fin {
             Fin::No => State::Established,
             Fin::Due | Fin::Sent(_) => State::FinWait1,
@@ -218,7 +218,7 @@ impl Connection {
     }
 
     /// RFC 7323 §5.3, R1. A segment that lacks the option when it was agreed upon is dropped (§3.2).
-    fn passes_paws(&mut self, io: &mut Io<'_, '_>, segment: &Segment) -> bool {
+    fn passes_paws(&mut self, io: &mut Io<'_, '_>, segment: &Segment<'_>) -> bool {
         let Some(ours) = &self.timestamps else { return true };
         if segment.flags.has(Flags::RST) {
             return true;
@@ -238,7 +238,7 @@ impl Connection {
 
     /// RFC 7323 §4.3: TS.Recent comes from the segment that what is acknowledged next begins in.
     #[inline]
-    fn note_timestamp(&mut self, io: &mut Io<'_, '_>, segment: &Segment) {
+    fn note_timestamp(&mut self, io: &mut Io<'_, '_>, segment: &Segment<'_>) {
         if let (Some(ours), Some((value, _))) = (&mut self.timestamps, segment.options.timestamps)
             && segment.seq <= self.acked_to
             && value.wrapping_sub(ours.recent).cast_signed() >= 0
@@ -249,7 +249,7 @@ impl Connection {
 
     /// RFC 9293 §3.10.7.4, table 6.
     #[inline]
-    fn is_acceptable(&self, segment: &Segment) -> bool {
+    fn is_acceptable(&self, segment: &Segment<'_>) -> bool {
         let window = self.rcv_right - self.rcv_nxt;
         let space = segment.space();
         let inside = |seq: SeqNum| self.rcv_nxt <= seq && seq < self.rcv_right;
@@ -262,7 +262,7 @@ impl Connection {
         }
     }
 
-    fn refuse(&mut self, io: &mut Io<'_, '_>, segment: &Segment) {
+    fn refuse(&mut self, io: &mut Io<'_, '_>, segment: &Segment<'_>) {
         if segment.flags.has(Flags::RST) {
             return;
         }
@@ -300,7 +300,7 @@ impl Connection {
 
     /// §3.10.7.4, fifth, ESTABLISHED. False: the segment is not processed further.
     #[inline]
-    fn receive_ack(&mut self, io: &mut Io<'_, '_>, segment: &Segment) -> bool {
+    fn receive_ack(&mut self, io: &mut Io<'_, '_>, segment: &Segment<'_>) -> bool {
         // RFC 5961 §5.2.
         if segment.ack > self.nxt || segment.ack + self.max_window.max(1 << 16) < self.una {
             self.challenge(io);
@@ -360,7 +360,7 @@ impl Connection {
         self.progress_at = io.cx.now;
     }
 
-    fn receive_sacks(&mut self, io: &mut Io<'_, '_>, segment: &Segment, delivered: &mut Delivered) {
+    fn receive_sacks(&mut self, io: &mut Io<'_, '_>, segment: &Segment<'_>, delivered: &mut Delivered) {
         let blocks = &segment.options.sacks;
         delivered.duplicate = dsack(blocks, segment.ack);
         let (rack, now, min_rtt) = (&mut self.rack, io.cx.now, self.rtt.min_rtt());
@@ -372,7 +372,7 @@ impl Connection {
 
     /// §3.10.7.4: the send window.
     #[inline]
-    fn update_window(&mut self, segment: &Segment) -> bool {
+    fn update_window(&mut self, segment: &Segment<'_>) -> bool {
         if !(self.wl1 < segment.seq || self.wl1 == segment.seq && self.wl2 <= segment.ack) {
             return false;
         }
@@ -511,7 +511,7 @@ impl Connection {
 
     /// §3.10.7.4, seventh and eighth.
     #[inline]
-    fn receive_text(&mut self, io: &mut Io<'_, '_>, mut segment: Segment) {
+    fn receive_text(&mut self, io: &mut Io<'_, '_>, mut segment: Segment<'_>) {
         if !self.state.may_receive() {
             // A FIN that comes again is acknowledged again.
             return self.send_ack(io);
@@ -530,7 +530,7 @@ impl Connection {
         if end > self.rcv_right {
             let beyond = (end - self.rcv_right) as usize;
             let keep = segment.len - beyond.min(segment.len);
-            segment.payload = segment.payload.split_to(keep);
+            *segment.payload = segment.payload.split_to(keep);
             segment.len = keep;
         }
         if segment.seq < self.rcv_nxt {
@@ -546,7 +546,7 @@ impl Connection {
             self.receive_in_order(io, segment.payload, segment.len as u32);
         } else if segment.len > 0 {
             // RFC 5681 §4.2: at once, so that the sender learns of the hole.
-            self.reassembly.insert(io.cx.heap, self.rcv_nxt, segment.seq, segment.payload);
+            self.reassembly.insert(io.cx.heap, self.rcv_nxt, segment.seq, std::mem::take(segment.payload));
             io.counters.out_of_order += 1;
             return self.send_ack(io);
         }
@@ -557,7 +557,7 @@ impl Connection {
     }
 
     #[inline]
-    fn receive_in_order(&mut self, io: &mut Io<'_, '_>, payload: SgArray, len: u32) {
+    fn receive_in_order(&mut self, io: &mut Io<'_, '_>, payload: &mut SgArray, len: u32) {
         self.rcv_nxt += len;
         if !self.read_shut {
             self.deliver(payload);
@@ -568,7 +568,7 @@ impl Connection {
         for buf in self.reassembly.take_ready(self.rcv_nxt) {
             self.rcv_nxt += buf.len() as u32;
             if !self.read_shut {
-                self.deliver(buf.into());
+                self.deliver(&mut buf.into());
             }
         }
         // RFC 5681 §4.2: a segment that fills a hole is acknowledged at once.

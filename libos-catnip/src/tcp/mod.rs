@@ -33,6 +33,7 @@ use demi_api::time::Instant;
 pub(crate) use self::congestion::Algorithm;
 pub(crate) use self::conn::Settings;
 pub(crate) use self::counters::Counters;
+pub(crate) use self::output::PROTOCOL;
 pub(crate) use self::sockets::{Env, Tcp};
 
 /// A peer's MSS below this is taken for this: RFC 9293 §3.7.1 leaves the lower bound to the implementation, and one near

@@ -71,7 +71,7 @@ pub(crate) struct Options {
 
 /// A received segment.
 #[derive(Debug)]
-pub(crate) struct Segment {
+pub(crate) struct Segment<'a> {
     pub(crate) from: u16,
     pub(crate) to: u16,
     pub(crate) seq: SeqNum,
@@ -80,15 +80,15 @@ pub(crate) struct Segment {
     /// As it stands in the header: not scaled.
     pub(crate) window: u16,
     pub(crate) options: Options,
-    pub(crate) payload: SgArray,
+    pub(crate) payload: &'a mut SgArray,
     /// Bytes of the payload.
     pub(crate) len: usize,
 }
 
-impl Segment {
-    /// Takes a segment apart whose checksum was verified. `None`: it is malformed.
+impl Segment<'_> {
+    /// Takes a segment apart whose checksum was verified: what is left of `data` is its payload. `None`: it is malformed.
     #[inline]
-    pub(crate) fn parse(mut data: SgArray) -> Option<Segment> {
+    pub(crate) fn parse(data: &mut SgArray) -> Option<Segment<'_>> {
         let total = data.len();
         let head = data.segments().first()?;
         let fixed: &[u8; HEADER] = head.first_chunk()?;
@@ -96,20 +96,20 @@ impl Segment {
         let half = |at: usize| u16::from_be_bytes([fixed[at], fixed[at + 1]]);
         let header = usize::from(fixed[12] >> 4) * 4;
         let options = Options::parse(head.get(HEADER..header)?);
-        let mut segment = Segment {
-            from: half(0),
-            to: half(2),
-            seq: SeqNum(word(4)),
-            ack: SeqNum(word(8)),
-            flags: Flags(fixed[13]),
-            window: half(14),
-            options,
-            payload: SgArray::new(),
-            len: total - header,
-        };
+        let (from, to, seq, ack, flags, window) =
+            (half(0), half(2), word(4), word(8), Flags(fixed[13]), half(14));
         data.advance(header);
-        segment.payload = data;
-        Some(segment)
+        Some(Segment {
+            from,
+            to,
+            seq: SeqNum(seq),
+            ack: SeqNum(ack),
+            flags,
+            window,
+            options,
+            len: total - header,
+            payload: data,
+        })
     }
 
     /// Sequence numbers that it occupies: RFC 9293 §3.4.
@@ -278,8 +278,8 @@ mod tests {
         Heap::new(&HeapConfig { size: 2 << 20, lock: false, ..HeapConfig::default() }).unwrap()
     }
 
-    fn parse(heap: &Heap, bytes: &[u8]) -> Option<Segment> {
-        Segment::parse(SgArray::copy_from(heap, bytes).unwrap())
+    fn array(heap: &Heap, bytes: &[u8]) -> SgArray {
+        SgArray::copy_from(heap, bytes).unwrap()
     }
 
     prop_compose! {
@@ -305,7 +305,8 @@ mod tests {
             let mut bytes = vec![0xff; header.len()];
             prop_assert_eq!(header.write(&mut bytes), bytes.len());
             bytes.extend(&payload);
-            let segment = parse(&heap, &bytes).unwrap();
+            let mut data = array(&heap, &bytes);
+            let segment = Segment::parse(&mut data).unwrap();
             prop_assert_eq!((segment.from, segment.to, segment.seq), (header.from, header.to, header.seq));
             prop_assert_eq!((segment.ack, segment.flags, segment.window), (header.ack, header.flags, header.window));
             prop_assert_eq!(segment.options.mss, header.mss);
@@ -319,7 +320,7 @@ mod tests {
         #[test]
         fn any_bytes_are_taken_apart_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
             let heap = heap();
-            if let Some(segment) = parse(&heap, &bytes) {
+            if let Some(segment) = Segment::parse(&mut array(&heap, &bytes)) {
                 prop_assert!(segment.len <= bytes.len() - HEADER);
             }
         }
@@ -331,14 +332,14 @@ mod tests {
         let mut bytes = [0; 40];
         for offset in [0, 4, 11, 15] {
             bytes[12] = offset << 4;
-            assert!(parse(&heap, &bytes).is_none(), "offset {offset}");
+            assert!(Segment::parse(&mut array(&heap, &bytes)).is_none(), "offset {offset}");
         }
         bytes[12] = 10 << 4;
         for options in [[2, 0, 9, 9], [2, 1, 9, 9], [3, 200, 1, 1], [254, 2, 0, 2]] {
             bytes[20..24].copy_from_slice(&options);
-            assert_eq!(parse(&heap, &bytes).unwrap().options, Options::default());
+            assert_eq!(Segment::parse(&mut array(&heap, &bytes)).unwrap().options, Options::default());
         }
         bytes[20..24].copy_from_slice(&[3, 3, 99, 0]);
-        assert_eq!(parse(&heap, &bytes).unwrap().options.window_scale, Some(14));
+        assert_eq!(Segment::parse(&mut array(&heap, &bytes)).unwrap().options.window_scale, Some(14));
     }
 }

@@ -12,6 +12,7 @@ use demi_api::desc::QueueTable;
 use demi_api::error::Error;
 use demi_api::libos::{Cx, Shutdown};
 use demi_api::op::{Done, Op, Position, Step};
+use demi_api::sga::SgArray;
 use demi_api::slab::{Key, Slab};
 use demi_api::time::Instant;
 use demi_api::token::QToken;
@@ -30,7 +31,7 @@ use super::send::SendBuffer;
 use super::seq::SeqNum;
 use crate::catnip::Queue;
 use crate::device::Checksum;
-use crate::ip::{Cast, Datagram, Ip, Path, Problem, ProblemKind, checksum, pseudo_sum};
+use crate::ip::{About, Cast, Ip, Path, Problem, ProblemKind, checksum, pseudo_sum};
 use crate::timer::{TimerId, Wheel};
 
 /// What a call into TCP works with.
@@ -418,26 +419,26 @@ impl Tcp {
 
     /// A segment arrives.
     #[inline]
-    pub(crate) fn receive(&mut self, env: &mut Env<'_, '_>, datagram: Datagram) {
+    pub(crate) fn receive(&mut self, env: &mut Env<'_, '_>, about: About, data: &mut SgArray) {
         self.counters.received += 1;
         // MUST-57: nothing that was sent to several is answered.
-        if datagram.cast != Cast::Unicast {
+        if about.cast != Cast::Unicast {
             return;
         }
-        if datagram.checksum == Checksum::Unknown {
-            let pseudo = pseudo_sum(datagram.local, datagram.remote, PROTOCOL, datagram.data.len());
-            if !checksum::verify(pseudo, &datagram.data) {
+        if about.checksum == Checksum::Unknown {
+            let pseudo = pseudo_sum(about.local, about.remote, PROTOCOL, data.len());
+            if !checksum::verify(pseudo, data) {
                 self.counters.bad_checksum += 1;
                 return;
             }
         }
-        let Some(segment) = Segment::parse(datagram.data) else {
+        let Some(segment) = Segment::parse(data) else {
             self.counters.malformed += 1;
             return;
         };
         let ends = Ends {
-            local: datagram.local,
-            remote: datagram.remote,
+            local: about.local,
+            remote: about.remote,
             local_port: segment.to,
             remote_port: segment.from,
         };
@@ -447,7 +448,7 @@ impl Tcp {
             if !may_reuse(&entry.conn, &segment) {
                 let before = entry.conn.state;
                 let mut io = Io { cx: env.cx, ip: env.ip, counters: &mut self.counters };
-                entry.conn.receive(&mut io, segment, datagram.ecn);
+                entry.conn.receive(&mut io, segment, about.ecn);
                 if before == State::SynReceived && entry.conn.state.is_synchronized() {
                     self.handshake_over(env, key);
                 }
@@ -461,7 +462,7 @@ impl Tcp {
     }
 
     /// RFC 9293 §3.10.7.1 and §3.10.7.2: a segment for no connection.
-    fn receive_for_nobody(&mut self, env: &mut Env<'_, '_>, ends: Ends, segment: Segment) {
+    fn receive_for_nobody(&mut self, env: &mut Env<'_, '_>, ends: Ends, segment: Segment<'_>) {
         if segment.flags.has(Flags::RST) {
             return;
         }
@@ -474,7 +475,7 @@ impl Tcp {
         self.send_reset(env, &ends, &segment);
     }
 
-    fn send_reset(&mut self, env: &mut Env<'_, '_>, ends: &Ends, segment: &Segment) {
+    fn send_reset(&mut self, env: &mut Env<'_, '_>, ends: &Ends, segment: &Segment<'_>) {
         let Ok(mut path) = env.ip.path(env.cx, Some(ends.local), ends.remote) else { return };
         let (seq, ack, flags) = if segment.flags.has(Flags::ACK) {
             (segment.ack, SeqNum(0), Flags::RST)
@@ -487,7 +488,7 @@ impl Tcp {
         send_header(&mut io, &mut path, &header);
     }
 
-    fn receive_syn(&mut self, env: &mut Env<'_, '_>, key: Key, ends: Ends, segment: &Segment) {
+    fn receive_syn(&mut self, env: &mut Env<'_, '_>, key: Key, ends: Ends, segment: &Segment<'_>) {
         let Some(Socket::Listener(listener)) = self.sockets.get_mut(key) else { return };
         if listener.children >= listener.backlog {
             self.counters.backlog_full += 1;
@@ -774,7 +775,7 @@ pub(super) fn peer(ends: &Ends) -> Addr {
 }
 
 /// RFC 6191 §2, and RFC 9293 MAY-2: the SYN is certainly newer than all that the old connection sent.
-fn may_reuse(conn: &Connection, segment: &Segment) -> bool {
+fn may_reuse(conn: &Connection, segment: &Segment<'_>) -> bool {
     if conn.state != State::TimeWait || !segment.flags.has(Flags::SYN) || segment.flags.has(Flags::ACK) {
         return false;
     }
