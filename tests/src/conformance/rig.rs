@@ -2,6 +2,7 @@
 //!
 //! Invariants: every wait is bounded. A test that ends leaves nothing pending, and the heap's account where it was.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -44,6 +45,18 @@ pub trait Harness {
         Self: Sized,
     {
     }
+
+    /// What the surroundings lack for this libOS, root for example; its tests are skipped then, and say so.
+    fn lacking() -> Option<String> {
+        None
+    }
+
+    /// Looks behind every test at what only this libOS can tell.
+    fn look_back(&self, _rig: &Rig<Self>)
+    where
+        Self: Sized,
+    {
+    }
 }
 
 /// An instance and its harness.
@@ -57,6 +70,12 @@ pub struct Rig<H: Harness> {
 
 /// Runs a test on a fresh instance, and looks at the accounts behind it.
 pub fn run<H: Harness>(test: fn(&Rig<H>)) {
+    if let Some(what) = H::lacking() {
+        let name = std::thread::current().name().unwrap_or("a test").to_owned();
+        // In one piece, as others write as well; the test harness does not keep it to itself.
+        let _ = std::io::stderr().write_all(format!("SKIPPED {name}: {what}\n").as_bytes());
+        return;
+    }
     let rig = Rig::<H>::new();
     rig.harness.warm_up(&rig);
     rig.settle();
@@ -69,6 +88,7 @@ pub fn run<H: Harness>(test: fn(&Rig<H>)) {
     assert_eq!(counters.stale_posts, 0, "results were posted twice");
     assert_eq!(counters.operations_pending, 0, "operations are still under way");
     assert_eq!(rig.heap_account(), before, "objects and bytes that are live in the heap, after and before");
+    rig.harness.look_back(&rig);
 }
 
 impl<H: Harness> Rig<H> {

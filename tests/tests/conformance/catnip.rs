@@ -1,15 +1,25 @@
-//! Catnip, talking to itself.
+//! Catnip: talking to itself, and across every device that a test can have both ends of.
 
+use std::cell::Cell;
+use std::marker::PhantomData;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
-use demi_api::Addr;
+use demi_api::memalloc::Heap;
+use demi_api::time::Clock;
+use demi_api::{Addr, Error};
 use demi_libos_catnip::Catnip;
+use demi_libos_catnip::device::memif::{Memif, MemifConfig, Role};
+use demi_libos_catnip::device::{DeviceCx, Queue};
 use demi_tests::conformance::{Harness, Rig};
 
-/// One family's address of an instance without a NIC.
-pub(crate) struct Alone<const V6: bool>;
+use super::facing::{Cable, Facing, V4, V6};
 
-impl<const V6: bool> Harness for Alone<V6> {
+/// One family's address of an instance without a NIC.
+pub(crate) struct Alone<const IPV6: bool>;
+
+impl<const IPV6: bool> Harness for Alone<IPV6> {
     type LibOs = Catnip;
 
     fn new() -> Self {
@@ -21,7 +31,7 @@ impl<const V6: bool> Harness for Alone<V6> {
     }
 
     fn stream_addr(&self) -> Option<Addr> {
-        Some(if V6 { "[::1]:0" } else { "10.0.0.1:0" }.parse().unwrap())
+        Some(if IPV6 { "[::1]:0" } else { "10.0.0.1:0" }.parse().unwrap())
     }
 
     fn datagram_addr(&self) -> Option<Addr> {
@@ -31,8 +41,6 @@ impl<const V6: bool> Harness for Alone<V6> {
     fn path(&self) -> Option<PathBuf> {
         None
     }
-
-    fn warm_up(&self, _rig: &Rig<Self>) {}
 }
 
 mod inet {
@@ -45,4 +53,109 @@ mod inet6 {
     use super::*;
 
     demi_tests::conformance!(Alone<true>: streams datagrams);
+}
+
+/// Both stacks of [`Facing`], by one family's addresses.
+pub(crate) struct Across<C, const IPV6: bool> {
+    /// Datagram sockets so far: every other one is on the far side.
+    datagrams: Cell<usize>,
+    cable: PhantomData<C>,
+}
+
+impl<C, const IPV6: bool> Across<C, IPV6> {
+    fn addr(which: usize) -> Option<Addr> {
+        let ip = if IPV6 { IpAddr::from(V6[which]) } else { IpAddr::from(V4[which]) };
+        Some(SocketAddr::from((ip, 0)).into())
+    }
+}
+
+impl<C: Cable, const IPV6: bool> Harness for Across<C, IPV6> {
+    type LibOs = Facing<C>;
+
+    fn new() -> Self {
+        Across { datagrams: Cell::new(0), cable: PhantomData }
+    }
+
+    fn lacking() -> Option<String> {
+        C::lacking()
+    }
+
+    fn stream_addr(&self) -> Option<Addr> {
+        Self::addr(1)
+    }
+
+    fn datagram_addr(&self) -> Option<Addr> {
+        let which = self.datagrams.get();
+        self.datagrams.set(which + 1);
+        Self::addr(which % 2)
+    }
+
+    fn path(&self) -> Option<PathBuf> {
+        None
+    }
+
+    /// The stacks learn where the other one is, and devices what they keep.
+    fn warm_up(&self, rig: &Rig<Self>) {
+        for (near, far) in [rig.connected(), rig.datagrams()] {
+            rig.push(near, b"x").unwrap();
+            rig.pop(far).unwrap();
+            rig.close([near, far]);
+        }
+    }
+
+    /// Whatever the transports have sent, the device has carried; and that was something.
+    fn look_back(&self, rig: &Rig<Self>) {
+        let counters = rig.demi.counters().unwrap().libos;
+        let both = |name: &str| -> [u64; 2] {
+            let values = counters.iter().filter(|(other, _)| *other == name).map(|(_, value)| *value);
+            values.collect::<Vec<_>>().try_into().unwrap_or_else(|_| panic!("{name} is not there twice"))
+        };
+        let [sent, received] = C::FRAMES.map(both);
+        let [segments, datagrams] = ["tcp_sent", "udp_sent"].map(both);
+        assert_eq!(both("ip_looped"), [0, 0], "packets that went past the device");
+        for stack in [0, 1] {
+            let packets = segments[stack] + datagrams[stack];
+            assert!(packets > 0 && sent[stack] >= packets, "{packets} packets in {} frames", sent[stack]);
+            assert!(received[stack] > 0, "nothing was received");
+        }
+    }
+}
+
+/// Shared memory, one end its owner.
+pub(crate) struct OverMemif;
+
+impl Cable for OverMemif {
+    const FRAMES: [&'static str; 2] = ["memif_tx_frames", "memif_rx_frames"];
+
+    fn lacking() -> Option<String> {
+        None
+    }
+
+    fn plug(heap: &Heap) -> Result<(OverMemif, [Box<dyn Queue>; 2]), Error> {
+        // Abstract, so that there is nothing to clean up.
+        let name = format!("@demi-conformance-{}-{:x}", std::process::id(), fastrand::u64(..));
+        let open =
+            |role| Memif::open(&MemifConfig { socket: name.clone().into(), role, ..MemifConfig::default() });
+        let mut ends = [open(Role::Server)?, open(Role::Client)?];
+        let (clock, begin) = (Clock::start(), Instant::now());
+        while !ends.iter().all(Memif::is_up) {
+            assert!(begin.elapsed() < Duration::from_secs(10), "the ends do not find each other");
+            for end in &mut ends {
+                end.rx_burst(&DeviceCx { heap, now: clock.now() }, &mut Vec::new());
+            }
+        }
+        Ok((OverMemif, ends.map(|end| Box::new(end) as Box<dyn Queue>)))
+    }
+}
+
+mod memif {
+    use super::*;
+
+    demi_tests::conformance!(Across<OverMemif, false>: general streams datagrams);
+}
+
+mod memif6 {
+    use super::*;
+
+    demi_tests::conformance!(Across<OverMemif, true>: streams datagrams);
 }

@@ -3,4 +3,5 @@
 
 mod catnap;
 mod catnip;
+mod facing;
 mod loopback;
