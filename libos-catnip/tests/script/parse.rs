@@ -1,0 +1,609 @@
+//! The language, line by line: see the [crate's documentation](crate) for what it says.
+//!
+//! Invariant: a script that has been parsed holds no word that is not known; a fault names its line.
+
+use std::time::Duration;
+
+use demi_api::Shutdown;
+
+use crate::wire::{ACK, FIN, PSH, RST, SYN};
+
+#[derive(Debug, Default)]
+pub(crate) struct Script {
+    pub(crate) ipv6: bool,
+    pub(crate) mtu: Option<usize>,
+    pub(crate) seed: u64,
+    /// Lines of the configuration, each with its section.
+    pub(crate) config: Vec<(String, String)>,
+    pub(crate) lines: Vec<Line>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Line {
+    pub(crate) number: usize,
+    pub(crate) text: String,
+    pub(crate) when: When,
+    pub(crate) flow: String,
+    /// Done one after the other, without a turn of the stack in between.
+    pub(crate) statements: Vec<Statement>,
+    pub(crate) repeat: usize,
+}
+
+/// When something happens, counted from the line before.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum When {
+    Now,
+    At(Duration),
+    Within(Duration, Duration),
+}
+
+#[derive(Debug)]
+pub(crate) enum Statement {
+    Send(Spec),
+    Expect(Spec),
+    Icmp(Icmp),
+    Nothing,
+    App(App, Option<Outcome>),
+}
+
+/// A sequence number: relative to the direction's first, or as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Num {
+    Any,
+    Rel(i64),
+    Abs(u32),
+}
+
+/// A number in a packet that is sent, or what is expected of one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Match {
+    Any,
+    Is(u64),
+    Range(u64, u64),
+}
+
+impl Match {
+    pub(crate) fn takes(self, value: u64) -> bool {
+        match self {
+            Match::Any => true,
+            Match::Is(wanted) => value == wanted,
+            Match::Range(low, high) => (low..=high).contains(&value),
+        }
+    }
+}
+
+/// A segment as a script writes it.
+#[derive(Clone, Debug)]
+pub(crate) struct Spec {
+    pub(crate) flags: u8,
+    pub(crate) seq: Num,
+    pub(crate) len: usize,
+    /// Several segments of so many bytes each.
+    pub(crate) by: Option<usize>,
+    pub(crate) ack: Option<Num>,
+    pub(crate) win: Option<Match>,
+    pub(crate) options: Option<Vec<OptSpec>>,
+    pub(crate) marks: Vec<Mark>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum OptSpec {
+    /// Whatever else there is.
+    Rest,
+    End,
+    Nop,
+    Mss(Match),
+    Scale(Match),
+    SackOk,
+    /// `None`: any; when sending, what the clock says, and what was received last.
+    Ts(Option<i64>, Option<i64>),
+    Sack(Vec<(Num, Num)>),
+    Raw(Vec<u8>),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Mark {
+    Ecn(u8),
+    BadSum,
+    BadIpSum,
+    Broadcast,
+    NoPsh,
+    DontFragment,
+    Urgent(u16),
+    Reserved(u8),
+    Offset(u8),
+    Data(Vec<u8>),
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Icmp {
+    pub(crate) kind: IcmpKind,
+    /// The sequence number that is quoted; otherwise that of the last segment with data or SYN.
+    pub(crate) seq: Option<Num>,
+    /// Size of the packet that is quoted.
+    pub(crate) size: Option<usize>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum IcmpKind {
+    Net,
+    Host,
+    Protocol,
+    Port,
+    Prohibited,
+    TooBig(u32),
+    TimeExceeded,
+    Quench,
+}
+
+#[derive(Debug)]
+pub(crate) enum App {
+    Listen { port: u16, backlog: u32 },
+    Accept,
+    Connect,
+    Push(usize),
+    Pop(Option<usize>),
+    Read(usize),
+    Close,
+    CloseListener,
+    Shutdown(Shutdown),
+    Set(String, String),
+    Await(Kind),
+    Cancel(Kind),
+    Ports(u16, u16),
+    Iss(u32),
+    Count(String, Match),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Accept,
+    Connect,
+    Push,
+    Pop,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Ok,
+    Pending,
+    Eof,
+    Bytes(usize),
+    Data(Vec<u8>),
+    Error(String),
+}
+
+/// Names of errors in scripts, and of the variants that they stand for.
+pub(crate) const ERRORS: [(&str, &str); 10] = [
+    ("reset", "ConnectionReset"),
+    ("refused", "ConnectionRefused"),
+    ("aborted", "ConnectionAborted"),
+    ("timeout", "TimedOut"),
+    ("unreachable", "Unreachable"),
+    ("cancelled", "Cancelled"),
+    ("closed", "Closed"),
+    ("notconnected", "NotConnected"),
+    ("inuse", "AddressInUse"),
+    ("badaddress", "BadAddress"),
+];
+
+type Parsed<T> = Result<T, String>;
+
+/// The words of a line, one after the other.
+struct Words<'a> {
+    rest: &'a str,
+}
+
+impl<'a> Words<'a> {
+    fn next(&mut self) -> Option<&'a str> {
+        self.rest = self.rest.trim_start();
+        if self.rest.is_empty() {
+            return None;
+        }
+        let close = match self.rest.as_bytes()[0] {
+            b'<' if self.rest.len() > 1 && !self.rest[1..].starts_with(' ') => Some('>'),
+            b'[' => Some(']'),
+            _ => None,
+        };
+        let end = match close.and_then(|close| self.rest.find(close)) {
+            Some(end) => end + 1,
+            None => self.rest.find(' ').unwrap_or(self.rest.len()),
+        };
+        let (word, rest) = self.rest.split_at(end);
+        self.rest = rest;
+        Some(word)
+    }
+
+    fn peek(&self) -> Option<&'a str> {
+        Words { rest: self.rest }.next()
+    }
+
+    fn skip_if(&mut self, word: &str) -> bool {
+        let found = self.peek() == Some(word);
+        if found {
+            self.next();
+        }
+        found
+    }
+
+    fn need(&mut self, what: &str) -> Parsed<&'a str> {
+        self.next().ok_or_else(|| format!("{what} is missing"))
+    }
+
+    fn number<T: std::str::FromStr>(&mut self, what: &str) -> Parsed<T> {
+        number(self.need(what)?)
+    }
+}
+
+fn number<T: std::str::FromStr>(text: &str) -> Parsed<T> {
+    text.parse().map_err(|_| format!("{text:?} is not a number that fits here"))
+}
+
+fn hex(text: &str) -> Parsed<Vec<u8>> {
+    let digits = text.strip_prefix("0x").unwrap_or(text);
+    if digits.len() % 2 != 0 || digits.is_empty() || !digits.is_ascii() {
+        return Err(format!("{text:?} is not a string of bytes"));
+    }
+    let byte =
+        |at: usize| u8::from_str_radix(&digits[at..at + 2], 16).map_err(|_| format!("{text:?} is not hex"));
+    (0..digits.len()).step_by(2).map(byte).collect()
+}
+
+pub(crate) fn duration(text: &str) -> Parsed<Duration> {
+    let split =
+        text.find(|letter: char| letter.is_ascii_alphabetic()).ok_or(format!("{text:?} has no unit"))?;
+    let count: f64 = number(&text[..split])?;
+    let unit = match &text[split..] {
+        "us" => 1e3,
+        "ms" => 1e6,
+        "s" => 1e9,
+        "min" => 60e9,
+        "h" => 3600e9,
+        unit => return Err(format!("{unit:?} is no unit of time: us, ms, s, min, h")),
+    };
+    Ok(Duration::from_nanos((count * unit).round() as u64))
+}
+
+fn num(text: &str) -> Parsed<Num> {
+    match text.strip_prefix('=') {
+        _ if text == "*" => Ok(Num::Any),
+        Some(absolute) => Ok(Num::Abs(number(absolute)?)),
+        None => Ok(Num::Rel(number(text)?)),
+    }
+}
+
+fn matcher(text: &str) -> Parsed<Match> {
+    match text.split_once("..") {
+        _ if text == "*" => Ok(Match::Any),
+        Some((low, high)) => Ok(Match::Range(number(low)?, number(high)?)),
+        None => Ok(Match::Is(number(text)?)),
+    }
+}
+
+fn flags(text: &str) -> Parsed<u8> {
+    text.bytes().try_fold(0, |all, letter| {
+        Ok(all
+            | match letter {
+                b'-' => 0,
+                b'F' => FIN,
+                b'S' => SYN,
+                b'R' => RST,
+                b'P' => PSH,
+                b'.' => ACK,
+                b'U' => 0x20,
+                b'E' => 0x40,
+                b'W' => 0x80,
+                other => {
+                    return Err(format!("{:?} is no flag: F S R P . U E W, or - for none", other as char));
+                }
+            })
+    })
+}
+
+/// `1:1001(1000)`.
+fn range(text: &str) -> Parsed<(Num, usize)> {
+    let fault = || format!("{text:?} is no range of sequence numbers, as in 1:1001(1000)");
+    let (seq, rest) = text.split_once(':').ok_or_else(fault)?;
+    let (end, len) = rest.strip_suffix(')').and_then(|rest| rest.split_once('(')).ok_or_else(fault)?;
+    let (seq, end, len) = (num(seq)?, num(end)?, number::<usize>(len)?);
+    let fits = match (seq, end) {
+        (Num::Rel(seq), Num::Rel(end)) => end - seq == len as i64,
+        (Num::Abs(seq), Num::Abs(end)) => end.wrapping_sub(seq) as usize == len,
+        (Num::Any, Num::Any) => true,
+        _ => false,
+    };
+    if fits { Ok((seq, len)) } else { Err(format!("{text:?} contradicts itself")) }
+}
+
+fn options(text: &str) -> Parsed<Vec<OptSpec>> {
+    let inside =
+        text.strip_prefix('<').and_then(|text| text.strip_suffix('>')).ok_or("an option list has no end")?;
+    let one = |text: &str| {
+        let mut words = Words { rest: text };
+        let stamp = |text: &str| if text == "*" { Ok(None) } else { number(text).map(Some) };
+        let option = match words.need("an option")? {
+            "*" => OptSpec::Rest,
+            "eol" => OptSpec::End,
+            "nop" => OptSpec::Nop,
+            "mss" => OptSpec::Mss(matcher(words.need("the MSS")?)?),
+            "wscale" => OptSpec::Scale(matcher(words.need("the shift")?)?),
+            "sackOK" => OptSpec::SackOk,
+            "ts" => OptSpec::Ts(stamp(words.need("a value")?)?, stamp(words.need("an echo")?)?),
+            "sack" => {
+                let mut blocks = Vec::new();
+                while let Some(block) = words.next() {
+                    let (left, right) = block.split_once(':').ok_or("a SACK block is left:right")?;
+                    blocks.push((num(left)?, num(right)?));
+                }
+                OptSpec::Sack(blocks)
+            }
+            "raw" => OptSpec::Raw(hex(words.need("bytes")?)?),
+            other => return Err(format!("{other:?} is no option")),
+        };
+        nothing_left(&mut words).map(|()| option)
+    };
+    inside.split(',').filter(|text| !text.trim().is_empty()).map(|text| one(text.trim())).collect()
+}
+
+fn marks(text: &str) -> Parsed<Vec<Mark>> {
+    let one = |text: &str| {
+        let mut words = Words { rest: text };
+        let mark = match words.need("a mark")? {
+            "noecn" => Mark::Ecn(0),
+            "ect1" => Mark::Ecn(1),
+            "ect0" => Mark::Ecn(2),
+            "ce" => Mark::Ecn(3),
+            "badsum" => Mark::BadSum,
+            "badipsum" => Mark::BadIpSum,
+            "broadcast" => Mark::Broadcast,
+            "nopsh" => Mark::NoPsh,
+            "df" => Mark::DontFragment,
+            "urg" => Mark::Urgent(words.number("the urgent pointer")?),
+            "reserved" => Mark::Reserved(words.number("four bits")?),
+            "offset" => Mark::Offset(words.number("the data offset")?),
+            "data" => Mark::Data(hex(words.need("bytes")?)?),
+            other => return Err(format!("{other:?} is no mark of a packet")),
+        };
+        nothing_left(&mut words).map(|()| mark)
+    };
+    text.trim_matches(['[', ']']).split(',').map(|text| one(text.trim())).collect()
+}
+
+fn nothing_left(words: &mut Words<'_>) -> Parsed<()> {
+    words.next().map_or(Ok(()), |word| Err(format!("{word:?} is not understood here")))
+}
+
+fn spec(words: &mut Words<'_>) -> Parsed<Spec> {
+    let flags = flags(words.need("the flags")?)?;
+    let (seq, len) = range(words.need("the sequence numbers")?)?;
+    let mut spec = Spec { flags, seq, len, by: None, ack: None, win: None, options: None, marks: Vec::new() };
+    while let Some(word) = words.next() {
+        match word {
+            "by" => spec.by = Some(words.number::<usize>("the size")?.max(1)),
+            "ack" => spec.ack = Some(num(words.need("the acknowledgement")?)?),
+            "win" => spec.win = Some(matcher(words.need("the window")?)?),
+            list if list.starts_with('<') => spec.options = Some(options(list)?),
+            list if list.starts_with('[') => spec.marks = marks(list)?,
+            other => return Err(format!("{other:?} is not understood in a packet")),
+        }
+    }
+    if spec.flags & ACK != 0 && spec.ack.is_none() {
+        return Err("a segment with . needs an ack".into());
+    }
+    Ok(spec)
+}
+
+fn icmp(words: &mut Words<'_>) -> Parsed<Icmp> {
+    let kind = match words.need("the kind of error")? {
+        "net" => IcmpKind::Net,
+        "host" => IcmpKind::Host,
+        "protocol" => IcmpKind::Protocol,
+        "port" => IcmpKind::Port,
+        "prohibited" => IcmpKind::Prohibited,
+        "time_exceeded" => IcmpKind::TimeExceeded,
+        "quench" => IcmpKind::Quench,
+        "too_big" => IcmpKind::TooBig(words.number("the MTU")?),
+        other => return Err(format!("{other:?} is no ICMP error")),
+    };
+    let mut icmp = Icmp { kind, seq: None, size: None };
+    while let Some(word) = words.next() {
+        match word {
+            "seq" => icmp.seq = Some(num(words.need("the sequence number")?)?),
+            "size" => icmp.size = Some(words.number("the size")?),
+            other => return Err(format!("{other:?} is not understood in an ICMP error")),
+        }
+    }
+    Ok(icmp)
+}
+
+fn kind(words: &mut Words<'_>) -> Parsed<Kind> {
+    Ok(match words.need("an operation")? {
+        "accept" => Kind::Accept,
+        "connect" => Kind::Connect,
+        "push" => Kind::Push,
+        "pop" => Kind::Pop,
+        other => return Err(format!("{other:?} is no operation: accept, connect, push, pop")),
+    })
+}
+
+fn app(verb: &str, words: &mut Words<'_>) -> Parsed<App> {
+    Ok(match verb {
+        "listen" => {
+            let mut listen = (80, 16);
+            while let Some(word) = words.next() {
+                match word {
+                    "backlog" => listen.1 = words.number("the backlog")?,
+                    port => listen.0 = number(port)?,
+                }
+            }
+            App::Listen { port: listen.0, backlog: listen.1 }
+        }
+        "accept" => App::Accept,
+        "connect" => App::Connect,
+        "push" => App::Push(words.number("the number of bytes")?),
+        "pop" => App::Pop(words.next().map(number).transpose()?),
+        "read" => App::Read(words.number("the number of bytes")?),
+        "close" if words.skip_if("listener") => App::CloseListener,
+        "close" => App::Close,
+        "shutdown" => App::Shutdown(match words.need("which direction")? {
+            "read" => Shutdown::Read,
+            "write" => Shutdown::Write,
+            "both" => Shutdown::Both,
+            other => return Err(format!("{other:?} is no direction: read, write, both")),
+        }),
+        "set" => App::Set(words.need("the option")?.into(), words.need("its value")?.into()),
+        "await" => App::Await(kind(words)?),
+        "cancel" => App::Cancel(kind(words)?),
+        "ports" => App::Ports(words.number("the stack's port")?, words.number("the peer's port")?),
+        "iss" => App::Iss(words.number("the sequence number")?),
+        "count" => App::Count(words.need("a counter")?.into(), matcher(words.need("its value")?)?),
+        other => return Err(format!("{other:?} is not understood")),
+    })
+}
+
+fn outcome(text: &str) -> Parsed<Outcome> {
+    let mut words = Words { rest: text };
+    let outcome = match words.need("an outcome")? {
+        "ok" => Outcome::Ok,
+        "pending" => Outcome::Pending,
+        "eof" => Outcome::Eof,
+        "error" => {
+            let name = words.need("the error's name")?;
+            let known = ERRORS.iter().find(|(known, _)| *known == name);
+            Outcome::Error(known.ok_or_else(|| format!("{name:?} is no error"))?.1.into())
+        }
+        bytes if bytes.starts_with("0x") => Outcome::Data(hex(bytes)?),
+        count => Outcome::Bytes(number(count)?),
+    };
+    nothing_left(&mut words).map(|()| outcome)
+}
+
+fn statement(text: &str) -> Parsed<Statement> {
+    let mut words = Words { rest: text };
+    let statement = match words.need("a statement")? {
+        "<" if words.skip_if("icmp") => Statement::Icmp(icmp(&mut words)?),
+        "<" => Statement::Send(spec(&mut words)?),
+        ">" => Statement::Expect(spec(&mut words)?),
+        "expect" if words.skip_if("nothing") => Statement::Nothing,
+        verb => {
+            let (asked, result) = match words.rest.split_once("->") {
+                Some((asked, result)) => (asked, Some(outcome(result)?)),
+                None => (words.rest, None),
+            };
+            let mut words = Words { rest: asked };
+            let app = app(verb, &mut words)?;
+            nothing_left(&mut words)?;
+            return Ok(Statement::App(app, result));
+        }
+    };
+    nothing_left(&mut words).map(|()| statement)
+}
+
+fn when(text: &str) -> Parsed<When> {
+    if let Some((low, high)) = text.split_once("..") {
+        return Ok(When::Within(duration(low)?, duration(high)?));
+    }
+    Ok(When::At(duration(text)?))
+}
+
+/// `connected`: a handshake in five lines.
+fn connected(words: &mut Words<'_>) -> Parsed<Vec<String>> {
+    let (mut list, mut win, mut rtt, mut active) = ("<mss 1460,sackOK,nop,wscale 7>", "65535", "10ms", false);
+    while let Some(word) = words.next() {
+        match word {
+            "active" => active = true,
+            "win" => win = words.need("the window")?,
+            "rtt" => rtt = words.need("the round-trip time")?,
+            text if text.starts_with('<') => list = text,
+            other => return Err(format!("{other:?} is not understood in connected")),
+        }
+    }
+    Ok(if active {
+        vec![
+            "connect -> pending".into(),
+            "> S 0:0(0) <*>".into(),
+            format!("+{rtt} < S. 0:0(0) ack 1 win {win} {list}"),
+            "> . 1:1(0) ack 1".into(),
+            "await connect -> ok".into(),
+        ]
+    } else {
+        vec![
+            "listen".into(),
+            "accept -> pending".into(),
+            format!("< S 0:0(0) win {win} {list}"),
+            "> S. 0:0(0) ack 1 <*>".into(),
+            format!("+{rtt} < . 1:1(0) ack 1 win {win}"),
+            "await accept -> ok".into(),
+        ]
+    })
+}
+
+fn line(number_of: usize, text: &str) -> Parsed<Vec<Line>> {
+    let mut words = Words { rest: text };
+    let mut at = When::Now;
+    let mut flow = "a";
+    let mut repeat = 1;
+    while let Some(word) = words.peek() {
+        if let Some(delay) = word.strip_prefix('+') {
+            at = when(delay)?;
+        } else if let Some(name) = word.strip_prefix('@') {
+            flow = name;
+        } else if word == "repeat" {
+            words.next();
+            repeat = words.number("how often")?;
+            continue;
+        } else {
+            break;
+        }
+        words.next();
+    }
+    if words.skip_if("connected") {
+        let mut lines = Vec::new();
+        for (place, text) in connected(&mut words)?.iter().enumerate() {
+            let mut more = line(number_of, text)?;
+            if place == 0 {
+                more[0].when = at;
+            }
+            more[0].flow = flow.into();
+            lines.append(&mut more);
+        }
+        return Ok(lines);
+    }
+    let statements = words.rest.split(';').map(|text| statement(text.trim())).collect::<Parsed<_>>()?;
+    Ok(vec![Line { number: number_of, text: text.into(), when: at, flow: flow.into(), statements, repeat }])
+}
+
+/// A whole script. A fault is told with the number of its line.
+pub(crate) fn parse(text: &str) -> Result<Script, (usize, String)> {
+    let mut script = Script { seed: 1, ..Script::default() };
+    for (index, text) in text.lines().enumerate() {
+        let text = text.split('#').next().unwrap_or_default().trim();
+        if text.is_empty() {
+            continue;
+        }
+        let fault = |what: String| (index + 1, what);
+        let mut words = Words { rest: text };
+        let word = words.next().unwrap_or_default();
+        if !matches!(word, "ipv6" | "mtu" | "seed" | "config") {
+            script.lines.append(&mut line(index + 1, text).map_err(fault)?);
+            continue;
+        }
+        if !script.lines.is_empty() {
+            return Err(fault(format!("{word:?} belongs before the first statement")));
+        }
+        match word {
+            "ipv6" => script.ipv6 = true,
+            "mtu" => script.mtu = Some(words.number("the MTU").map_err(fault)?),
+            "seed" => script.seed = words.number("the seed").map_err(fault)?,
+            _ => {
+                let (key, value) =
+                    words.rest.split_once('=').ok_or(fault("key = value is missing".into()))?;
+                let (section, key) = key.trim().rsplit_once('.').unwrap_or(("catnip", key.trim()));
+                script.config.push((section.into(), format!("{key} = {}", value.trim())));
+                continue;
+            }
+        }
+        nothing_left(&mut words).map_err(fault)?;
+    }
+    if script.lines.is_empty() { Err((0, "the script is empty".into())) } else { Ok(script) }
+}
