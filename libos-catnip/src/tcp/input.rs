@@ -61,6 +61,17 @@ impl Connection {
         if !self.passes_paws(io, &segment) {
             return;
         }
+        // §3.5, figure 8: both ends called each other, and the peer's SYN comes again with ours acknowledged.
+        if self.state == State::SynReceived
+            && segment.flags.has(Flags::SYN.with(Flags::ACK))
+            && !segment.flags.has(Flags::RST)
+            && segment.seq + 1 == self.rcv_nxt
+        {
+            segment.seq += 1;
+            segment.flags.0 &= !Flags::SYN.0;
+            // RFC 7323 §2.2: the window in a SYN is not scaled, and from here on it looks like any other.
+            segment.window >>= self.send_shift;
+        }
         // §3.10.7.4, first: the sequence number.
         if !self.is_acceptable(&segment) {
             return self.refuse(io, &segment);
@@ -76,19 +87,7 @@ impl Connection {
         }
         // Fourth: SYN, as RFC 5961 §4.2 has it.
         if segment.flags.has(Flags::SYN) {
-            if self.state == State::SynReceived
-                && segment.seq + 1 == self.rcv_nxt
-                && !segment.flags.has(Flags::ACK)
-            {
-                return self.send_syn(io);
-            }
-            // Both ends called each other: the peer's SYN comes again with our SYN acknowledged.
-            let simultaneous = self.state == State::SynReceived && segment.seq + 1 == self.rcv_nxt;
-            if !simultaneous {
-                return self.challenge(io);
-            }
-            segment.seq += 1;
-            segment.flags.0 &= !Flags::SYN.0;
+            return self.challenge(io);
         }
         // Fifth: ACK.
         if !segment.flags.has(Flags::ACK) {
@@ -149,6 +148,8 @@ impl Connection {
         }
         self.adopt_options(io, &segment);
         if acknowledges {
+            // What our SYN has offered.
+            self.rcv_right = self.rcv_nxt + self.settings.recv_buffer.min(u16::MAX.into());
             // RFC 3168 §6.1.1: ECE without CWR in the SYN-ACK agrees.
             self.ecn &= segment.flags.has(Flags::ECE) && !segment.flags.has(Flags::CWR);
             self.establish(io, &segment);
