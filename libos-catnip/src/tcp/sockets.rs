@@ -466,11 +466,14 @@ impl Tcp {
         if segment.flags.has(Flags::RST) {
             return;
         }
-        if segment.flags.has(Flags::SYN)
-            && !segment.flags.has(Flags::ACK)
+        if !segment.flags.has(Flags::ACK)
             && let Some(listener) = self.listener(ends.local, ends.local_port)
         {
-            return self.receive_syn(env, listener, ends, &segment);
+            // §3.10.7.2, fourth: without SYN, it means nothing here.
+            if segment.flags.has(Flags::SYN) {
+                self.receive_syn(env, listener, ends, &segment);
+            }
+            return;
         }
         self.send_reset(env, &ends, &segment);
     }
