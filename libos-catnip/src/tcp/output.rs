@@ -214,7 +214,9 @@ impl Connection {
         if !self.state.may_receive() {
             return;
         }
-        let free = self.settings.recv_buffer.saturating_sub(self.received.bytes);
+        // No more than the header can say.
+        let most = u32::from(u16::MAX) << self.recv_shift;
+        let free = self.settings.recv_buffer.saturating_sub(self.received.bytes).min(most);
         let now = self.rcv_right - self.rcv_nxt;
         // Not for every pop: when it lets the peer go on, or has doubled what it was told.
         if free > now
