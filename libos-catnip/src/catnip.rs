@@ -13,21 +13,14 @@ use demi_api::slab::Key;
 use demi_api::time::Instant;
 use demi_api::token::QToken;
 
-use crate::config::{CatnipSection, CongestionChoice, DeviceSection};
-use crate::device::memif::Memif;
-use crate::device::packet::Packet;
-use crate::device::tap::Tap;
-use crate::device::xdp::Xdp;
-use crate::device::{BURST, DeviceCx, Frame, Queue as Device, Wire};
+use crate::config::{CatnipSection, CongestionChoice};
+use crate::device::{BURST, DeviceCx, Frame, Queue as Device};
 use crate::ip::{About, Ip, Received};
 use crate::tcp::{self, Env, Tcp};
 use crate::udp::Udp;
 
 /// Packets of the instance to itself, and errors, that are taken up in one turn.
 const INTERNAL_PER_TURN: usize = 64;
-
-/// The wire that an instance without a NIC talks to itself on.
-const OWN_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 1];
 
 /// The network libOS. See the [crate's documentation](crate).
 pub struct Catnip {
@@ -134,22 +127,7 @@ impl LibOs for Catnip {
 
     fn create(setup: Setup<'_>) -> Result<Catnip, Error> {
         let section = CatnipSection::load(setup.config)?;
-        let device: Box<dyn Device> = match &section.device {
-            DeviceSection::Loopback => {
-                let plugged = Wire::new().plug(OWN_MAC, 1500);
-                Box::new(plugged.map_err(|errno| Error::System(errno.raw_os_error()))?)
-            }
-            DeviceSection::Memif(config) => Box::new(Memif::open(config)?),
-            DeviceSection::AfXdp(config) => {
-                let mut config = config.clone();
-                if config.addresses.is_empty() {
-                    config.addresses = section.ip.cidrs()?.into_iter().map(|cidr| cidr.addr).collect();
-                }
-                Box::new(Xdp::open(setup.heap, &config)?)
-            }
-            DeviceSection::AfPacket(config) => Box::new(Packet::open(config)?),
-            DeviceSection::Tap(config) => Box::new(Tap::open(config)?),
-        };
+        let device = section.open(setup.heap)?;
         let mut rng = fastrand::Rng::new();
         Catnip::over(&setup, &section, device, &mut rng)
     }

@@ -4,13 +4,18 @@ use std::time::Duration;
 
 use demi_api::config::Config;
 use demi_api::error::Error;
+use demi_api::memalloc::Heap;
 use serde::Deserialize;
 
-use crate::device::memif::MemifConfig;
-use crate::device::packet::PacketConfig;
-use crate::device::tap::TapConfig;
-use crate::device::xdp::XdpConfig;
+use crate::device::memif::{Memif, MemifConfig};
+use crate::device::packet::{Packet, PacketConfig};
+use crate::device::tap::{Tap, TapConfig};
+use crate::device::xdp::{Xdp, XdpConfig};
+use crate::device::{Queue, Wire};
 use crate::ip::IpConfig;
+
+/// The wire that an instance without a NIC talks to itself on.
+const OWN_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 1];
 
 /// Keys of `[catnip]`, all optional but `device`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -90,6 +95,27 @@ impl CatnipSection {
         range("time_wait_ms", section.time_wait_ms, 0, 240_000)?;
         section.ip.check()?;
         Ok(section)
+    }
+
+    /// Opens the device, whose frames are to lie in `heap`: what an instance does at its start, for programs that use
+    /// the device without it.
+    pub fn open(&self, heap: &Heap) -> Result<Box<dyn Queue>, Error> {
+        Ok(match &self.device {
+            DeviceSection::Loopback => {
+                let plugged = Wire::new().plug(OWN_MAC, 1500);
+                Box::new(plugged.map_err(|errno| Error::System(errno.raw_os_error()))?)
+            }
+            DeviceSection::Memif(config) => Box::new(Memif::open(config)?),
+            DeviceSection::AfXdp(config) => {
+                let mut config = config.clone();
+                if config.addresses.is_empty() {
+                    config.addresses = self.ip.cidrs()?.into_iter().map(|cidr| cidr.addr).collect();
+                }
+                Box::new(Xdp::open(heap, &config)?)
+            }
+            DeviceSection::AfPacket(config) => Box::new(Packet::open(config)?),
+            DeviceSection::Tap(config) => Box::new(Tap::open(config)?),
+        })
     }
 
     pub(crate) fn time_wait(&self) -> Duration {
