@@ -323,6 +323,7 @@ impl Connection {
             && !self.flight.is_empty()
         {
             self.duplicate_acks = self.duplicate_acks.saturating_add(1);
+            io.counters.duplicate_acks += 1;
         } else if segment.ack > before {
             self.duplicate_acks = 0;
         }
