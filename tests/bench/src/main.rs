@@ -4,7 +4,8 @@
 //! queues. It does its part on the core that it is given and prints JSON, one object per line. A role is
 //! started fresh for every alternation, or takes turns when told to on its standard input.
 //!
-//! - [`echo`]: both ends of an echo, over plain sockets or over a libOS
+//! - [`echo`]: both ends of an echo, over plain sockets, over a libOS, over a NIC
+//! - [`nic`]: a NIC from words on the command line
 //! - [`relay`]: a UDP relay three ways, and the client around it
 //! - [`wait`]: what one completion costs beside many idle queues
 //! - [`unreaped`]: pushes whose tokens nobody waits for
@@ -20,6 +21,7 @@ mod cpu;
 mod echo;
 mod instr;
 mod measure;
+mod nic;
 mod relay;
 mod smol;
 mod unreaped;
@@ -67,15 +69,6 @@ enum Role {
 enum LibosName {
     Catnap,
     Loopback,
-}
-
-/// What stands behind a role that also exists without a libOS.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-enum Subject {
-    /// Plain sockets, non-blocking and spinning: the control.
-    Kernel,
-    /// The libOS over the same sockets.
-    Catnap,
 }
 
 fn main() -> ExitCode {

@@ -1,16 +1,19 @@
 //! The same echo over a libOS.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use demi_api::{Demikernel, Done, Error, LibOs, QDesc, QToken, SgArray, SocketKind, SocketOption};
+use demi_api::{Demikernel, Done, Error, LibOs, QDesc, QToken, SgArray, Shutdown, SocketKind, SocketOption};
+use serde_json::Value;
 
 use super::Exchange;
-use crate::instance;
 use crate::measure::PATIENCE;
 
-pub(super) fn serve<L: LibOs>(addr: SocketAddr, heap_mib: usize) -> Result<()> {
-    let demi = instance::<L>(heap_mib)?;
+/// How long a client waits for the server to close, too: in vain if the last frames were lost, which is no harm.
+const FAREWELL: Duration = Duration::from_millis(200);
+
+pub(super) fn serve<L: LibOs>(demi: &Demikernel<L>, addr: SocketAddr) -> Result<()> {
     let listener = demi.socket(demi_api::Domain::Inet, SocketKind::Stream)?;
     demi.bind(listener, addr)?;
     demi.listen(listener, 8)?;
@@ -20,7 +23,7 @@ pub(super) fn serve<L: LibOs>(addr: SocketAddr, heap_mib: usize) -> Result<()> {
     loop {
         let sga = demi.wait(demi.pop(qd)?, Some(PATIENCE))?.popped()?;
         if sga.is_empty() {
-            return Ok(());
+            return Ok(demi.close(qd)?);
         }
         let token = demi.push(qd, sga).map_err(Error::from)?;
         demi.wait(token, Some(PATIENCE))?.pushed()?;
@@ -52,11 +55,18 @@ impl<L: LibOs> Exchange for Lockstep<L> {
     fn receive(&mut self) -> Result<usize> {
         self.0.receive()
     }
+
+    fn end(&mut self) -> Result<()> {
+        self.0.end()
+    }
+
+    fn counters(&self) -> Result<Value> {
+        self.0.counters()
+    }
 }
 
 impl<L: LibOs> Client<L> {
-    pub(super) fn connect(addr: SocketAddr, size: usize, heap_mib: usize) -> Result<Client<L>> {
-        let demi = instance::<L>(heap_mib)?;
+    pub(super) fn connect(demi: Demikernel<L>, addr: SocketAddr, size: usize) -> Result<Client<L>> {
         let qd = demi.socket(demi_api::Domain::Inet, SocketKind::Stream)?;
         match demi.wait(demi.connect(qd, addr)?, Some(PATIENCE))?.result? {
             Done::Connected => {}
@@ -88,4 +98,20 @@ impl<L: LibOs> Exchange for Client<L> {
         }
         Ok(sga.len())
     }
+    fn end(&mut self) -> Result<()> {
+        self.demi.shutdown(self.qd, Shutdown::Write)?;
+        // The end of the stream, or a connection that the server no longer knows.
+        let _ = self.demi.wait(self.demi.pop(self.qd)?, Some(FAREWELL));
+        Ok(())
+    }
+
+    fn counters(&self) -> Result<Value> {
+        counters(&self.demi)
+    }
+}
+
+/// What the libOS has counted, where that is anything.
+pub(super) fn counters<L: LibOs>(demi: &Demikernel<L>) -> Result<Value> {
+    let counters = demi.counters()?.libos.into_iter().filter(|(_, value)| *value > 0);
+    Ok(counters.map(|(name, value)| (name.to_owned(), Value::from(value))).collect())
 }

@@ -1,48 +1,80 @@
-//! Both ends of an echo over TCP: plain sockets, and a libOS over the same.
+//! Both ends of an echo over TCP: plain sockets, a libOS over the same, and stacks over a NIC of their own.
 //!
-//! Both take what one receive yields, and both servers send it back with one call. Both spin on the receive, both
-//! have Nagle's algorithm off. One loop drives either client, so what is timed and how is the same to the letter.
+//! All take what one receive yields, and all servers send it back with one call. All spin on the receive, all have
+//! Nagle's algorithm off. One loop drives every client, so what is timed and how is the same to the letter.
 //!
-//! With several messages outstanding the clients differ: the plain one sends each message with one call, the other
-//! pushes all that are due and then waits for them, which the libOS may carry out with fewer calls. With `--lockstep`
-//! it waits for each push before the next, and both make the same calls.
+//! With several messages outstanding the clients differ: the plain one sends each message with one call, the others
+//! push all that are due and then wait for them, which the libOS may carry out with fewer calls. With `--lockstep`
+//! a libOS waits for each push before the next, and both make the same calls.
+//!
+//! - [`kernel`]: plain sockets
+//! - [`demi`]: catnap and catnip
+//! - [`raw`]: frames over a device, without a stack
+//!
+//! smoltcp's ends are in [`smol::tcp`](crate::smol::tcp).
 
 mod demi;
 mod kernel;
+mod raw;
 
 use std::collections::VecDeque;
 use std::io::Write;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
+use clap::ValueEnum;
+use demi_api::memalloc::{Heap, HeapConfig, HugePages};
+use demi_api::{Demikernel, LibOs};
 use demi_libos_catnap::Catnap;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::measure::{Plan, Recorder};
-use crate::{Subject, cpu};
+use crate::nic::{self, End, Nic};
+use crate::smol::{self, Stack};
+use crate::{cpu, instance};
 
 /// Most bytes outstanding: within any socket buffer, so that neither end ever blocks on sending.
 const MOST_OUTSTANDING: usize = 128 << 10;
+
+/// What echoes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Subject {
+    /// Plain sockets, non-blocking and spinning: the control.
+    Kernel,
+    /// The libOS over the same sockets.
+    Catnap,
+    /// The libOS over a NIC.
+    Catnip,
+    /// The NIC without a stack.
+    Raw,
+    /// smoltcp's own sockets over the NIC.
+    Smoltcp,
+}
 
 #[derive(clap::Args)]
 pub(crate) struct ServerArgs {
     #[arg(long, value_enum)]
     subject: Subject,
+    /// Where the kernel's sockets listen
+    #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    bind: IpAddr,
     /// The core to stay on
     #[arg(long, default_value_t = 1)]
     core: usize,
     /// Heap of the instance in MiB
     #[arg(long, default_value_t = 32)]
     heap_mib: usize,
+    #[command(flatten)]
+    nic: Nic,
 }
 
 #[derive(clap::Args)]
 pub(crate) struct ClientArgs {
     #[arg(long, value_enum)]
     subject: Subject,
-    /// The server
-    #[arg(long)]
+    /// The server, where it has an address of the kernel's
+    #[arg(long, default_value_t = nic::server())]
     connect: SocketAddr,
     /// Bytes per message
     #[arg(long, default_value_t = 64)]
@@ -60,6 +92,8 @@ pub(crate) struct ClientArgs {
     #[arg(long, default_value_t = 32)]
     heap_mib: usize,
     #[command(flatten)]
+    nic: Nic,
+    #[command(flatten)]
     plan: Plan,
 }
 
@@ -69,15 +103,42 @@ pub(crate) trait Exchange {
     fn send(&mut self, count: usize) -> Result<()>;
     /// Waits until there are bytes and takes as many as one receive yields; returns how many.
     fn receive(&mut self) -> Result<usize>;
+    /// Lets the server know that that was all, where the end of this process does not.
+    fn end(&mut self) -> Result<()> {
+        Ok(())
+    }
+    /// What the subject itself has counted, if it counts.
+    fn counters(&self) -> Result<Value> {
+        Ok(Value::Null)
+    }
 }
 
 pub(crate) fn server(args: &ServerArgs) -> Result<()> {
     cpu::pin(args.core)?;
-    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let any = SocketAddr::from((args.bind, 0));
     match args.subject {
         Subject::Kernel => kernel::serve(any),
-        Subject::Catnap => demi::serve::<Catnap>(any, args.heap_mib),
+        Subject::Catnap => demi::serve(&instance::<Catnap>(args.heap_mib)?, any).map(drop),
+        Subject::Catnip => {
+            let demi = args.nic.instance(End::Server, args.heap_mib)?;
+            demi::serve(&demi, nic::server())?;
+            println!("{}", json!({ "counters": demi::counters(&demi)? }));
+            Ok(())
+        }
+        Subject::Raw => raw::serve(&args.nic, args.heap_mib),
+        Subject::Smoltcp => {
+            let stack = stack(&args.nic, End::Server, args.heap_mib)?;
+            announce(nic::server())?;
+            smol::tcp::serve(stack, nic::PORT)
+        }
     }
+}
+
+/// smoltcp over the NIC.
+fn stack(nic: &Nic, end: End, heap_mib: usize) -> Result<Stack> {
+    let heap = Heap::new(&HeapConfig { size: heap_mib << 20, huge_pages: HugePages::Auto, lock: true })?;
+    let device = nic.open(end, &heap)?;
+    Stack::over(heap, device, end.ip().into(), nic::PREFIX)
 }
 
 /// Says where a server listens.
@@ -95,15 +156,19 @@ pub(crate) fn client(args: &ClientArgs) -> Result<()> {
     );
     match args.subject {
         Subject::Kernel => drive(&mut kernel::Client::connect(args.connect, args.size)?, args),
-        Subject::Catnap => {
-            let client = demi::Client::<Catnap>::connect(args.connect, args.size, args.heap_mib)?;
-            if args.lockstep {
-                drive(&mut demi::Lockstep(client), args)
-            } else {
-                drive(&mut { client }, args)
-            }
+        Subject::Catnap => drive_libos(instance::<Catnap>(args.heap_mib)?, args),
+        Subject::Catnip => drive_libos(args.nic.instance(End::Client, args.heap_mib)?, args),
+        Subject::Raw => drive(&mut raw::Client::connect(&args.nic, args.size, args.heap_mib)?, args),
+        Subject::Smoltcp => {
+            let stack = stack(&args.nic, End::Client, args.heap_mib)?;
+            drive(&mut smol::tcp::Client::connect(stack, args.connect, args.size)?, args)
         }
     }
+}
+
+fn drive_libos<L: LibOs>(demi: Demikernel<L>, args: &ClientArgs) -> Result<()> {
+    let client = demi::Client::connect(demi, args.connect, args.size)?;
+    if args.lockstep { drive(&mut demi::Lockstep(client), args) } else { drive(&mut { client }, args) }
 }
 
 fn drive(exchange: &mut impl Exchange, args: &ClientArgs) -> Result<()> {
@@ -127,6 +192,12 @@ fn drive(exchange: &mut impl Exchange, args: &ClientArgs) -> Result<()> {
             exchange.send(whole)?;
         }
     }
-    println!("{}", recorder.report()?);
+    let mut report = recorder.report()?;
+    let counters = exchange.counters()?;
+    if !counters.is_null() {
+        report["counters"] = counters;
+    }
+    exchange.end()?;
+    println!("{report}");
     Ok(())
 }

@@ -55,6 +55,10 @@ impl Exchange for Client {
         }
         self.stream.consume(|bytes| bytes.len())
     }
+
+    fn end(&mut self) -> Result<()> {
+        self.stream.finish()
+    }
 }
 
 /// One connection.
@@ -144,6 +148,14 @@ impl Stream {
     #[inline]
     pub(crate) fn consume<R>(&mut self, look: impl FnOnce(&[u8]) -> R) -> Result<R> {
         Ok(self.socket().recv(|bytes| (bytes.len(), look(bytes)))?)
+    }
+
+    /// Closes, and sees the peer do so.
+    fn finish(&mut self) -> Result<()> {
+        self.socket().close();
+        self.stack.turn_until(self.handle, |socket: &mut Socket<'_>| {
+            matches!(socket.state(), State::Closed | State::TimeWait)
+        })
     }
 
     /// Ends in order, once all is delivered.
