@@ -21,6 +21,8 @@ pub(crate) struct Counters {
     pub(crate) out_of_order: u64,
     pub(crate) duplicate_acks: u64,
     pub(crate) copied_bytes: u64,
+    /// Of those: in segments above the threshold, whose bytes lay in too many buffers for one packet.
+    pub(crate) copied_large_bytes: u64,
     pub(crate) window_probes: u64,
     pub(crate) keepalive_probes: u64,
     pub(crate) challenges: u64,
@@ -64,6 +66,7 @@ impl Counters {
             ("tcp_out_of_order", self.out_of_order),
             ("tcp_duplicate_acks", self.duplicate_acks),
             ("tcp_copied_bytes", self.copied_bytes),
+            ("tcp_copied_large_bytes", self.copied_large_bytes),
             ("tcp_window_probes", self.window_probes),
             ("tcp_keepalive_probes", self.keepalive_probes),
             ("tcp_challenges", self.challenges),

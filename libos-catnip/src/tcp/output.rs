@@ -179,6 +179,9 @@ impl Connection {
             SgArray::new()
         };
         io.counters.copied_bytes += copied as u64;
+        if copied > COPY_THRESHOLD {
+            io.counters.copied_large_bytes += copied as u64;
+        }
         self.acked_to = self.rcv_nxt;
         self.ack_soon = false;
         self.set_timer(Timer::DelayedAck, None);

@@ -9,6 +9,7 @@
 //! - [`relay`]: a UDP relay three ways, and the client around it
 //! - [`wait`]: what one completion costs beside many idle queues
 //! - [`unreaped`]: pushes whose tokens nobody waits for
+//! - [`bulk`]: one connection, as much as goes
 //! - [`alloc`]: allocation and release
 //! - [`instr`]: both ends of an echo in one thread, for callgrind
 //! - [`smol`]: smoltcp, beside which catnip is measured
@@ -17,6 +18,7 @@
 //! Not in here: what to compare with what, how often and in which order. That is `xtask`'s.
 
 mod alloc;
+mod bulk;
 mod cpu;
 mod echo;
 mod instr;
@@ -48,6 +50,10 @@ enum Role {
     EchoServer(echo::ServerArgs),
     /// Keep a window of messages outstanding and time each
     EchoClient(echo::ClientArgs),
+    /// Take a stream in
+    BulkReceive(bulk::ReceiverArgs),
+    /// Send a stream
+    BulkSend(bulk::SenderArgs),
     /// Send datagrams to a relay and receive them behind it, one after the other
     RelayClient(relay::ClientArgs),
     /// Pass datagrams on until one is empty
@@ -87,6 +93,8 @@ fn run(cli: &Cli) -> Result<()> {
         Role::Cacheline(args) => cpu::cacheline(args),
         Role::EchoServer(args) => echo::server(args),
         Role::EchoClient(args) => echo::client(args),
+        Role::BulkReceive(args) => bulk::receiver(args),
+        Role::BulkSend(args) => bulk::sender(args),
         Role::RelayClient(args) => relay::client(args),
         Role::Relay(args) => relay::relay(args),
         Role::Wait(args) => wait::run(args),

@@ -6,6 +6,7 @@
 //! stood at the time. Nothing here passes or fails on a time.
 
 mod alloc;
+mod bulk;
 mod callgrind;
 mod echo;
 mod relay;
@@ -42,6 +43,7 @@ pub(crate) struct Args {
 #[derive(Subcommand)]
 enum Bench {
     Echo(echo::Args),
+    Bulk(bulk::Args),
     Alloc(alloc::Args),
     Wait(wait::Args),
     Relay(relay::Args),
@@ -53,6 +55,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let bench = Session { roles: Roles::new(binaries.path("demi-bench")?), json: args.json };
     match &args.bench {
         Bench::Echo(args) => echo::run(args, &bench),
+        Bench::Bulk(args) => bulk::run(args, &bench),
         Bench::Alloc(args) => alloc::run(args, &bench),
         Bench::Wait(args) => wait::run(args, &bench),
         Bench::Relay(args) => relay::run(args, &bench),

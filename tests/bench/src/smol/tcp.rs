@@ -158,12 +158,14 @@ impl Stream {
         })
     }
 
-    /// Ends in order, once all is delivered.
+    /// Ends in order, once all is delivered. Of two ends, the second to close does not wait for the first, which may be
+    /// gone by then.
     pub(crate) fn close(mut self) -> Result<()> {
         self.socket().close();
+        self.stack.turn();
         self.stack
             .turn_until(self.handle, |socket: &mut Socket<'_>| {
-                matches!(socket.state(), State::Closed | State::TimeWait | State::FinWait2)
+                matches!(socket.state(), State::Closed | State::TimeWait | State::FinWait2 | State::LastAck)
             })
             .map_err(|error| anyhow!("the peer does not take the rest: {error}"))
     }
