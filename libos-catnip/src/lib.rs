@@ -19,7 +19,7 @@
 //! |---|---|
 //! | [`device`] | the seam to NICs, and those that there are |
 //! | `ip` | Ethernet, ARP and NDP, IPv4 and IPv6, ICMP, fragments, routes, address configuration |
-//! | `timer` | a timer wheel |
+//! | `timer`, `ports` | a timer wheel; who has which port |
 //! | `udp` | RFC 768 |
 //! | `tcp` | RFC 9293 and what was added to it |
 //! | `catnip` | the [`LibOs`](demi_api::libos::LibOs): descriptors above, frames below |
@@ -28,6 +28,7 @@ mod catnip;
 mod config;
 pub mod device;
 mod ip;
+mod ports;
 mod tcp;
 mod timer;
 mod udp;

@@ -15,6 +15,7 @@ use demi_api::slab::{Key, Slab};
 use demi_api::token::QToken;
 
 use crate::device::Checksum;
+use crate::ports::Ports;
 use crate::ip::{About, Cast, Ip, Packet, Path, Problem, ProblemKind, checksum, pseudo_sum};
 
 /// IP protocol number.
@@ -57,7 +58,7 @@ struct Socket {
 #[derive(Debug)]
 pub(crate) struct Udp {
     sockets: Slab<Socket>,
-    ports: hashbrown::HashMap<u16, Vec<Key>, std::hash::RandomState>,
+    ports: Ports,
     next_port: u16,
     recv_buffer: usize,
     received: u64,
@@ -70,7 +71,7 @@ impl Udp {
     pub(crate) fn new(rng: &mut fastrand::Rng, recv_buffer: usize) -> Udp {
         Udp {
             sockets: Slab::new(),
-            ports: hashbrown::HashMap::default(),
+            ports: Ports::new(),
             next_port: rng.u16(FIRST_PORT..),
             recv_buffer,
             received: 0,
@@ -114,7 +115,7 @@ impl Udp {
         if let Some(socket) = self.sockets.get_mut(key) {
             socket.local = Some(SocketAddr::new(addr.ip(), port));
         }
-        self.ports.entry(port).or_default().push(key);
+        self.ports.add(port, key);
         Ok(())
     }
 
@@ -249,12 +250,7 @@ impl Udp {
             cx.done.post(token, Err(Error::Cancelled));
         }
         let Some(local) = socket.local else { return };
-        if let Some(keys) = self.ports.get_mut(&local.port()) {
-            keys.retain(|other| *other != key);
-            if keys.is_empty() {
-                self.ports.remove(&local.port());
-            }
-        }
+        self.ports.remove(local.port(), key);
     }
 
     pub(crate) fn local_addr(&self, key: Key) -> Result<Addr, Error> {
@@ -356,8 +352,7 @@ impl Udp {
         let port = u16::from_be_bytes([problem.quoted[0], problem.quoted[1]]);
         let to = u16::from_be_bytes([problem.quoted[2], problem.quoted[3]]);
         let peer = SocketAddr::new(problem.remote, to);
-        let keys = self.ports.get(&port).map_or(&[][..], |keys| &keys[..]);
-        let Some(key) = keys.iter().find(|key| self.sockets.get(**key).is_some_and(|s| s.peer == Some(peer)))
+        let Some(key) = self.ports.get(port).iter().find(|key| self.sockets.get(**key).is_some_and(|s| s.peer == Some(peer)))
         else {
             return;
         };
@@ -394,8 +389,12 @@ impl Udp {
                 Some(_) => None,
             }
         };
-        let ranked =
-            self.ports.get(&port)?.iter().filter_map(|key| Some((rank(self.sockets.get(*key)?)?, *key)));
+        let keys = self.ports.get(port);
+        // Nearly every port has one socket.
+        if let [only] = keys {
+            return rank(self.sockets.get(*only)?).map(|_| *only);
+        }
+        let ranked = keys.iter().filter_map(|key| Some((rank(self.sockets.get(*key)?)?, *key)));
         ranked.max_by_key(|(rank, _)| *rank).map(|(_, key)| key)
     }
 
@@ -409,8 +408,7 @@ impl Udp {
     }
 
     fn is_bound(&self, addr: IpAddr, port: u16) -> bool {
-        let keys = self.ports.get(&port).map_or(&[][..], |keys| &keys[..]);
-        keys.iter().filter_map(|key| self.sockets.get(*key)?.local).any(|other| {
+        self.ports.get(port).iter().filter_map(|key| self.sockets.get(*key)?.local).any(|other| {
             other.is_ipv4() == addr.is_ipv4()
                 && (other.ip() == addr || other.ip().is_unspecified() || addr.is_unspecified())
         })

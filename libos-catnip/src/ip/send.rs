@@ -65,6 +65,34 @@ impl Ip {
         self.transmit(cx, path, packet.head, packet.body, packet.checksum);
     }
 
+    /// The same for a packet that is all in one buffer and is not to be fragmented.
+    #[inline]
+    pub(crate) fn send_small(
+        &mut self,
+        cx: &mut Cx<'_>,
+        path: &mut Path,
+        mut head: BufMut,
+        protocol: u8,
+        ecn: u8,
+        checksum: Checksum,
+    ) {
+        let len = head.len() - ETHERNET;
+        let current = path.epoch == self.routes.epoch() && len <= path.mtu() && head.len() <= self.max_seg_len;
+        if current
+            && let Hop::Neighbour(place) = path.hop
+            && let Some(mac) = self.neighbours.reachable(place, cx.now)
+        {
+            let len = len + ETHERNET - path.headroom();
+            let header =
+                Header { protocol, ecn, dont_fragment: true, hop_limit: self.hop_limit(path), len };
+            self.fill(path, &mut head, header);
+            head[..6].copy_from_slice(&mac);
+            return self.outbox.push_back(Frame { data: head.into(), checksum });
+        }
+        let packet = Packet { head, body: SgArray::new(), protocol, ecn, dont_fragment: true, checksum };
+        self.send(cx, path, packet);
+    }
+
     #[inline]
     fn hop_limit(&self, path: &Path) -> u8 {
         if path.local.is_ipv4() { self.hop_limit } else { self.hop_limit_v6 }
@@ -301,24 +329,26 @@ pub(super) fn fill_v4(
 ) {
     let Some(head) = head.first_chunk_mut::<{ ETHERNET + IPV4 }>() else { return };
     fill_ethernet(mac, head, EthernetProtocol::Ipv4);
-    let mut ip = Ipv4Packet::new_unchecked(&mut head[ETHERNET..]);
-    ip.set_version(4);
-    ip.set_header_len(IPV4 as u8);
-    ip.set_dscp(0);
-    ip.set_ecn(header.ecn);
-    ip.set_total_len((IPV4 + header.len) as u16);
-    ip.set_ident(part.ident as u16);
-    ip.clear_flags();
-    ip.set_dont_frag(header.dont_fragment);
-    ip.set_more_frags(part.more);
-    ip.set_frag_offset(part.offset);
-    ip.set_hop_limit(header.hop_limit);
-    ip.set_checksum(0);
-    ip.set_src_addr(local);
-    ip.set_dst_addr(remote);
-    head[ETHERNET + 9] = header.protocol;
-    let sum = !checksum::fold(checksum::sum(&head[ETHERNET..]));
-    Ipv4Packet::new_unchecked(&mut head[ETHERNET..]).set_checksum(sum);
+    let (Header { protocol, ecn, dont_fragment, hop_limit, len }, Part { ident, offset, more }) = (header, part);
+    let fragment = u16::from(dont_fragment) << 14 | u16::from(more) << 13 | offset / 8;
+    let (local, remote) = (local.to_bits(), remote.to_bits());
+    // RFC 791 §3.1, in halves, whose sum is to be all ones.
+    let mut halves = [
+        0x4500 | u16::from(ecn),
+        (IPV4 + len) as u16,
+        ident as u16,
+        fragment,
+        u16::from_be_bytes([hop_limit, protocol]),
+        0,
+        (local >> 16) as u16,
+        local as u16,
+        (remote >> 16) as u16,
+        remote as u16,
+    ];
+    halves[5] = !checksum::fold(halves.iter().map(|half| u32::from(*half)).sum());
+    for (half, place) in halves.iter().zip(head[ETHERNET..].as_chunks_mut::<2>().0) {
+        *place = half.to_be_bytes();
+    }
 }
 
 /// Puts a head before a body of at most seven segments.

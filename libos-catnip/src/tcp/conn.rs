@@ -122,6 +122,9 @@ pub(crate) enum Timer {
 
 pub(crate) const TIMERS: usize = 5;
 
+/// Of a timer that is not set.
+pub(crate) const NEVER: Instant = Instant::from_nanos(u64::MAX);
+
 /// What the loss timer stands for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum LossTimer {
@@ -157,6 +160,17 @@ pub(crate) struct Received {
     pops: VecDeque<Pop>,
     /// Nothing more will arrive: the peer's FIN came, or the application wants no more.
     pub(crate) ended: bool,
+}
+
+impl Received {
+    /// The pop that takes `len` bytes as a whole as soon as they arrive, if there is one.
+    #[inline]
+    pub(crate) fn whole_pop(&mut self, len: usize) -> Option<QToken> {
+        if self.bytes > 0 || self.pops.front()?.limit < len {
+            return None;
+        }
+        self.pops.pop_front().map(|pop| pop.token)
+    }
 }
 
 #[derive(Debug)]
@@ -213,7 +227,8 @@ pub(crate) struct Connection {
     pub(crate) progress_at: Instant,
     pub(crate) heard_at: Instant,
 
-    pub(crate) timers: [Option<Instant>; TIMERS],
+    /// [`NEVER`]: not set.
+    pub(crate) timers: [Instant; TIMERS],
     pub(crate) loss_timer: LossTimer,
 
     pub(crate) settings: Box<Settings>,
@@ -236,16 +251,18 @@ impl Connection {
     /// The right time for the next look at its timers.
     #[inline]
     pub(crate) fn next_timer(&self) -> Option<Instant> {
-        self.timers.iter().flatten().min().copied()
+        let [a, b, c, d, e] = self.timers;
+        Some(a.min(b).min(c.min(d)).min(e)).filter(|at| *at != NEVER)
     }
 
     #[inline]
     pub(crate) fn set_timer(&mut self, timer: Timer, at: Option<Instant>) {
-        self.timers[timer as usize] = at;
+        self.timers[timer as usize] = at.unwrap_or(NEVER);
     }
 
+    #[inline]
     pub(crate) fn timer(&self, timer: Timer) -> Option<Instant> {
-        self.timers[timer as usize]
+        Some(self.timers[timer as usize]).filter(|at| *at != NEVER)
     }
 
     // --- what the application does
@@ -275,7 +292,7 @@ impl Connection {
             len <= COPY_THRESHOLD && !self.send.has_pushes() && self.send.len() + len as u64 <= room;
         if self.flight.is_empty() && self.send.unsent() == 0 {
             self.progress_at = io.cx.now;
-            let rto = self.rtt.rto();
+            let rto = self.rtt.rto_nanos();
             self.congestion.idle_restart(io.cx.now, rto);
         }
         if at_once {
@@ -301,7 +318,9 @@ impl Connection {
         if matches!(self.state, State::SynSent | State::SynReceived) {
             return Err(Error::NotConnected);
         }
-        if self.received.pops.is_empty()
+        let waits = self.received.bytes == 0 && !self.received.ended && !self.read_shut && self.error.is_none();
+        if !waits
+            && self.received.pops.is_empty()
             && let Some(result) = self.take(limit)
         {
             self.offer_window(io);
@@ -446,7 +465,7 @@ impl Connection {
         self.send.fail(io.cx, &error);
         self.flight.clear();
         self.reassembly = Reassembly::default();
-        self.timers = [None; TIMERS];
+        self.timers = [NEVER; TIMERS];
         if let Some(token) = self.connecting.take() {
             io.cx.done.post(token, Err(error.clone()));
         }
@@ -459,7 +478,7 @@ impl Connection {
     /// Everything was delivered both ways, and it is over.
     pub(crate) fn end_in_order(&mut self, io: &mut Io<'_, '_>) {
         self.send.fail(io.cx, &Error::Closed);
-        self.timers = [None; TIMERS];
+        self.timers = [NEVER; TIMERS];
         self.received.ended = true;
         self.serve_pops(io);
         if let Some(token) = self.connecting.take() {
@@ -470,7 +489,7 @@ impl Connection {
     /// Both directions are closed and acknowledged.
     pub(crate) fn enter_time_wait(&mut self, now: Instant, time_wait: Duration) {
         self.state = State::TimeWait;
-        self.timers = [None; TIMERS];
+        self.timers = [NEVER; TIMERS];
         self.set_timer(Timer::Linger, Some(now + time_wait));
     }
 }

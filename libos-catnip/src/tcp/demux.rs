@@ -2,6 +2,7 @@
 //!
 //! The table is open to whoever can send packets: it is hashed with a key of this instance's own.
 
+use std::cell::Cell;
 use std::hash::Hasher;
 use std::net::IpAddr;
 
@@ -27,6 +28,8 @@ pub(crate) struct Ends {
 #[derive(Debug)]
 pub(crate) struct Demux {
     table: HashTable<(Ends, Key)>,
+    /// What was found last: segments come in runs.
+    last: Cell<Option<(Ends, Key)>>,
     keys: (u64, u64),
     /// RFC 6528's secret, apart from that of the table.
     secret: (u64, u64),
@@ -37,6 +40,7 @@ impl Demux {
     pub(crate) fn new(rng: &mut fastrand::Rng) -> Demux {
         Demux {
             table: HashTable::new(),
+            last: Cell::new(None),
             keys: (rng.u64(..), rng.u64(..)),
             secret: (rng.u64(..), rng.u64(..)),
             next_port: rng.u16(FIRST_PORT..),
@@ -45,7 +49,17 @@ impl Demux {
 
     #[inline]
     pub(crate) fn find(&self, ends: &Ends) -> Option<Key> {
-        self.table.find(hash(self.keys, ends), |(other, _)| other == ends).map(|(_, key)| *key)
+        match self.last.get() {
+            Some((last, key)) if last == *ends => Some(key),
+            _ => self.look_up(ends),
+        }
+    }
+
+    #[inline(never)]
+    fn look_up(&self, ends: &Ends) -> Option<Key> {
+        let found = self.table.find(hash(self.keys, ends), |(other, _)| other == ends)?;
+        self.last.set(Some(*found));
+        Some(found.1)
     }
 
     pub(crate) fn insert(&mut self, ends: Ends, key: Key) {
@@ -55,6 +69,7 @@ impl Demux {
 
     /// Takes the entry out, if it is this connection's.
     pub(crate) fn remove(&mut self, ends: &Ends, key: Key) {
+        self.last.set(None);
         let entry = self.table.find_entry(hash(self.keys, ends), |(other, of)| other == ends && *of == key);
         if let Ok(entry) = entry {
             entry.remove();

@@ -49,6 +49,13 @@ impl Flight {
         self.outstanding - self.sacked - self.lost
     }
 
+    /// Whether anything in it is taken for lost, or was acknowledged ahead of what comes before.
+    #[inline]
+    pub(crate) fn is_holed(&self) -> bool {
+        self.lost | self.sacked != 0
+    }
+
+    #[inline]
     pub(crate) fn has_lost(&self) -> bool {
         self.lost > 0
     }

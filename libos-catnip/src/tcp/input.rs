@@ -21,8 +21,8 @@ const TIMESTAMP_AGE: Duration = Duration::from_secs(24 * 24 * 3600);
 /// How long an acknowledgement waits for data to go with it: RFC 9293 §3.8.6.3 allows 500 ms.
 const DELAYED_ACK: Duration = Duration::from_millis(20);
 
-/// Progress after so long a pause shows that the neighbour is still there: RFC 4861 §7.3.1.
-const CONFIRM: Duration = Duration::from_secs(1);
+/// Progress after so long a pause, in nanoseconds, shows that the neighbour is still there: RFC 4861 §7.3.1.
+pub(super) const CONFIRM: u64 = 1_000_000_000;
 
 /// ECN field of the IP header: congestion experienced (RFC 3168 §5).
 const CONGESTION_EXPERIENCED: u8 = 3;
@@ -52,6 +52,12 @@ impl Connection {
     /// Takes a segment for this connection, whatever its state.
     #[inline]
     pub(crate) fn receive(&mut self, io: &mut Io<'_, '_>, mut segment: Segment<'_>, ecn: u8) {
+        if !self.receive_expected(io, &mut segment, ecn) {
+            self.receive_any(io, segment, ecn);
+        }
+    }
+
+    fn receive_any(&mut self, io: &mut Io<'_, '_>, mut segment: Segment<'_>, ecn: u8) {
         match self.state {
             State::Closed => return,
             State::SynSent => return self.receive_in_syn_sent(io, segment),
@@ -354,7 +360,7 @@ impl Connection {
         });
         self.una = ack;
         self.send.ack(io.cx, count.into());
-        if io.cx.now - self.progress_at > CONFIRM {
+        if io.cx.now.as_nanos().saturating_sub(self.progress_at.as_nanos()) > CONFIRM {
             io.ip.confirm(io.cx.now, &self.path);
         }
         self.rtt.reset_backoff();
@@ -392,9 +398,9 @@ impl Connection {
     /// What an acknowledgement says of the network.
     fn digest(&mut self, io: &mut Io<'_, '_>, before: SeqNum, delivered: &Delivered) {
         let now = io.cx.now;
-        let sample = delivered.sent_at.map(|at| now - at);
+        let sample = delivered.sent_at.map(|at| now.as_nanos().saturating_sub(at.as_nanos()));
         if let Some(sample) = sample {
-            self.rtt.sample(sample);
+            self.rtt.sample_nanos(sample, 1);
         }
         let in_flight = self.flight.pipe();
         let was_recovering = self.is_recovering();
@@ -403,7 +409,7 @@ impl Connection {
             acked: delivered.count,
             in_flight: in_flight + delivered.count,
             rtt: sample,
-            srtt: self.rtt.srtt(),
+            srtt: self.rtt.srtt_nanos(),
             cwnd_limited: self.congestion.cwnd() <= in_flight + delivered.count + u32::from(self.mss),
             snd_una: self.una,
             snd_nxt: self.nxt,
@@ -596,7 +602,7 @@ impl Connection {
     /// may be waited for there, and what comes at the start, when a sender grows by acknowledgements. The application
     /// gets its turn first: it may have something to send that carries the acknowledgement.
     #[inline]
-    fn plan_ack(&mut self, io: &mut Io<'_, '_>, pushed: bool) {
+    pub(super) fn plan_ack(&mut self, io: &mut Io<'_, '_>, pushed: bool) {
         if pushed || self.quick_acks > 0 || self.rcv_nxt - self.acked_to >= 2 * u32::from(self.mss) {
             self.quick_acks = self.quick_acks.saturating_sub(1);
             self.ack_soon = true;
@@ -606,7 +612,8 @@ impl Connection {
     }
 }
 
-fn of(sent: &Sent) -> rack::Delivered {
+#[inline]
+pub(super) fn of(sent: &Sent) -> rack::Delivered {
     rack::Delivered {
         xmit_time: sent.at,
         end_seq: sent.end,

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `sockets`, `control` | what the application holds: fresh sockets, listeners, connections; their options |
 //! | `demux` | which connection a segment is for; local ports; initial sequence numbers |
-//! | `conn`, `input`, `output`, `timeout` | one connection |
+//! | `conn`, `input`, `expected`, `output`, `timeout` | one connection |
 //! | `send`, `flight`, `reassembly` | its data: pushed, under way, out of order |
 //! | `rtt`, `rack`, `congestion` | what it knows of the network |
 //! | `segment`, `seq` | headers, sequence numbers |
@@ -14,6 +14,7 @@ mod conn;
 mod control;
 mod counters;
 mod demux;
+mod expected;
 mod flight;
 mod input;
 mod output;

@@ -430,6 +430,9 @@ fn send(
         head[headroom + 16..headroom + 18].copy_from_slice(&(!checksum::fold(sum)).to_be_bytes());
         Checksum::Unknown
     };
+    if body.segments().is_empty() {
+        return io.ip.send_small(io.cx, path, head, PROTOCOL, ecn, checksum);
+    }
     let packet = Packet { head, body, protocol: PROTOCOL, ecn, dont_fragment: true, checksum };
     io.ip.send(io.cx, path, packet);
 }

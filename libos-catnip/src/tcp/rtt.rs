@@ -77,17 +77,23 @@ impl Rtt {
     }
 
     /// Takes in a measurement of a segment that was sent once, or that timestamps tell apart (RFC 6298 §3).
-    #[inline]
+    #[cfg(test)]
     pub(crate) fn sample(&mut self, rtt: Duration) {
         self.sample_of(rtt, 1);
     }
 
     /// Takes in one of `expected` measurements per round trip, each of which then weighs as much less: RFC 7323
     /// Appendix G. `expected` is the flight in segments, halved for delayed acknowledgments.
-    #[inline]
+    #[cfg(test)]
     pub(crate) fn sample_of(&mut self, rtt: Duration, expected: u32) {
+        self.sample_nanos(u64::try_from(rtt.as_nanos()).unwrap_or(u64::MAX), expected);
+    }
+
+    /// The same in nanoseconds.
+    #[inline]
+    pub(crate) fn sample_nanos(&mut self, rtt: u64, expected: u32) {
         // No sample is zero, so that zero can say that there is none; the greatest is far beyond the greatest timeout.
-        let rtt = u64::try_from(rtt.as_nanos()).unwrap_or(u64::MAX).clamp(1, 1 << 40);
+        let rtt = rtt.clamp(1, 1 << 40);
         self.note_least(rtt, expected);
         let rtt = rtt << FRACTION;
         if self.srtt == 0 {
@@ -122,6 +128,12 @@ impl Rtt {
     /// The timeout for a timer that is started now.
     #[inline]
     pub(crate) fn rto(&self) -> Duration {
+        Duration::from_nanos(self.rto_nanos())
+    }
+
+    /// The same in nanoseconds.
+    #[inline]
+    pub(crate) fn rto_nanos(&self) -> u64 {
         let base = match (self.srtt, self.start) {
             (0, Start::Fresh | Start::SynLost) => INITIAL_RTO.as_nanos() as u64,
             (0, Start::DataAfterSynLoss) => INITIAL_RTO_AFTER_SYN_LOSS.as_nanos() as u64,
@@ -131,7 +143,7 @@ impl Rtt {
         let base = base.max(u64::from(self.min_rto) * 1000);
         // RFC 6298 §5.5: doubled with each timeout. The base is below 2^44, and 2^16 times the least is above the limit.
         let backed_off = base << self.backoffs.min(16);
-        Duration::from_nanos(backed_off.min(MAX_RTO.as_nanos() as u64))
+        backed_off.min(MAX_RTO.as_nanos() as u64)
     }
 
     /// RFC 6298 §5.5: the timer has expired.
@@ -154,7 +166,13 @@ impl Rtt {
         }
     }
 
-    /// The smoothed round-trip time. `None`: nothing was measured.
+    /// The smoothed round-trip time in nanoseconds; 0: nothing was measured.
+    #[inline]
+    pub(crate) fn srtt_nanos(&self) -> u64 {
+        self.srtt >> FRACTION
+    }
+
+    /// The same. `None`: nothing was measured.
     #[inline]
     pub(crate) fn srtt(&self) -> Option<Duration> {
         (self.srtt != 0).then(|| Duration::from_nanos(self.srtt >> FRACTION))

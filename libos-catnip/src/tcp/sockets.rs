@@ -18,7 +18,7 @@ use demi_api::time::Instant;
 use demi_api::token::QToken;
 
 use super::congestion::{Algorithm, Congestion};
-use super::conn::{Connection, Fin, Io, LossTimer, Received, Settings, State, TIMERS, Timestamps};
+use super::conn::{Connection, Fin, Io, LossTimer, NEVER, Received, Settings, State, TIMERS, Timestamps};
 use super::counters::Counters;
 use super::demux::{Demux, Ends};
 use super::flight::Flight;
@@ -32,6 +32,7 @@ use super::seq::SeqNum;
 use crate::catnip::Queue;
 use crate::device::Checksum;
 use crate::ip::{About, Cast, Ip, Path, Problem, ProblemKind, checksum, pseudo_sum};
+use crate::ports::Ports;
 use crate::timer::{TimerId, Wheel};
 
 /// What a call into TCP works with.
@@ -84,8 +85,8 @@ pub(super) enum Socket {
 pub(crate) struct Tcp {
     pub(super) sockets: Slab<Socket>,
     demux: Demux,
-    /// Listeners, by port; few share one.
-    listeners: hashbrown::HashMap<u16, Vec<Key>, std::hash::RandomState>,
+    /// Listeners, and what is bound to become one.
+    listeners: Ports,
     wheel: Wheel<Key>,
     /// Connections that acknowledge at the beginning of the next turn.
     soon: Vec<Key>,
@@ -110,7 +111,7 @@ impl Tcp {
         Tcp {
             sockets: Slab::new(),
             demux: Demux::new(rng),
-            listeners: hashbrown::HashMap::default(),
+            listeners: Ports::new(),
             wheel: Wheel::new(now),
             soon: Vec::new(),
             due: Vec::new(),
@@ -149,7 +150,7 @@ impl Tcp {
         if let Some(Socket::Fresh(fresh)) = self.sockets.get_mut(key) {
             fresh.local = Some(SocketAddr::new(addr.ip(), port));
         }
-        self.listeners.entry(port).or_default().push(key);
+        self.listeners.add(port, key);
         Ok(())
     }
 
@@ -249,7 +250,7 @@ impl Tcp {
             None => {
                 let listeners = &self.listeners;
                 let free = |demux: &Demux, port| {
-                    !listeners.contains_key(&port) && demux.find(&Ends { local_port: port, ..ends }).is_none()
+                    listeners.get(port).is_empty() && demux.find(&Ends { local_port: port, ..ends }).is_none()
                 };
                 self.demux.pick_port(env.cx.rng, free).ok_or(Error::AddressNotAvailable)?
             }
@@ -317,7 +318,7 @@ impl Tcp {
             retries: 0,
             progress_at: cx.now,
             heard_at: cx.now,
-            timers: [None; TIMERS],
+            timers: [NEVER; TIMERS],
             loss_timer: LossTimer::Retransmission,
             settings: Box::new(settings),
             established: false,
@@ -720,12 +721,7 @@ impl Tcp {
             Some(Socket::Listener(listener)) => listener.local.port(),
             _ => return,
         };
-        if let Some(keys) = self.listeners.get_mut(&port) {
-            keys.retain(|other| *other != key);
-            if keys.is_empty() {
-                self.listeners.remove(&port);
-            }
-        }
+        self.listeners.remove(port, key);
     }
 
     fn bound_at(&self, key: Key) -> Option<SocketAddr> {
@@ -738,8 +734,7 @@ impl Tcp {
 
     /// Whether another socket is bound to the port at an overlapping address.
     fn is_bound(&self, addr: IpAddr, port: u16) -> bool {
-        let keys = self.listeners.get(&port).map_or(&[][..], |keys| &keys[..]);
-        keys.iter().filter_map(|key| self.bound_at(*key)).any(|other| {
+        self.listeners.get(port).iter().filter_map(|key| self.bound_at(*key)).any(|other| {
             other.is_ipv4() == addr.is_ipv4()
                 && (other.ip() == addr || other.ip().is_unspecified() || addr.is_unspecified())
         })
@@ -754,7 +749,7 @@ impl Tcp {
 
     /// The listener for an address: one that names it before one for any.
     fn listener(&self, addr: IpAddr, port: u16) -> Option<Key> {
-        let keys = self.listeners.get(&port)?;
+        let keys = self.listeners.get(port);
         let find = |wanted: &dyn Fn(SocketAddr) -> bool| {
             keys.iter()
                 .find(|key| match self.sockets.get(**key) {

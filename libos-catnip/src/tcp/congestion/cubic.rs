@@ -3,8 +3,6 @@
 //! Windows are in bytes here, where the RFC counts segments; its constant is scaled by the segment size. Computed with
 //! additions, multiplications and divisions of `f64` alone, so that all machines get the same window.
 
-use std::time::Duration;
-
 use demi_api::time::Instant;
 
 /// RFC 9438 §5: segments per second cubed.
@@ -96,9 +94,8 @@ impl Cubic {
 
     /// RFC 9438 §5.8: time in which the window was not used is not counted.
     #[inline]
-    pub(super) fn pause(&mut self, span: Duration) {
+    pub(super) fn pause(&mut self, span: u64) {
         if self.epoch != NO_EPOCH {
-            let span = u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
             self.epoch = self.epoch.saturating_add(span).min(NO_EPOCH - 1);
         }
     }

@@ -3,8 +3,6 @@
 //! When it has grown by enough from one round to the next, slow start goes on at a quarter of its speed for five rounds,
 //! in case that it was noise. If the time falls again, it was.
 
-use std::time::Duration;
-
 use super::super::seq::SeqNum;
 
 /// RFC 9406 §4.3, times in microseconds.
@@ -46,14 +44,15 @@ impl HyStart {
     }
 
     /// RFC 9406 §4.2, for each acknowledgment in the first slow start. True: congestion avoidance is to begin.
-    pub(super) fn on_ack(&mut self, rtt: Option<Duration>, una: SeqNum, nxt: SeqNum) -> bool {
+    #[inline]
+    pub(super) fn on_ack(&mut self, rtt: Option<u64>, una: SeqNum, nxt: SeqNum) -> bool {
         if !self.started {
             self.started = true;
             self.end = nxt;
         }
         if let Some(rtt) = rtt {
             // Measured times end where infinity begins.
-            let rtt = u32::try_from(rtt.as_micros()).unwrap_or(INFINITE).min(INFINITE - 1);
+            let rtt = u32::try_from(rtt / 1000).unwrap_or(INFINITE).min(INFINITE - 1);
             self.round_min = self.round_min.min(rtt);
             self.samples = self.samples.saturating_add(1);
             self.judge();

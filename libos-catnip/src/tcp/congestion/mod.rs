@@ -19,8 +19,6 @@ mod prr;
 #[cfg(test)]
 mod tests;
 
-use std::time::Duration;
-
 use demi_api::time::Instant;
 use serde::Deserialize;
 
@@ -104,9 +102,10 @@ pub(crate) struct Acked {
     pub(crate) acked: u32,
     /// Bytes that were on the way before it came.
     pub(crate) in_flight: u32,
-    /// The round-trip time that this acknowledgment measured.
-    pub(crate) rtt: Option<Duration>,
-    pub(crate) srtt: Option<Duration>,
+    /// The round-trip time that this acknowledgment measured, in nanoseconds.
+    pub(crate) rtt: Option<u64>,
+    /// In nanoseconds; 0: nothing was measured.
+    pub(crate) srtt: u64,
     /// There was more to send than the window allowed.
     pub(crate) cwnd_limited: bool,
     /// After this acknowledgment.
@@ -157,6 +156,12 @@ impl Congestion {
         self.phase == Phase::Recovery
     }
 
+    /// Nothing is known to be lost, and no mark is being heeded.
+    #[inline]
+    pub(crate) fn is_open(&self) -> bool {
+        self.phase == Phase::Open
+    }
+
     /// In recovery after the retransmission timer has expired.
     #[cfg(test)]
     #[inline]
@@ -180,8 +185,8 @@ impl Congestion {
     pub(crate) fn on_ack(&mut self, ack: &Acked) {
         self.untried = false;
         self.progress |= ack.acked > 0;
-        if let Some(srtt) = ack.srtt {
-            self.srtt = nanos(srtt).max(1);
+        if ack.srtt != 0 {
+            self.srtt = ack.srtt;
         }
         let before = std::mem::replace(&mut self.active, ack.now);
         if ack.snd_una >= self.recover {
@@ -209,7 +214,7 @@ impl Congestion {
         // RFC 9438 §5.8, RFC 7661 §4.4: a window that is not used is not known to be good, let alone a greater one. One of
         // which not even half is used was not what limits the sender, whatever that says.
         if !ack.cwnd_limited || ack.in_flight < self.cwnd / 2 {
-            self.cubic.pause(ack.now.since(before));
+            self.cubic.pause(ack.now.as_nanos().saturating_sub(before.as_nanos()));
             return;
         }
         if self.in_slow_start() {
@@ -355,8 +360,9 @@ impl Congestion {
 
     /// To be called before something is sent while nothing is on the way: RFC 5681 §4.1. After more than a timeout, the
     /// window is the restart window again, and the threshold remembers three quarters of what it was (RFC 7661 §4.4.3).
-    pub(crate) fn idle_restart(&mut self, now: Instant, rto: Duration) {
-        let idle = now.since(self.active);
+    #[inline]
+    pub(crate) fn idle_restart(&mut self, now: Instant, rto: u64) {
+        let idle = now.as_nanos().saturating_sub(self.active.as_nanos());
         self.cubic.pause(idle);
         self.active = now;
         let restart = initial_window(self.mss);
@@ -436,7 +442,3 @@ fn initial_window(mss: u32) -> u32 {
     (10 * mss).min(14_600.max(2 * mss))
 }
 
-#[inline]
-fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}

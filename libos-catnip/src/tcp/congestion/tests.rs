@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -48,8 +50,8 @@ impl Path {
             now: self.now,
             acked,
             in_flight,
-            rtt: Some(self.rtt),
-            srtt: Some(self.rtt),
+            rtt: Some(self.rtt.as_nanos() as u64),
+            srtt: self.rtt.as_nanos() as u64,
             cwnd_limited,
             snd_una: self.una,
             snd_nxt: self.nxt,
@@ -154,14 +156,14 @@ fn rfc5681_3_1_a_timeout_leaves_one_segment_and_the_next_one_the_threshold() {
 #[test]
 fn rfc5681_4_1_after_an_idle_time_the_window_is_the_restart_window() {
     let mut path = Path::avoiding(Algorithm::Cubic, MS(10), 100);
-    path.congestion.idle_restart(path.now + MS(200), MS(200));
+    path.congestion.idle_restart(path.now + MS(200), 200_000_000);
     assert_eq!(path.congestion.cwnd(), 100 * MSS);
-    path.congestion.idle_restart(path.now + MS(401), MS(200));
+    path.congestion.idle_restart(path.now + MS(401), 200_000_000);
     assert_eq!((path.congestion.cwnd(), path.congestion.ssthresh()), (10 * MSS, 100 * MSS));
     // A small window stays small, an untried threshold untried.
     let mut path = Path::new(Algorithm::Cubic, MS(10));
     path.congestion.syn_lost();
-    path.congestion.idle_restart(path.now + MS(9000), MS(200));
+    path.congestion.idle_restart(path.now + MS(9000), 200_000_000);
     assert_eq!((path.congestion.cwnd(), path.congestion.ssthresh()), (MSS, u32::MAX));
 }
 
@@ -609,8 +611,8 @@ proptest! {
                             now,
                             acked,
                             in_flight: acked,
-                            rtt: rtt.map(Duration::from_nanos),
-                            srtt: rtt.map(Duration::from_nanos),
+                            rtt,
+                            srtt: rtt.unwrap_or(0),
                             cwnd_limited: limited,
                             snd_una: seq,
                             snd_nxt: seq + acked,
@@ -642,7 +644,7 @@ proptest! {
                     }
                     Event::Exit => congestion.exit_recovery(),
                     Event::Idle => {
-                        congestion.idle_restart(now, MS(200));
+                        congestion.idle_restart(now, 200_000_000);
                         assert!(congestion.cwnd() <= before);
                     }
                     Event::Mss(mss) => congestion.set_mss(mss),

@@ -1,0 +1,66 @@
+//! Who has which port: found by index, as every datagram and every segment for nobody asks.
+//!
+//! Invariant: a page of 256 ports exists only once one of them was taken.
+
+use demi_api::slab::Key;
+
+const PAGE: usize = 256;
+
+/// The sockets of each port; few share one.
+#[derive(Debug)]
+pub(crate) struct Ports {
+    pages: [Option<Box<[Vec<Key>; PAGE]>>; PAGE],
+}
+
+impl Ports {
+    pub(crate) fn new() -> Ports {
+        Ports { pages: [const { None }; PAGE] }
+    }
+
+    /// The sockets of a port, in the order in which they took it.
+    #[inline]
+    pub(crate) fn get(&self, port: u16) -> &[Key] {
+        let [page, place] = port.to_be_bytes();
+        match &self.pages[usize::from(page)] {
+            Some(page) => &page[usize::from(place)],
+            None => &[],
+        }
+    }
+
+    pub(crate) fn add(&mut self, port: u16, key: Key) {
+        let [page, place] = port.to_be_bytes();
+        let page = self.pages[usize::from(page)].get_or_insert_with(|| Box::new([const { Vec::new() }; PAGE]));
+        page[usize::from(place)].push(key);
+    }
+
+    /// Without effect if the socket does not have the port.
+    pub(crate) fn remove(&mut self, port: u16, key: Key) {
+        let [page, place] = port.to_be_bytes();
+        if let Some(page) = &mut self.pages[usize::from(page)] {
+            page[usize::from(place)].retain(|other| *other != key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use demi_api::slab::Slab;
+
+    use super::*;
+
+    #[test]
+    fn every_port_keeps_its_own_sockets() {
+        let mut slab = Slab::new();
+        let keys: Vec<_> = (0..4).map(|n| slab.insert(n)).collect();
+        let mut ports = Ports::new();
+        for port in [0, 255, 256, 65535] {
+            assert!(ports.get(port).is_empty());
+            keys.iter().for_each(|key| ports.add(port, *key));
+        }
+        ports.remove(255, keys[1]);
+        ports.remove(257, keys[1]);
+        assert_eq!(ports.get(255), [keys[0], keys[2], keys[3]]);
+        assert_eq!(ports.get(256), keys);
+        assert!(ports.get(254).is_empty() && ports.get(257).is_empty());
+    }
+}
