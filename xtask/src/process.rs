@@ -65,6 +65,11 @@ impl Process {
         Ok(Process { child, name })
     }
 
+    /// Its number, which is its own until its end has been seen.
+    pub(crate) fn id(&self) -> u32 {
+        lock(&self.child).id()
+    }
+
     /// Waits for its end; stops it at the limit.
     pub(crate) fn wait(&self, limit: Duration) -> Result<ExitStatus> {
         let begin = Instant::now();

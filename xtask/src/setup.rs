@@ -13,12 +13,26 @@ use crate::step::{self, Outcome};
 
 const LIMIT: Duration = Duration::from_secs(300);
 
-/// A program, and the Debian package that it comes in.
+/// A program or a library, and the Debian package that it comes in.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tool {
+    /// The program's name, or what pkg-config calls the library.
     pub(crate) program: &'static str,
     package: &'static str,
     purpose: &'static str,
+}
+
+impl Tool {
+    /// Where it lies; nothing if it is not there.
+    fn place(&self) -> Option<String> {
+        if self.program.starts_with("lib") {
+            let mut command = Command::new(find(PKG_CONFIG.program)?);
+            let output = command.args(["--variable=libdir", self.program]).output().ok()?;
+            let place = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+            return Some(place).filter(|_| output.status.success());
+        }
+        Some(find(self.program)?.display().to_string())
+    }
 }
 
 pub(crate) const REDIS: Tool = Tool {
@@ -29,6 +43,18 @@ pub(crate) const REDIS: Tool = Tool {
 
 pub(crate) const VALGRIND: Tool =
     Tool { program: "valgrind", package: "valgrind", purpose: "counts instructions in `bench`" };
+
+pub(crate) const GCC: Tool =
+    Tool { program: "gcc", package: "gcc libc6-dev", purpose: "compiles what `bench` compares with DPDK" };
+
+pub(crate) const PKG_CONFIG: Tool =
+    Tool { program: "pkg-config", package: "pkg-config", purpose: "finds libraries to compile with" };
+
+pub(crate) const DPDK: Tool =
+    Tool { program: "libdpdk", package: "libdpdk-dev", purpose: "echoes over memif beside ours in `bench`" };
+
+pub(crate) const IP: Tool =
+    Tool { program: "ip", package: "iproute2", purpose: "sets up network namespaces for `bench`" };
 
 /// Install the packages that the other commands use.
 ///
@@ -60,23 +86,23 @@ impl std::fmt::Display for Missing {
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let tools = [REDIS, VALGRIND];
+    let tools = [REDIS, VALGRIND, IP, GCC, PKG_CONFIG, DPDK];
     let missing = if args.check { None } else { ensure(&tools).err() };
     for tool in tools {
-        let place = find(tool.program).map_or("missing".to_owned(), |path| path.display().to_string());
+        let place = tool.place().unwrap_or_else(|| "missing".to_owned());
         println!("{:16} {:32} {}", tool.program, place, tool.purpose);
     }
     if let Some(missing) = missing {
         println!("{missing}");
     }
-    let complete = tools.iter().all(|tool| find(tool.program).is_some());
+    let complete = tools.iter().all(|tool| tool.place().is_some());
     Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Sees to it that the tools are there.
 pub(crate) fn ensure(tools: &[Tool]) -> Result<(), Missing> {
     let packages: Vec<_> =
-        tools.iter().filter(|tool| find(tool.program).is_none()).map(|tool| tool.package).collect();
+        tools.iter().filter(|tool| tool.place().is_none()).map(|tool| tool.package).collect();
     if packages.is_empty() {
         return Ok(());
     }
@@ -90,10 +116,10 @@ pub(crate) fn ensure(tools: &[Tool]) -> Result<(), Missing> {
     }
     let update = apt("refresh package lists", &["update", "-qq"]);
     let mut install = vec!["install", "-y", "-qq", "--no-install-recommends"];
-    install.extend(&packages);
+    install.extend(packages.iter().flat_map(|packages| packages.split(' ')));
     // Old lists may still do: whether the refresh failed matters only if the installation does.
     match (apt("install packages", &install), update) {
-        (Outcome::Passed, _) if tools.iter().all(|tool| find(tool.program).is_some()) => Ok(()),
+        (Outcome::Passed, _) if tools.iter().all(|tool| tool.place().is_some()) => Ok(()),
         (_, Outcome::Failed(_)) => Err(Missing::Unavailable(format!(
             "{list} could not be installed: the package lists cannot be fetched"
         ))),

@@ -46,11 +46,16 @@ impl Roles {
     /// Starts a role with words separated by spaces.
     pub(crate) fn start(&self, words: &str) -> Result<Role> {
         let mut command = Command::new(&self.program);
-        command.args(words.split_whitespace()).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let process = Process::spawn(&mut command)?;
+        command.args(words.split_whitespace());
+        self.start_as(command, words.split_whitespace().next().unwrap_or(""))
+    }
+
+    /// Starts a role by a command of the caller's.
+    pub(crate) fn start_as(&self, mut command: Command, name: &str) -> Result<Role> {
+        let process = Process::spawn(command.stdin(Stdio::piped()).stdout(Stdio::piped()))?;
         let lines = process.lines()?;
         let input = process.input()?;
-        Ok(Role { process, lines, input, name: words.split_whitespace().next().unwrap_or("").to_owned() })
+        Ok(Role { process, lines, input, name: name.to_owned() })
     }
 
     /// Runs a role that prints one object.

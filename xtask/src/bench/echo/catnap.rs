@@ -1,93 +1,17 @@
-//! TCP echo over a libOS, beside the same over plain spinning sockets.
+//! Catnap beside plain spinning sockets, both over the loopback interface.
 
-use anyhow::{Result, ensure};
-use clap::ValueEnum;
+use anyhow::Result;
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
 
-use super::stats::Spread;
-use super::{Roles, Session, number};
+use super::super::stats::Spread;
+use super::{Args, Exchange, Session, number};
 use crate::term;
-
-/// TCP echo, beside plain spinning sockets.
-///
-/// The control is a plain non-blocking echo: both ends spin on recv, one send per message, the server sends
-/// back what one recv returned, and Nagle's algorithm is off. The subject does the same through the API: it
-/// pushes the messages that are due and then waits for them, which may take fewer calls than messages. With
-/// --lockstep it waits for each before it pushes the next, so that both make the same calls.
-/// Server and client are fresh processes in every alternation, each on its core; a warm-up comes first.
-#[derive(clap::Args, Debug)]
-pub(crate) struct Args {
-    /// The libOS
-    #[arg(long, value_enum, default_value_t = Libos::Catnap)]
-    libos: Libos,
-    /// Bytes per message
-    #[arg(long, default_value_t = 64)]
-    size: usize,
-    /// Messages outstanding
-    #[arg(long, default_value_t = 1)]
-    window: usize,
-    /// Wait for each push before the next
-    #[arg(long)]
-    lockstep: bool,
-    /// Turns that each subject gets
-    #[arg(long, default_value_t = 24)]
-    alternations: usize,
-    /// Seconds to measure in each turn
-    #[arg(long, default_value_t = 0.4)]
-    seconds: f64,
-    /// Messages to measure in each turn, instead of a time
-    #[arg(long)]
-    count: Option<u64>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-enum Libos {
-    Catnap,
-}
-
-/// One exchange to measure, by either subject.
-#[derive(Debug)]
-pub(crate) struct Exchange {
-    pub(crate) size: usize,
-    pub(crate) window: usize,
-    pub(crate) lockstep: bool,
-    pub(crate) seconds: f64,
-    pub(crate) count: Option<u64>,
-    pub(crate) histogram: bool,
-}
-
-impl Exchange {
-    /// Starts a server and a client, and returns the client's report.
-    pub(crate) fn measure(&self, roles: &Roles, subject: &str) -> Result<Value> {
-        let [near, far] = roles.cores();
-        let mut server = roles.start(&format!("echo-server --subject {subject} --core {far}"))?;
-        let address = server.address("listening")?;
-        let Exchange { size, window, seconds, .. } = self;
-        let mut words = format!(
-            "echo-client --subject {subject} --core {near} --connect {address} \
-             --size {size} --window {window} --seconds {seconds}"
-        );
-        if let Some(count) = self.count {
-            words.push_str(&format!(" --count {count}"));
-        }
-        if self.lockstep {
-            words.push_str(" --lockstep");
-        }
-        if self.histogram {
-            words.push_str(" --histogram");
-        }
-        let report = roles.report(&words)?;
-        server.finish()?;
-        Ok(report)
-    }
-}
 
 /// What one alternation yielded: the control's report and the subject's.
 type Turn = [Value; 2];
 
 pub(super) fn run(args: &Args, session: &Session) -> Result<()> {
-    ensure!(args.alternations > 0, "--alternations must be at least 1");
     let subjects = ["kernel", "catnap"];
     let progress = session.progress(args.alternations * 2);
     let turns = (0..args.alternations)
@@ -156,14 +80,7 @@ fn turn(
     subjects: [&str; 2],
     index: usize,
 ) -> Result<Turn> {
-    let exchange = Exchange {
-        size: args.size,
-        window: args.window,
-        lockstep: args.lockstep,
-        seconds: args.seconds,
-        count: args.count,
-        histogram: false,
-    };
+    let exchange = Exchange::of(args);
     let mut turn = [Value::Null, Value::Null];
     for step in 0..2 {
         let side = (index + step) % 2;
