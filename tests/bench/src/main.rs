@@ -111,3 +111,13 @@ fn instance<L: LibOs>(mib: usize) -> Result<Demikernel<L>> {
     config.heap.size_mib = mib;
     Ok(Demikernel::new(&config)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn arguments_do_not_contradict_each_other() {
+        super::Cli::command().debug_assert();
+    }
+}

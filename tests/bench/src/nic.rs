@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::ValueEnum;
 use demi_api::memalloc::Heap;
 use demi_api::time::Clock;
@@ -99,13 +99,11 @@ impl Nic {
     /// An instance at `end`. A client's has a link.
     pub(crate) fn instance(&self, end: End, heap_mib: usize) -> Result<Demikernel<Catnip>> {
         let demi = Demikernel::<Catnip>::new(&self.config(end, heap_mib)?)?;
+        if end == End::Server || self.device != Kind::Memif {
+            return Ok(demi);
+        }
         let mut guard = Guard::new();
-        while end == End::Client && self.device == Kind::Memif {
-            let counters = demi.counters()?.libos;
-            let (_, links) = counters.iter().find(|(name, _)| *name == LINKS).context(LINKS)?;
-            if *links > 0 {
-                break;
-            }
+        while !demi.counters()?.libos.iter().any(|(name, value)| *name == LINKS && *value > 0) {
             demi.poll()?;
             guard.spin()?;
         }
