@@ -10,6 +10,7 @@
 //! - [`wait`]: what one completion costs beside many idle queues
 //! - [`unreaped`]: pushes whose tokens nobody waits for
 //! - [`bulk`]: one connection, as much as goes
+//! - [`conns`]: many connections, all idle but one
 //! - [`alloc`]: allocation and release
 //! - [`instr`]: both ends of an echo in one thread, for callgrind
 //! - [`smol`]: smoltcp, beside which catnip is measured
@@ -19,6 +20,7 @@
 
 mod alloc;
 mod bulk;
+mod conns;
 mod cpu;
 mod echo;
 mod instr;
@@ -54,6 +56,12 @@ enum Role {
     BulkReceive(bulk::ReceiverArgs),
     /// Send a stream
     BulkSend(bulk::SenderArgs),
+    /// Both ends of a stream in one thread
+    BulkPair(bulk::PairArgs),
+    /// Accept connections, count what they take, and echo on all of them
+    ConnsServer(conns::ServerArgs),
+    /// Open connections and echo on one; does as it is told on standard input
+    ConnsClient(conns::ClientArgs),
     /// Send datagrams to a relay and receive them behind it, one after the other
     RelayClient(relay::ClientArgs),
     /// Pass datagrams on until one is empty
@@ -95,6 +103,9 @@ fn run(cli: &Cli) -> Result<()> {
         Role::EchoClient(args) => echo::client(args),
         Role::BulkReceive(args) => bulk::receiver(args),
         Role::BulkSend(args) => bulk::sender(args),
+        Role::BulkPair(args) => bulk::pair(args),
+        Role::ConnsServer(args) => conns::server(args),
+        Role::ConnsClient(args) => conns::client(args),
         Role::RelayClient(args) => relay::client(args),
         Role::Relay(args) => relay::relay(args),
         Role::Wait(args) => wait::run(args),

@@ -119,12 +119,13 @@ pub(super) fn run(args: &Args, session: &Session) -> Result<()> {
 fn measure(args: &Args, session: &Session, link: &Link, subject: &str) -> Result<Value> {
     let [near, far] = session.roles.cores();
     let verify = if args.verify { "--verify" } else { "" };
-    let mut receiver = session
-        .roles
-        .start(&format!("bulk-receive --subject {subject} --core {far} {verify} {}", link.words(args, 0)))?;
+    let mut receiver = session.roles.start(&format!(
+        "bulk-receive --subject {subject} --core {far} --spin {verify} {}",
+        link.words(args, 0)
+    ))?;
     let address = receiver.address("listening")?;
     let sent = session.roles.report(&format!(
-        "bulk-send --subject {subject} --core {near} --connect {address} --seconds {} {verify} {}",
+        "bulk-send --subject {subject} --core {near} --connect {address} --seconds {} --spin {verify} {}",
         args.seconds,
         link.words(args, 1)
     ))?;

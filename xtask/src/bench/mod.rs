@@ -8,6 +8,7 @@
 mod alloc;
 mod bulk;
 mod callgrind;
+mod conns;
 mod echo;
 mod link;
 mod relay;
@@ -46,6 +47,7 @@ pub(crate) struct Args {
 enum Bench {
     Echo(echo::Args),
     Bulk(bulk::Args),
+    Conns(conns::Args),
     Alloc(alloc::Args),
     Wait(wait::Args),
     Relay(relay::Args),
@@ -58,6 +60,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     match &args.bench {
         Bench::Echo(args) => echo::run(args, &bench),
         Bench::Bulk(args) => bulk::run(args, &bench),
+        Bench::Conns(args) => conns::run(args, &bench),
         Bench::Alloc(args) => alloc::run(args, &bench),
         Bench::Wait(args) => wait::run(args, &bench),
         Bench::Relay(args) => relay::run(args, &bench),

@@ -14,9 +14,9 @@ use super::{PIECE, PIECES, Receiver, Sender};
 use crate::measure::PATIENCE;
 
 /// Arrays under way at the most: 2 MiB.
-const WINDOW: usize = 32;
+pub(super) const WINDOW: usize = 32;
 
-const PORT: u16 = 5001;
+pub(super) const PORT: u16 = 5001;
 
 pub(super) struct Sending {
     demi: Demikernel<Catnip>,
@@ -68,7 +68,7 @@ impl Sender for Sending {
 }
 
 /// An array of the size that is sent.
-fn fresh(demi: &Demikernel<Catnip>, mut fill: impl FnMut(&mut [u8])) -> Result<SgArray> {
+pub(super) fn fresh(demi: &Demikernel<Catnip>, mut fill: impl FnMut(&mut [u8])) -> Result<SgArray> {
     let mut array = SgArray::new();
     for _ in 0..PIECES {
         let mut piece = demi.alloc(PIECE)?;

@@ -8,12 +8,14 @@
 //! | file | what it holds |
 //! |---|---|
 //! | `catnip`, `smol`, `kernel` | both ends, over each |
+//! | `pair` | both ends in one thread |
 //! | `nic` | the device under the first two |
 //! | `pattern` | bytes that tell where in the stream they belong |
 
 mod catnip;
 mod kernel;
 pub(crate) mod nic;
+mod pair;
 mod pattern;
 mod smol;
 
@@ -26,6 +28,7 @@ use clap::ValueEnum;
 use serde_json::{Map, Value, json};
 
 use self::nic::Nic;
+pub(crate) use self::pair::{PairArgs, pair};
 use self::pattern::Pattern;
 use crate::cpu;
 

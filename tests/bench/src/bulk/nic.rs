@@ -54,6 +54,9 @@ pub(crate) struct Nic {
     /// memif: largest packet
     #[arg(long, default_value_t = 1500)]
     mtu: usize,
+    /// Never sleep
+    #[arg(long)]
+    spin: bool,
     /// Heap of the instance in MiB
     #[arg(long, default_value_t = 64)]
     heap_mib: usize,
@@ -87,7 +90,7 @@ impl Nic {
     }
 
     fn config(&self, end: End) -> Result<Config> {
-        let spin = "[wait]\nspin_min_us = 10000000\nspin_max_us = 10000000";
+        let spin = if self.spin { "[wait]\nspin_min_us = 10000000\nspin_max_us = 10000000" } else { "" };
         let mut text = format!("[heap]\nsize_mib = {}\n{spin}\n[catnip]\n", self.heap_mib);
         let addr = end.addr();
         writeln!(text, "[catnip.ip]\naddresses = [\"{addr}/{PREFIX}\"]\n[catnip.device]")?;

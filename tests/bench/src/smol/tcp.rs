@@ -136,6 +136,18 @@ impl Stream {
         }
     }
 
+    /// Puts as many of `bytes` into the socket's buffer as there is room for; returns how many.
+    #[inline]
+    pub(crate) fn offer(&mut self, bytes: &[u8]) -> Result<usize> {
+        // Before the handshake is over there is no room.
+        Ok(if self.socket().can_send() { self.socket().send_slice(bytes)? } else { 0 })
+    }
+
+    #[inline]
+    pub(crate) fn is_readable(&mut self) -> bool {
+        self.socket().can_recv()
+    }
+
     /// Turns until there are bytes; false: there will be none any more.
     #[inline]
     pub(crate) fn wait_readable(&mut self) -> Result<bool> {
