@@ -1,7 +1,7 @@
 //! Cores: staying on one, and how far two of them are apart.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use rustix::process::{Signal, set_parent_process_death_signal};
@@ -65,6 +65,14 @@ pub(crate) fn cacheline(args: &CachelineArgs) -> Result<()> {
     })?;
     println!("{}", json!({ "cacheline_ns": nanos }));
     Ok(())
+}
+
+/// The time for which this thread had a core so far.
+pub(crate) fn spent() -> Result<Duration> {
+    let path = "/proc/thread-self/schedstat";
+    let text = std::fs::read_to_string(path).context(path)?;
+    let nanos = text.split_whitespace().next().and_then(|nanos| nanos.parse().ok());
+    Ok(Duration::from_nanos(nanos.context(path)?))
 }
 
 /// A number from the kernel's account of this thread, such as `VmRSS` (in kB).

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 use demi_api::{Domain, Error, SocketKind};
-use rustix::time::{ClockId, clock_gettime};
 use serde_json::json;
 
 use super::catnip::{PORT, WINDOW, fresh};
@@ -51,10 +50,9 @@ pub(crate) fn pair(args: &PairArgs) -> Result<()> {
 fn run(pair: &mut impl Pair, args: &PairArgs) -> Result<()> {
     // The window opens, and caches warm up.
     transfer(pair, args.mib << 17)?;
-    let begin = clock_gettime(ClockId::ThreadCPUTime);
+    let begin = cpu::spent()?;
     let bytes = transfer(pair, args.mib << 20)?;
-    let spent = clock_gettime(ClockId::ThreadCPUTime) - begin;
-    let seconds = spent.tv_sec as f64 + spent.tv_nsec as f64 / 1e9;
+    let seconds = (cpu::spent()? - begin).as_secs_f64();
     println!("{}", json!({ "bytes": bytes, "gbit_per_cpu_s": bytes as f64 * 8e-9 / seconds }));
     Ok(())
 }
