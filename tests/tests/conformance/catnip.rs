@@ -4,17 +4,13 @@ use std::cell::Cell;
 use std::marker::PhantomData;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
 
-use demi_api::memalloc::Heap;
-use demi_api::time::Clock;
-use demi_api::{Addr, Error};
+use demi_api::Addr;
 use demi_libos_catnip::Catnip;
-use demi_libos_catnip::device::memif::{Memif, MemifConfig, Role};
-use demi_libos_catnip::device::{DeviceCx, Queue};
 use demi_tests::conformance::{Harness, Rig};
 
-use super::facing::{Cable, Facing, V4, V6};
+use super::cables::{Cable, Memory, V4, V6, Veth};
+use super::facing::Facing;
 
 /// One family's address of an instance without a NIC.
 pub(crate) struct Alone<const IPV6: bool>;
@@ -121,41 +117,26 @@ impl<C: Cable, const IPV6: bool> Harness for Across<C, IPV6> {
     }
 }
 
-/// Shared memory, one end its owner.
-pub(crate) struct OverMemif;
-
-impl Cable for OverMemif {
-    const FRAMES: [&'static str; 2] = ["memif_tx_frames", "memif_rx_frames"];
-
-    fn lacking() -> Option<String> {
-        None
-    }
-
-    fn plug(heap: &Heap) -> Result<(OverMemif, [Box<dyn Queue>; 2]), Error> {
-        // Abstract, so that there is nothing to clean up.
-        let name = format!("@demi-conformance-{}-{:x}", std::process::id(), fastrand::u64(..));
-        let open =
-            |role| Memif::open(&MemifConfig { socket: name.clone().into(), role, ..MemifConfig::default() });
-        let mut ends = [open(Role::Server)?, open(Role::Client)?];
-        let (clock, begin) = (Clock::start(), Instant::now());
-        while !ends.iter().all(Memif::is_up) {
-            assert!(begin.elapsed() < Duration::from_secs(10), "the ends do not find each other");
-            for end in &mut ends {
-                end.rx_burst(&DeviceCx { heap, now: clock.now() }, &mut Vec::new());
-            }
-        }
-        Ok((OverMemif, ends.map(|end| Box::new(end) as Box<dyn Queue>)))
-    }
-}
-
 mod memif {
     use super::*;
 
-    demi_tests::conformance!(Across<OverMemif, false>: general streams datagrams);
+    demi_tests::conformance!(Across<Memory, false>: general streams datagrams);
 }
 
 mod memif6 {
     use super::*;
 
-    demi_tests::conformance!(Across<OverMemif, true>: streams datagrams);
+    demi_tests::conformance!(Across<Memory, true>: streams datagrams);
+}
+
+mod af_xdp {
+    use super::*;
+
+    demi_tests::conformance!(Across<Veth, false>: general streams datagrams);
+}
+
+mod af_xdp6 {
+    use super::*;
+
+    demi_tests::conformance!(Across<Veth, true>: streams datagrams);
 }

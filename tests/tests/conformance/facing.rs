@@ -9,42 +9,25 @@
 //! Invariant: a descriptor names one socket of one stack, and the stacks share nothing but heap and thread.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use demi_api::desc::Tag;
 use demi_api::libos::{Cx, Setup};
-use demi_api::memalloc::Heap;
 use demi_api::op::{Op, Step};
 use demi_api::time::Instant;
 use demi_api::{
     Addr, Domain, Error, LibOs, OptionName, QDesc, QToken, QueueKind, Shutdown, SocketKind, SocketOption,
 };
-use demi_libos_catnip::device::Queue;
 use demi_libos_catnip::{Catnip, CatnipSection};
 use rustix::event::epoll;
 
-/// What has two ends.
-pub(crate) trait Cable: Sized + 'static {
-    /// The counter of frames that an end has taken to transmit, and of those it has received.
-    const FRAMES: [&'static str; 2];
-
-    /// What is missing here to make one.
-    fn lacking() -> Option<String>;
-
-    /// A new one, whose ends work.
-    fn plug(heap: &Heap) -> Result<(Self, [Box<dyn Queue>; 2]), Error>;
-}
-
-/// The addresses of both stacks, the near one's first.
-pub(crate) const V4: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2)];
-pub(crate) const V6: [Ipv6Addr; 2] =
-    [Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1), Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2)];
+use super::cables::{Cable, V4, V6};
 
 const NEAR: usize = 0;
 const FAR: usize = 1;
 
-/// Two stacks of catnip, and what is between them.
+/// Two stacks of catnip, at the ends of a cable.
 #[derive(Debug)]
 pub(crate) struct Facing<C> {
     stacks: [Catnip; 2],
