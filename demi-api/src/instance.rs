@@ -17,6 +17,7 @@ use crate::aio::sched::Scheduler;
 use crate::config::Config;
 use crate::desc::{QDesc, Tag};
 use crate::error::Error;
+use crate::fd::Fd;
 use crate::graph::Graph;
 use crate::libos::{Cx, LibOs, OpenOptions, OptionName, QueueKind, SeekTo, Setup, Shutdown, SocketOption};
 use crate::op::{Done, Op, Position, Refused, Step};
@@ -37,9 +38,9 @@ pub struct Demikernel<L> {
 struct Shared<L> {
     core: RefCell<Core<L>>,
     heap: Heap,
-    device: OwnedFd,
-    kick: OwnedFd,
-    kicker: OwnedFd,
+    device: Fd,
+    kick: Fd,
+    kicker: Fd,
 }
 
 /// All state of an instance. Fields drop in order: the libOS stops its devices before anything that they
@@ -54,7 +55,7 @@ pub(crate) struct Core<L> {
     pub(crate) clock: Clock,
     pub(crate) now: Instant,
     pub(crate) policy: Policy,
-    kick: OwnedFd,
+    kick: Fd,
 }
 
 impl<L: LibOs> Demikernel<L> {
@@ -449,7 +450,7 @@ impl<L: LibOs> std::fmt::Debug for Demikernel<L> {
 /// Ends waits from a signal handler or another thread. The descriptor may be handed to whatever writes a
 /// byte to a pipe when a signal comes.
 #[derive(Debug)]
-pub struct Interrupter(OwnedFd);
+pub struct Interrupter(Fd);
 
 impl Interrupter {
     /// Ends the current or next wait of the instance with [`Error::Interrupted`].
@@ -460,7 +461,7 @@ impl Interrupter {
 
 impl From<Interrupter> for OwnedFd {
     fn from(interrupter: Interrupter) -> OwnedFd {
-        interrupter.0
+        interrupter.0.into()
     }
 }
 

@@ -32,16 +32,17 @@
 //! - [`libos`]: the [`LibOs`] trait, behind which protocols and devices lie; [`pair`]: two of them as one
 //! - [`wait`]: the one wait loop; [`waitset`]: tokens registered once
 //! - [`aio`]: futures, tasks, streams and sinks
-//! - [`config`], [`time`]; [`slab`], for libOSes
+//! - [`config`], [`time`]; [`slab`], [`fd`], for libOSes
 //!
 //! Not in here: any device, any protocol.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod addr;
 pub mod aio;
 pub mod config;
 pub mod desc;
 pub mod error;
+pub mod fd;
 pub mod graph;
 pub mod instance;
 pub mod libos;

@@ -1,11 +1,12 @@
 //! Two libOSes as one: one descriptor space, one heap, one wait loop.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 use crate::addr::{Addr, Domain, SocketKind};
 use crate::desc::{QDesc, Tag};
 use crate::error::Error;
+use crate::fd::Fd;
 use crate::libos::{Cx, LibOs, OpenOptions, OptionName, QueueKind, SeekTo, Setup, Shutdown, SocketOption};
 use crate::op::{Op, Position, Step};
 use crate::sys;
@@ -20,7 +21,7 @@ use crate::token::QToken;
 pub struct Pair<N, S> {
     network: N,
     storage: S,
-    both: OwnedFd,
+    both: Fd,
 }
 
 /// Calls a method of the side that a descriptor belongs to.

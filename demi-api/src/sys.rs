@@ -1,7 +1,7 @@
 //! The only system calls of this crate: sleeping, being woken, and a seed. They go to the kernel directly,
 //! not through the C library's symbols, which a preload shim may have replaced.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
@@ -9,13 +9,16 @@ use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 
 use crate::error::Error;
+use crate::fd::Fd;
 
 /// Written to the kick pipe by wakers; any other byte is an interruption.
 pub(crate) const WAKE: u8 = b'W';
 
 /// A pipe, read end first. Neither end blocks, neither survives an `exec`.
-pub(crate) fn pipe() -> Result<(OwnedFd, OwnedFd), Error> {
-    rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).map_err(translate)
+pub(crate) fn pipe() -> Result<(Fd, Fd), Error> {
+    let (reader, writer) =
+        rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).map_err(translate)?;
+    Ok((reader.into(), writer.into()))
 }
 
 /// Puts a byte into the pipe; a full pipe will be read anyway.
@@ -42,8 +45,8 @@ pub(crate) fn sleep(device: BorrowedFd<'_>, pipe: BorrowedFd<'_>, limit: Option<
 }
 
 /// One descriptor that polls readable when either of two does.
-pub(crate) fn either(first: BorrowedFd<'_>, second: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
-    let both = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(translate)?;
+pub(crate) fn either(first: BorrowedFd<'_>, second: BorrowedFd<'_>) -> Result<Fd, Error> {
+    let both = epoll::create(epoll::CreateFlags::CLOEXEC).map(Fd::from).map_err(translate)?;
     for (key, fd) in [(1, first), (2, second)] {
         epoll::add(&both, fd, epoll::EventData::new_u64(key), epoll::EventFlags::IN).map_err(translate)?;
     }
@@ -51,8 +54,8 @@ pub(crate) fn either(first: BorrowedFd<'_>, second: BorrowedFd<'_>) -> Result<Ow
 }
 
 /// A second descriptor for the same open file.
-pub(crate) fn duplicate(fd: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
-    rustix::io::fcntl_dupfd_cloexec(fd, 0).map_err(translate)
+pub(crate) fn duplicate(fd: BorrowedFd<'_>) -> Result<Fd, Error> {
+    rustix::io::fcntl_dupfd_cloexec(fd, 0).map(Fd::from).map_err(translate)
 }
 
 /// Random bits from the kernel.

@@ -5,13 +5,14 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Wake, Waker};
 
 use crate::error::Error;
+use crate::fd::Fd;
 use crate::sys;
 use crate::time::Instant;
 
@@ -42,7 +43,7 @@ struct Slot {
 }
 
 impl Scheduler {
-    pub(crate) fn new(max: usize, kick: OwnedFd) -> Scheduler {
+    pub(crate) fn new(max: usize, kick: Fd) -> Scheduler {
         let bits = Arc::new(ReadyBits::new(max + 1, kick));
         let main_waker = bits.waker(MAIN);
         Scheduler {
@@ -186,11 +187,11 @@ struct ReadyBits {
     summary: Box<[AtomicU64]>,
     words: Box<[AtomicU64]>,
     asleep: AtomicBool,
-    kick: OwnedFd,
+    kick: Fd,
 }
 
 impl ReadyBits {
-    fn new(capacity: usize, kick: OwnedFd) -> ReadyBits {
+    fn new(capacity: usize, kick: Fd) -> ReadyBits {
         let zeroed = |count| (0..count).map(|_| AtomicU64::new(0)).collect();
         let words = capacity.div_ceil(64);
         ReadyBits {

@@ -14,7 +14,8 @@ mod raw;
 pub(crate) mod socket;
 
 use demi_api::error::Error;
-pub(crate) use raw::{Fd, Finished, Gather, Held, Ring, run_now};
+pub(crate) use demi_api::fd::Fd;
+pub(crate) use raw::{Finished, Gather, Held, Ring, run_now};
 use rustix::io::{self, Errno};
 
 /// The outcome of a call that may be too early: `Ok(None)` means that it would have blocked.

@@ -1,14 +1,15 @@
-//! What no safe wrapper offers: a descriptor closed without the C library, one socket option, and io_uring.
+//! What no safe wrapper offers: one socket option, and io_uring.
 //!
 //! Invariant of the ring: memory that the kernel may read or write lies in a slot of [`Ring`], unreachable
 //! from outside, from before the submission until its completion was taken; dropping the ring waits for
 //! what is under way. So it does not matter what becomes of tokens and queues in the meantime.
 
 use std::mem::ManuallyDrop;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::Duration;
 
 use demi_api::error::Error;
+use demi_api::fd::Fd;
 use demi_api::memalloc::{Buf, BufMut};
 use io_uring::{IoUring, opcode, squeue, types};
 use rustix::io::Errno;
@@ -20,32 +21,6 @@ use super::translate;
 /// How long a ring that is dropped waits for what is under way, and in how many steps.
 const DROP_WAIT: Duration = Duration::from_secs(10);
 const DROP_STEPS: u32 = 100;
-
-/// An open descriptor. `OwnedFd` would close through the C library's `close`, which a preload shim replaces.
-#[derive(Debug)]
-pub(crate) struct Fd(ManuallyDrop<OwnedFd>);
-
-impl From<OwnedFd> for Fd {
-    fn from(fd: OwnedFd) -> Fd {
-        Fd(ManuallyDrop::new(fd))
-    }
-}
-
-impl AsFd for Fd {
-    #[inline]
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
-impl Drop for Fd {
-    fn drop(&mut self) {
-        // SAFETY: `self.0` is taken once, here, in the only place that ends its owner's life.
-        let fd = unsafe { ManuallyDrop::take(&mut self.0) };
-        // SAFETY: `into_raw_fd` has passed the ownership on; the number is closed once and used no more.
-        unsafe { rustix::io::close(fd.into_raw_fd()) };
-    }
-}
 
 pub(super) fn set_max_segment(fd: &Fd, bytes: u32) -> rustix::io::Result<()> {
     let value = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);

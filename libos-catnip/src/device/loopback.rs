@@ -6,9 +6,10 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 
+use demi_api::fd::Fd;
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::{BURST, Caps, DeviceCx, Frame, Queue};
@@ -52,7 +53,7 @@ impl Wire {
             place: ends.len() - 1,
             caps,
             // Never readable: the other end is in the same thread, so whoever could write is not asleep.
-            quiet: eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?,
+            quiet: eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?.into(),
         })
     }
 
@@ -68,7 +69,7 @@ pub struct Loopback {
     wire: Wire,
     place: usize,
     caps: Caps,
-    quiet: OwnedFd,
+    quiet: Fd,
 }
 
 impl Queue for Loopback {

@@ -1,12 +1,13 @@
 //! A libOS that does what a test tells it to: what arrives, when pushes complete, what is refused.
 
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::addr::{Domain, SocketKind};
 use crate::config::Config;
 use crate::desc::{QDesc, QueueTable};
 use crate::error::Error;
+use crate::fd::Fd;
 use crate::instance::Demikernel;
 use crate::libos::{Cx, LibOs, QueueKind, Setup, Shutdown};
 use crate::op::{Done, Op, Position, Step};
@@ -17,7 +18,7 @@ use crate::token::QToken;
 
 pub(super) struct Script {
     queues: QueueTable<Queue>,
-    fd: OwnedFd,
+    fd: Fd,
 }
 
 pub(super) struct Queue {

@@ -6,10 +6,11 @@
 use std::net::IpAddr;
 
 use demi_api::error::Error;
+use demi_api::fd::Fd;
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with};
 
-use super::{Fd, refused};
+use super::refused;
 
 const HEADER: usize = 16;
 const IFINFO: usize = 16;

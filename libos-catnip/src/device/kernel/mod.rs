@@ -5,11 +5,12 @@
 //! |---|---|
 //! | `link` | interfaces, asked about and set up over rtnetlink |
 //! | `vnet` | the header of ten bytes before each frame |
-//! | `sys` | a descriptor that is closed without the C library |
+//! | `namespace`, `sys` | networks for tests |
 
 pub(super) mod link;
 #[cfg(test)]
 pub(super) mod namespace;
+#[cfg(test)]
 #[allow(unsafe_code, reason = "each block states its proof")]
 mod sys;
 pub(super) mod vnet;
@@ -18,8 +19,6 @@ use std::fmt;
 
 use demi_api::error::Error;
 use rustix::io::Errno;
-
-pub(super) use self::sys::Fd;
 
 /// Bytes of an Ethernet header.
 pub(super) const ETHERNET: usize = 14;

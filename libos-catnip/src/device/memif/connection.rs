@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use demi_api::error::Error;
+use demi_api::fd::Fd;
 use demi_api::time::Instant;
 
 use super::config::{MemifConfig, Role};
@@ -15,7 +16,7 @@ use super::counters::Counters;
 use super::link::Link;
 use super::protocol::{Message, padded, text};
 use super::ring::Violation;
-use super::sys::{self, Epoll, Fd, Listener, Received, Source};
+use super::sys::{self, Epoll, Listener, Received, Source};
 
 /// Messages taken, and connections accepted, at one look.
 const MESSAGES_PER_LOOK: usize = 16;

@@ -22,11 +22,13 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
+use demi_api::fd::Fd;
+
 use super::config::MemifConfig;
 use super::link::{Link, Offer, Offered};
 use super::protocol::{AddRing, Hello, Init, MAX_RING_LOG2, Message, Name, VERSION, padded, text};
 use super::region::{MAX_BYTES, SealedFile};
-use super::sys::{Fd, Interrupt};
+use super::sys::Interrupt;
 
 /// Most regions that a client may offer. Known clients offer one, or two with their buffers apart.
 const MAX_REGIONS: usize = 8;

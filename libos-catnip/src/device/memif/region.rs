@@ -7,12 +7,12 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
+use demi_api::fd::Fd;
 use rustix::fs::{
     FsWord, MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, fstatfs, ftruncate,
 };
 
 use super::raw::ring_bytes;
-use super::sys::Fd;
 
 /// Most bytes in all regions of one link. A peer can make us touch all of it, and so pay for it.
 pub(super) const MAX_BYTES: u64 = 1 << 30;

@@ -4,12 +4,13 @@
 //! kernel directly, never through symbols of the C library that a preload shim replaces.
 
 use std::io::{IoSlice, IoSliceMut};
-use std::mem::{ManuallyDrop, MaybeUninit};
-use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use demi_api::error::Error;
+use demi_api::fd::Fd;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll, eventfd, poll};
 use rustix::fs::FileType;
 use rustix::io::{Errno, ReadWriteFlags};
@@ -21,32 +22,6 @@ use rustix::net::{
 use super::protocol::{MESSAGE_BYTES, Malformed, Message};
 
 const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
-
-/// An open descriptor. `OwnedFd` would close through the C library's `close`, which a preload shim replaces.
-#[derive(Debug)]
-pub(super) struct Fd(ManuallyDrop<OwnedFd>);
-
-impl From<OwnedFd> for Fd {
-    fn from(fd: OwnedFd) -> Fd {
-        Fd(ManuallyDrop::new(fd))
-    }
-}
-
-impl AsFd for Fd {
-    #[inline]
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
-impl Drop for Fd {
-    fn drop(&mut self) {
-        // SAFETY: `self.0` is taken once, here, in the only place that ends its owner's life.
-        let fd = unsafe { ManuallyDrop::take(&mut self.0) };
-        // SAFETY: `into_raw_fd` has passed the ownership on; the number is closed once and used no more.
-        unsafe { rustix::io::close(fd.into_raw_fd()) };
-    }
-}
 
 /// What an errno says to whoever opens a device.
 #[cold]

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::io::{IoSlice, IoSliceMut};
 
 use arrayvec::ArrayVec;
+use demi_api::fd::Fd;
 use demi_api::memalloc::Heap;
 use demi_api::sga::MAX_SEGMENTS;
 use rustix::io::{Errno, retry_on_intr};
@@ -11,7 +12,7 @@ use rustix::net::{
     MMsgHdr, RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendFlags, recvmsg, sendmmsg,
 };
 
-use super::super::kernel::{ETHERNET, Fd, vnet};
+use super::super::kernel::{ETHERNET, vnet};
 use super::super::{Caps, Frame};
 use super::raw::Slot;
 

@@ -50,6 +50,7 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use demi_api::error::Error;
+use demi_api::fd::Fd;
 use demi_api::sga::MAX_SEGMENTS;
 use rustix::io::Errno;
 use rustix::net::sockopt;
@@ -59,7 +60,7 @@ use self::frames::{Dropped, read_large, take, transmit};
 use self::open::open_ring;
 use self::raw::Ring;
 use super::kernel::link::{Links, MTU_MAX, MTU_MIN};
-use super::kernel::{ETHERNET, Fd, check_mac};
+use super::kernel::{ETHERNET, check_mac};
 use super::{BURST, Caps, DeviceCx, Frame, Queue};
 
 /// How to open an interface.

@@ -1,11 +1,12 @@
 //! The socket, from its making to its binding.
 
 use demi_api::error::Error;
+use demi_api::fd::Fd;
 use rustix::io::retry_on_intr;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with, sockopt};
 
 use super::super::kernel::link::{Link, MTU_MAX};
-use super::super::kernel::{ETHERNET, Fd, refused};
+use super::super::kernel::{ETHERNET, refused};
 use super::raw::Ring;
 use super::{PacketConfig, filter, raw, sys};
 

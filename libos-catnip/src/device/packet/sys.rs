@@ -2,9 +2,8 @@
 
 use std::os::fd::{AsFd, AsRawFd};
 
+use demi_api::fd::Fd;
 use rustix::io::Errno;
-
-use super::super::kernel::Fd;
 
 /// What the kernel has counted since it was last asked.
 #[derive(Clone, Copy, Default, Debug)]

@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use demi_api::error::Error;
+use demi_api::fd::Fd;
 use demi_api::sga::SgArray;
 use demi_api::time::Instant;
 use rustix::fs::{Mode, OFlags, ftruncate, open};
 use rustix::io::{Errno, retry_on_intr, write};
 
-use super::super::kernel::Fd;
 use super::{Direction, PcapConfig};
 
 /// Bytes gathered before they are written, at least.

@@ -26,6 +26,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use arrayvec::ArrayVec;
 use demi_api::error::Error;
+use demi_api::fd::Fd;
 use demi_api::memalloc::{Buf, BufMut, Heap};
 use demi_api::sga::MAX_SEGMENTS;
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
@@ -35,7 +36,7 @@ use rustix::io::{Errno, readv, retry_on_intr, writev};
 use self::setup::{set_up, watch};
 #[cfg(doc)]
 use super::Checksum;
-use super::kernel::{ETHERNET, Fd, refused, vnet};
+use super::kernel::{ETHERNET, refused, vnet};
 use super::{BURST, Caps, DeviceCx, Frame, Queue};
 
 /// Frames of up to this many bytes are copied into buffers of their own size; larger ones are handed out as received.

@@ -1,13 +1,14 @@
 //! What is done once, on the control path: the kernel's side of the interface, and addresses.
 
 use demi_api::error::Error;
+use demi_api::fd::Fd;
 use demi_api::sga::MAX_SEGMENTS;
 use rustix::event::epoll;
 use rustix::io::Errno;
 
 use super::super::Caps;
 use super::super::kernel::link::{Links, MTU_MAX, MTU_MIN};
-use super::super::kernel::{ETHERNET, Fd, check_mac, refused};
+use super::super::kernel::{ETHERNET, check_mac, refused};
 use super::TapConfig;
 
 /// Sets the kernel's side up as configured; what is so already needs no privilege.

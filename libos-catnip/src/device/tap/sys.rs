@@ -2,9 +2,9 @@
 
 use std::os::fd::{AsFd, AsRawFd};
 
+use demi_api::fd::Fd;
 use rustix::io::Errno;
 
-use super::super::kernel::Fd;
 use super::super::kernel::link::NAME_MAX;
 
 /// Attaches the descriptor to the interface of that name, which is made if there is none; an empty name, or one with

@@ -4,11 +4,12 @@
 //! socket is ready, and again from the moment it is closed. The link goes with its descriptor, also when the process is
 //! killed: no program is left behind.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::thread;
 use std::time::Duration;
 
 use demi_api::error::Error;
+use demi_api::fd::Fd;
 use rustix::io::Errno;
 
 use super::interface::Interface;
@@ -25,8 +26,8 @@ const PAUSE: Duration = Duration::from_millis(5);
 
 /// A program on an interface.
 pub(super) struct Attachment {
-    link: OwnedFd,
-    map: OwnedFd,
+    link: Fd,
+    map: Fd,
     /// Frames may lie in several pieces.
     frags: bool,
     pub(super) generic: bool,
@@ -70,7 +71,7 @@ impl Attachment {
             if !frags && !whole {
                 continue;
             }
-            let program = match sys::load_program(&assemble(flows, map.as_raw_fd()), frags) {
+            let program = match sys::load_program(&assemble(flows, map.as_fd().as_raw_fd()), frags) {
                 Ok(program) => program,
                 Err((errno, said)) if frags && whole && errno == Errno::INVAL && said.is_empty() => continue,
                 Err((errno, said)) => {
@@ -101,7 +102,7 @@ impl Attachment {
 
     /// Changes what is taken, from one frame to the next.
     pub(super) fn retarget(&self, interface: &Interface, flows: &Flows<'_>) -> Result<(), Error> {
-        let program = sys::load_program(&assemble(flows, self.map.as_raw_fd()), self.frags)
+        let program = sys::load_program(&assemble(flows, self.map.as_fd().as_raw_fd()), self.frags)
             .map_err(|(errno, _)| refused(interface, "cannot load the redirect program", errno))?;
         sys::update_link(self.link.as_fd(), program.as_fd())
             .map_err(|errno| refused(interface, "cannot replace the redirect program", errno))

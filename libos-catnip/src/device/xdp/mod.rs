@@ -66,11 +66,12 @@ mod transmit;
 mod umem;
 
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::thread;
 use std::time::Duration;
 
 use demi_api::error::Error;
+use demi_api::fd::Fd;
 use demi_api::time::Instant;
 
 pub use self::config::{CopyMode, Mode, XdpConfig};
@@ -113,7 +114,7 @@ pub struct Xdp {
     patience: Duration,
     binding: Binding,
     /// All sockets, if there are several.
-    gathered: Option<OwnedFd>,
+    gathered: Option<Fd>,
 }
 
 impl Xdp {

@@ -3,10 +3,10 @@
 //! Invariant: frames are taken from the kernel only when everything is in place to receive them. What fails on the way
 //! is undone by dropping what was made; what a previous owner still holds is waited for, within one bound.
 
-use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use demi_api::error::Error;
+use demi_api::fd::Fd;
 use demi_api::memalloc::{Heap, HeapConfig, HugePages};
 use demi_api::sga::MAX_SEGMENTS;
 use rustix::event::epoll;
@@ -177,12 +177,12 @@ fn bind_failed(interface: &Interface, queue: u32, errno: Errno) -> Error {
 }
 
 /// One descriptor for the sockets of several queues.
-fn gather(interface: &Interface, receivers: &[Receiver]) -> Result<Option<OwnedFd>, Error> {
+fn gather(interface: &Interface, receivers: &[Receiver]) -> Result<Option<Fd>, Error> {
     if receivers.len() == 1 {
         return Ok(None);
     }
     let failed = |errno| refused(interface, "cannot gather the sockets of its queues", errno);
-    let all = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed)?;
+    let all = epoll::create(epoll::CreateFlags::CLOEXEC).map(Fd::from).map_err(failed)?;
     for receiver in receivers {
         let data = epoll::EventData::new_u64(receiver.queue.into());
         epoll::add(&all, &receiver.socket, data, epoll::EventFlags::IN).map_err(failed)?;

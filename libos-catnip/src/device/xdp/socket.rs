@@ -3,8 +3,9 @@
 //! Invariant: the kernel uses the memory of a socket's UMEM only while the socket is open. The rings unmap before it
 //! closes.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
+use demi_api::fd::Fd;
 use demi_api::memalloc::RegionInfo;
 use rustix::io::{self, Errno};
 use rustix::net::sockopt::{
@@ -25,7 +26,7 @@ use super::ring::{Consumer, Producer};
 
 /// A socket before it is bound, or after.
 pub(super) struct Socket {
-    fd: OwnedFd,
+    fd: Fd,
 }
 
 /// How a socket is bound.
@@ -38,7 +39,8 @@ pub(super) struct Binding {
 
 impl Socket {
     pub(super) fn new() -> io::Result<Socket> {
-        socket_with(AddressFamily::XDP, SocketType::RAW, SocketFlags::CLOEXEC, None).map(|fd| Socket { fd })
+        socket_with(AddressFamily::XDP, SocketType::RAW, SocketFlags::CLOEXEC, None)
+            .map(|fd| Socket { fd: fd.into() })
     }
 
     /// Registers a region as the UMEM of this socket, and of those that are bound beside it.

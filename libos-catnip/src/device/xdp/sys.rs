@@ -6,6 +6,7 @@
 use std::ffi::{c_long, c_ulong};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
+use demi_api::fd::Fd;
 use rustix::io::Errno;
 
 use super::program::Insn;
@@ -77,7 +78,7 @@ struct LinkUpdate {
 }
 
 /// A map from receive queues to AF_XDP sockets, with `entries` places.
-pub(super) fn create_socket_map(entries: u32) -> Result<OwnedFd, Errno> {
+pub(super) fn create_socket_map(entries: u32) -> Result<Fd, Errno> {
     let attr = MapCreate {
         map_type: BPF_MAP_TYPE_XSKMAP,
         key_size: 4,
@@ -104,7 +105,7 @@ pub(super) fn set_socket(map: BorrowedFd<'_>, queue: u32, socket: BorrowedFd<'_>
 }
 
 /// Loads an XDP program. An error comes with what the verifier said, if it said something.
-pub(super) fn load_program(insns: &[Insn], frags: bool) -> Result<OwnedFd, (Errno, String)> {
+pub(super) fn load_program(insns: &[Insn], frags: bool) -> Result<Fd, (Errno, String)> {
     const LICENSE: &[u8] = b"Dual MIT/GPL\0";
     let mut log = [0_u8; LOG];
     let mut name = [0; 16];
@@ -138,7 +139,7 @@ pub(super) fn load_program(insns: &[Insn], frags: bool) -> Result<OwnedFd, (Errn
 }
 
 /// Attaches a program to an interface until the link is closed, by the process or at its death.
-pub(super) fn create_link(program: BorrowedFd<'_>, ifindex: u32, flags: u32) -> Result<OwnedFd, Errno> {
+pub(super) fn create_link(program: BorrowedFd<'_>, ifindex: u32, flags: u32) -> Result<Fd, Errno> {
     let attr = LinkCreate { program: number(program), ifindex, attach_type: BPF_XDP, flags };
     // SAFETY: the attribute holds no addresses.
     new_descriptor(unsafe { bpf(BPF_LINK_CREATE, &attr) })
@@ -227,9 +228,9 @@ fn address<T>(pointer: *const T) -> u64 {
     pointer.expose_provenance() as u64
 }
 
-fn new_descriptor(result: Result<c_long, Errno>) -> Result<OwnedFd, Errno> {
+fn new_descriptor(result: Result<c_long, Errno>) -> Result<Fd, Errno> {
     // SAFETY: the command has just opened this descriptor, and nobody else knows of it.
-    result.map(|fd| unsafe { OwnedFd::from_raw_fd(fd as i32) })
+    result.map(|fd| unsafe { OwnedFd::from_raw_fd(fd as i32) }.into())
 }
 
 fn check(result: c_long) -> Result<c_long, Errno> {

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::rc::Rc;
 
+use demi_api::fd::Fd;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{MemfdFlags, OFlags, SealFlags};
 use rustix::net::SendFlags;
@@ -13,7 +14,7 @@ use super::*;
 use crate::device::memif::protocol::{AddRing, COOKIE, Hello, Init, Message, VERSION, padded};
 use crate::device::memif::raw::{Desc, Index, RingMemory, Shared};
 use crate::device::memif::region::SealedFile;
-use crate::device::memif::sys::{self, Fd, Listener, Received};
+use crate::device::memif::sys::{self, Listener, Received};
 
 /// Where a well-behaved hand-made client puts its rings and buffers.
 const LOG2: u8 = 4;

@@ -5,6 +5,8 @@ use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Once;
 
+use demi_api::fd::Fd;
+
 use super::net::announce;
 use super::sys::run;
 use crate::device::xdp::asm::*;
@@ -246,7 +248,7 @@ fn mapped_addresses_are_those_of_ipv4() {
 struct Machines {
     insns: Vec<Insn>,
     /// Program, map and the socket in it.
-    kernel: Option<(std::os::fd::OwnedFd, std::os::fd::OwnedFd, Socket)>,
+    kernel: Option<(Fd, Fd, Socket)>,
 }
 
 impl Machines {
@@ -258,7 +260,7 @@ impl Machines {
             return Machines { insns: assemble(flows, 3), kernel: None };
         };
         set_socket(map.as_fd(), 0, socket.as_fd()).unwrap();
-        let insns = assemble(flows, map.as_raw_fd());
+        let insns = assemble(flows, map.as_fd().as_raw_fd());
         let program = load_program(&insns, true).unwrap();
         Machines { insns, kernel: Some((program, map, socket)) }
     }
