@@ -13,7 +13,7 @@ use demi_api::slab::Key;
 use demi_api::time::Instant;
 use demi_api::token::QToken;
 
-use crate::config::{CatnipSection, CongestionChoice};
+use crate::config::CatnipSection;
 use crate::device::{BURST, DeviceCx, Frame, Queue as Device};
 use crate::ip::{About, Ip, Received};
 use crate::tcp::{self, Env, Tcp};
@@ -50,15 +50,11 @@ impl Catnip {
         rng: &mut fastrand::Rng,
     ) -> Result<Catnip, Error> {
         let max_queues = setup.config.queues.max;
-        let algorithm = match section.congestion {
-            CongestionChoice::Cubic => tcp::Algorithm::Cubic,
-            CongestionChoice::NewReno => tcp::Algorithm::NewReno,
-        };
         let linger = Duration::from_millis(setup.config.queues.linger_ms);
         let defaults = tcp::defaults(true, section.send_buffer, section.recv_buffer);
         Ok(Catnip {
             queues: QueueTable::new(setup.tag, max_queues),
-            tcp: Tcp::new(rng, Instant::default(), defaults, algorithm, linger, section.time_wait()),
+            tcp: Tcp::new(rng, Instant::default(), defaults, section.policy(linger)),
             udp: Udp::new(rng, section.datagram_buffer),
             ip: Ip::new(&section.ip, device.caps(), rng)?,
             device,

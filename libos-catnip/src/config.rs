@@ -13,6 +13,7 @@ use crate::device::tap::{Tap, TapConfig};
 use crate::device::xdp::{Xdp, XdpConfig};
 use crate::device::{Queue, Wire};
 use crate::ip::IpConfig;
+use crate::tcp::{Algorithm, EcnPolicy, Policy, SynCookies};
 
 /// The wire that an instance without a NIC talks to itself on.
 const OWN_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 1];
@@ -37,6 +38,15 @@ pub struct CatnipSection {
     /// How long a closed connection's ports stay reserved, in ms; default 60000, at most 240000 (RFC 9293 §3.4.2 asks for
     /// twice the time that a segment can live). A newer connection of the same peer may take them before.
     pub time_wait_ms: u64,
+    /// Congestion marks of routers (RFC 3168): `"accept"` (default) with peers that ask for them, `"on"`: ask peers as
+    /// well, `"off"`.
+    pub ecn: EcnChoice,
+    /// Handshakes that a listener keeps at a time; default 1024, 1 to 65536. Each takes what a connection does.
+    pub half_open: usize,
+    /// What becomes of calls beyond `half_open`: `"auto"` (default) answers them with cookies (RFC 4987), which keep
+    /// nothing, but round the segment size down and know no options without timestamps; `"always"` does so with every call;
+    /// `"off"` drops them.
+    pub syn_cookies: CookieChoice,
 }
 
 /// Values of `catnip.congestion`.
@@ -46,6 +56,26 @@ pub struct CatnipSection {
 pub enum CongestionChoice {
     Cubic,
     NewReno,
+}
+
+/// Values of `catnip.ecn`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs, reason = "described at the key")]
+pub enum EcnChoice {
+    Off,
+    Accept,
+    On,
+}
+
+/// Values of `catnip.syn_cookies`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs, reason = "described at the key")]
+pub enum CookieChoice {
+    Off,
+    Auto,
+    Always,
 }
 
 /// `[catnip.device]`: which NIC, and its own keys.
@@ -75,6 +105,9 @@ impl Default for CatnipSection {
             datagram_buffer: 1 << 20,
             congestion: CongestionChoice::Cubic,
             time_wait_ms: 60_000,
+            ecn: EcnChoice::Accept,
+            half_open: 1024,
+            syn_cookies: CookieChoice::Auto,
         }
     }
 }
@@ -93,6 +126,7 @@ impl CatnipSection {
         range("send_buffer", section.send_buffer.into(), 2048, 1 << 30)?;
         range("datagram_buffer", section.datagram_buffer as u64, 2048, 1 << 30)?;
         range("time_wait_ms", section.time_wait_ms, 0, 240_000)?;
+        range("half_open", section.half_open as u64, 1, 65_536)?;
         section.ip.check()?;
         Ok(section)
     }
@@ -118,7 +152,26 @@ impl CatnipSection {
         })
     }
 
-    pub(crate) fn time_wait(&self) -> Duration {
-        Duration::from_millis(self.time_wait_ms)
+    /// What of it concerns TCP.
+    pub(crate) fn policy(&self, linger: Duration) -> Policy {
+        Policy {
+            algorithm: match self.congestion {
+                CongestionChoice::Cubic => Algorithm::Cubic,
+                CongestionChoice::NewReno => Algorithm::NewReno,
+            },
+            linger,
+            time_wait: Duration::from_millis(self.time_wait_ms),
+            ecn: match self.ecn {
+                EcnChoice::Off => EcnPolicy::Off,
+                EcnChoice::Accept => EcnPolicy::Accept,
+                EcnChoice::On => EcnPolicy::On,
+            },
+            syn_cookies: match self.syn_cookies {
+                CookieChoice::Off => SynCookies::Off,
+                CookieChoice::Auto => SynCookies::Auto,
+                CookieChoice::Always => SynCookies::Always,
+            },
+            half_open: self.half_open,
+        }
     }
 }

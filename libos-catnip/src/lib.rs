@@ -34,5 +34,5 @@ mod timer;
 mod udp;
 
 pub use self::catnip::Catnip;
-pub use self::config::{CatnipSection, CongestionChoice, DeviceSection};
+pub use self::config::{CatnipSection, CongestionChoice, CookieChoice, DeviceSection, EcnChoice};
 pub use self::ip::{IpConfig, RouteConfig};

@@ -480,7 +480,7 @@ impl Ip {
     }
 
     /// Whether an answer is better not given, since the device does not keep up: whoever asks would fill the memory.
-    fn is_congested(&mut self) -> bool {
+    pub(crate) fn is_congested(&mut self) -> bool {
         let congested = self.outbox.len() >= CONGESTED;
         self.counters.unanswering += u64::from(congested);
         congested

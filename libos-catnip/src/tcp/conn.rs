@@ -32,11 +32,13 @@ use demi_api::sga::{MAX_SEGMENTS, SgArray};
 use demi_api::time::Instant;
 use demi_api::token::QToken;
 
+use super::Ecn;
 use super::congestion::Congestion;
 use super::flight::Flight;
 use super::rack::Rack;
 use super::reassembly::Reassembly;
 use super::rtt::Rtt;
+use super::segment::Segment;
 use super::send::SendBuffer;
 use super::seq::SeqNum;
 use crate::ip::{Ip, Path};
@@ -213,7 +215,7 @@ pub(crate) struct Connection {
 
     pub(crate) timestamps: Option<Timestamps>,
     pub(crate) sack: bool,
-    pub(crate) ecn: bool,
+    pub(super) ecn: Ecn,
     /// ECE is echoed until the peer says CWR: RFC 3168 §6.1.3.
     pub(crate) ece_due: bool,
     pub(crate) cwr_due: bool,
@@ -263,6 +265,17 @@ impl Connection {
     #[inline]
     pub(crate) fn timer(&self, timer: Timer) -> Option<Instant> {
         Some(self.timers[timer as usize]).filter(|at| *at != NEVER)
+    }
+
+    /// Takes up a handshake that a cookie has kept. The SYN of ours was sent, but when is not known.
+    pub(crate) fn resume(&mut self, io: &mut Io<'_, '_>, iss: SeqNum, syn: &Segment<'_>) {
+        (self.iss, self.una, self.nxt) = (iss, iss, iss + 1);
+        self.flight.push(iss, iss + 1, io.cx.now);
+        self.flight.retransmitted(iss, 1, io.cx.now);
+        self.state = State::SynReceived;
+        self.adopt_options(io, syn);
+        self.rcv_right = self.rcv_nxt + self.settings.recv_buffer.min(u16::MAX.into());
+        self.acked_to = self.rcv_nxt;
     }
 
     // --- what the application does

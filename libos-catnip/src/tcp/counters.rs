@@ -33,6 +33,11 @@ pub(crate) struct Counters {
     pub(crate) bad_checksum: u64,
     pub(crate) malformed: u64,
     pub(crate) backlog_full: u64,
+    pub(crate) cookies_sent: u64,
+    pub(crate) cookies_accepted: u64,
+    pub(crate) cookies_refused: u64,
+    pub(crate) ecn_marks: u64,
+    pub(crate) ecn_echoes: u64,
     pub(crate) linger_expired: u64,
     pub(crate) no_memory: u64,
     /// How long TIME-WAIT lasts, and FIN-WAIT-2 of a closed descriptor.
@@ -77,6 +82,11 @@ impl Counters {
             ("tcp_bad_checksum", self.bad_checksum),
             ("tcp_malformed", self.malformed),
             ("tcp_backlog_full", self.backlog_full),
+            ("tcp_cookies_sent", self.cookies_sent),
+            ("tcp_cookies_accepted", self.cookies_accepted),
+            ("tcp_cookies_refused", self.cookies_refused),
+            ("tcp_ecn_marks", self.ecn_marks),
+            ("tcp_ecn_echoes", self.ecn_echoes),
             ("tcp_linger_expired", self.linger_expired),
             ("tcp_no_memory", self.no_memory),
         ];

@@ -114,6 +114,12 @@ impl Demux {
 #[inline]
 fn hash(keys: (u64, u64), ends: &Ends) -> u64 {
     let mut hasher = SipHasher13::new_with_keys(keys.0, keys.1);
+    write_ends(&mut hasher, ends);
+    hasher.finish()
+}
+
+#[inline]
+pub(super) fn write_ends(hasher: &mut SipHasher13, ends: &Ends) {
     hasher.write_u32(u32::from(ends.local_port) << 16 | u32::from(ends.remote_port));
     // The local address adds little: most instances have one.
     for addr in [ends.remote, ends.local] {
@@ -122,5 +128,4 @@ fn hash(keys: (u64, u64), ends: &Ends) -> u64 {
             IpAddr::V6(addr) => hasher.write_u128(addr.to_bits()),
         }
     }
-    hasher.finish()
 }

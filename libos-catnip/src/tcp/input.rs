@@ -12,6 +12,7 @@ use super::conn::{Connection, Fin, Io, LossTimer, State, Timer};
 use super::flight::{Sent, dsack};
 use super::rack::{self, Fate, Probe, Reordering};
 
+use super::Ecn;
 use super::segment::{Block, Flags, Segment};
 use super::seq::SeqNum;
 
@@ -107,11 +108,13 @@ impl Connection {
             self.establish(io, &segment);
         }
         self.heard_at = io.cx.now;
-        if ecn == CONGESTION_EXPERIENCED && self.ecn {
-            self.ece_due = true;
-        }
+        // RFC 3168 §6.1.3: the mark of a segment that says CWR is a new one.
         if segment.flags.has(Flags::CWR) {
             self.ece_due = false;
+        }
+        if ecn == CONGESTION_EXPERIENCED && self.ecn != Ecn::Off {
+            io.counters.ecn_marks += 1;
+            self.ece_due = true;
         }
         if !self.receive_ack(io, &segment) {
             return;
@@ -157,11 +160,11 @@ impl Connection {
             // What our SYN has offered.
             self.rcv_right = self.rcv_nxt + self.settings.recv_buffer.min(u16::MAX.into());
             // RFC 3168 §6.1.1: ECE without CWR in the SYN-ACK agrees.
-            self.ecn &= segment.flags.has(Flags::ECE) && !segment.flags.has(Flags::CWR);
+            self.agree_on_ecn(segment.flags.has(Flags::ECE) && !segment.flags.has(Flags::CWR));
             self.establish(io, &segment);
             self.receive_ack(io, &segment);
         } else {
-            self.ecn &= segment.flags.has(Flags::ECE.with(Flags::CWR));
+            self.agree_on_ecn(segment.flags.has(Flags::ECE.with(Flags::CWR)));
             self.state = State::SynReceived;
             self.flight.lose(true);
             self.send_syn(io);
@@ -179,14 +182,20 @@ impl Connection {
         }
     }
 
+    /// RFC 3168 §6.1.1: the peer's SYN agrees, or it does not.
+    fn agree_on_ecn(&mut self, agrees: bool) {
+        if !agrees {
+            self.ecn = Ecn::Off;
+        }
+    }
+
     /// The peer's SYN: what both sides know how to do from now on.
     pub(crate) fn adopt_options(&mut self, io: &mut Io<'_, '_>, segment: &Segment<'_>) {
         let options = &segment.options;
         self.rcv_nxt = segment.seq + 1;
         self.acked_to = segment.seq;
         self.rcv_right = self.rcv_nxt;
-        // RFC 9293 §3.7.1: 536 for IPv4, 1220 for IPv6, if the peer does not say.
-        let theirs = options.mss.unwrap_or(if self.path.remote().is_ipv4() { 536 } else { 1220 });
+        let theirs = options.mss.unwrap_or(super::default_mss(self.path.remote()));
         match (options.timestamps, &mut self.timestamps) {
             (Some((value, _)), Some(ours)) => (ours.recent, ours.recent_at) = (value, io.cx.now),
             _ => self.timestamps = None,
@@ -333,7 +342,8 @@ impl Connection {
         } else if segment.ack > before {
             self.duplicate_acks = 0;
         }
-        if segment.flags.has(Flags::ECE) && self.ecn && self.state.is_synchronized() {
+        // In a SYN, ECE is about ECN itself.
+        if segment.flags.has(Flags::ECE) && self.ecn == Ecn::On && !segment.flags.has(Flags::SYN) {
             self.congestion_experienced(io);
         }
         if delivered.count > 0 || self.duplicate_acks > 0 {
@@ -422,7 +432,7 @@ impl Connection {
             && !self.is_recovering()
         {
             // RFC 8985 §7.4.2: a loss that nothing else showed.
-            self.cwr_due |= self.congestion.on_loss(now, self.nxt - self.una, self.nxt) && self.ecn;
+            self.cwr_due |= self.congestion.on_loss(now, self.nxt - self.una, self.nxt);
             self.congestion.exit_recovery();
         }
         if let Some((left, right)) = delivered.duplicate {
@@ -489,11 +499,13 @@ impl Connection {
     fn enter_recovery(&mut self, io: &mut Io<'_, '_>) {
         io.counters.recoveries += 1;
         self.rack.forget_probe();
-        self.cwr_due |= self.congestion.on_loss(io.cx.now, self.nxt - self.una, self.nxt) && self.ecn;
+        self.cwr_due |= self.congestion.on_loss(io.cx.now, self.nxt - self.una, self.nxt);
     }
 
     /// RFC 3168 §6.1.2: once for a window of data.
+    #[cold]
     fn congestion_experienced(&mut self, io: &mut Io<'_, '_>) {
+        io.counters.ecn_echoes += 1;
         self.cwr_due |= self.congestion.on_ecn(io.cx.now, self.nxt - self.una, self.una, self.nxt);
     }
 
@@ -603,7 +615,11 @@ impl Connection {
     /// gets its turn first: it may have something to send that carries the acknowledgement.
     #[inline]
     pub(super) fn plan_ack(&mut self, io: &mut Io<'_, '_>, pushed: bool) {
-        if pushed || self.quick_acks > 0 || self.rcv_nxt - self.acked_to >= 2 * u32::from(self.mss) {
+        if pushed
+            || self.quick_acks > 0
+            || self.ece_due
+            || self.rcv_nxt - self.acked_to >= 2 * u32::from(self.mss)
+        {
             self.quick_acks = self.quick_acks.saturating_sub(1);
             self.ack_soon = true;
         } else if self.timer(Timer::DelayedAck).is_none() {

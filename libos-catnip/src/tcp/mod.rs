@@ -3,6 +3,7 @@
 //! | file | what it holds |
 //! |---|---|
 //! | `sockets`, `control` | what the application holds: fresh sockets, listeners, connections; their options |
+//! | `listen`, `cookies` | handshakes that others begin, and those of which nothing is kept |
 //! | `demux` | which connection a segment is for; local ports; initial sequence numbers |
 //! | `conn`, `input`, `expected`, `output`, `timeout` | one connection |
 //! | `send`, `flight`, `reassembly` | its data: pushed, under way, out of order |
@@ -12,11 +13,13 @@
 mod congestion;
 mod conn;
 mod control;
+mod cookies;
 mod counters;
 mod demux;
 mod expected;
 mod flight;
 mod input;
+mod listen;
 mod output;
 mod rack;
 mod reassembly;
@@ -27,6 +30,7 @@ mod seq;
 mod sockets;
 mod timeout;
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use demi_api::time::Instant;
@@ -48,6 +52,68 @@ const QUICK_ACKS: u8 = 16;
 #[inline]
 fn clock(now: Instant, offset: u32) -> u32 {
     ((now.as_nanos() / 1_000_000) as u32).wrapping_add(offset)
+}
+
+/// How connections are run, whatever their sockets' options.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Policy {
+    pub(crate) algorithm: Algorithm,
+    /// How long a closed descriptor's connection goes on, unless its socket says otherwise.
+    pub(crate) linger: Duration,
+    pub(crate) time_wait: Duration,
+    pub(crate) ecn: EcnPolicy,
+    pub(crate) syn_cookies: SynCookies,
+    /// Handshakes that a listener keeps at a time.
+    pub(crate) half_open: usize,
+}
+
+/// Whether to agree on congestion marks: RFC 3168.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum EcnPolicy {
+    Off,
+    /// With peers that ask for it.
+    Accept,
+    /// And ask for it.
+    On,
+}
+
+impl EcnPolicy {
+    /// The answer to one that asks.
+    fn accepting(self) -> Ecn {
+        if self == EcnPolicy::Off { Ecn::Off } else { Ecn::On }
+    }
+
+    fn asking(self) -> Ecn {
+        if self == EcnPolicy::On { Ecn::On } else { Ecn::Off }
+    }
+}
+
+/// What a connection does about congestion marks: RFC 3168 §6.1.1.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Ecn {
+    Off,
+    /// Both sides have asked, but one SYN of ours did not: marks are reported, and none are asked for.
+    Echo,
+    On,
+}
+
+/// When handshakes are kept in the peer's hands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum SynCookies {
+    Off,
+    /// While a listener has as many under way as it keeps.
+    Auto,
+    Always,
+}
+
+/// RFC 7323 §2.3: the least shift that makes a whole buffer expressible.
+fn recv_shift(buffer: u32) -> u8 {
+    (0..14).find(|shift| buffer >> shift <= u32::from(u16::MAX)).unwrap_or(14)
+}
+
+/// RFC 9293 §3.7.1: the segment size of a peer that does not name one.
+fn default_mss(remote: IpAddr) -> u16 {
+    if remote.is_ipv4() { 536 } else { 1220 }
 }
 
 /// What a new socket begins with.

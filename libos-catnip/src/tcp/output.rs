@@ -5,6 +5,7 @@ use std::time::Duration;
 use demi_api::sga::{MAX_SEGMENTS, SgArray};
 use demi_api::time::Instant;
 
+use super::Ecn;
 use super::conn::{COPY_THRESHOLD, Connection, Fin, Io, LossTimer, State, Timer};
 use super::flight::Sent;
 use super::rack::{MAX_ACK_DELAY, probe_timeout};
@@ -142,9 +143,14 @@ impl Connection {
         } else {
             Default::default()
         };
-        if self.ecn {
-            flags = flags.with_if(self.ece_due, Flags::ECE).with_if(self.cwr_due && len > 0, Flags::CWR);
-            self.cwr_due &= len == 0;
+        let mut ecn = 0;
+        if self.ecn != Ecn::Off {
+            flags = flags.with_if(self.ece_due, Flags::ECE);
+            // RFC 3168 §6.1.4 to §6.1.6: neither acknowledgements nor probes nor what is sent again.
+            if self.ecn == Ecn::On && len > 0 && seq == self.nxt && self.window > 0 {
+                flags = flags.with_if(std::mem::take(&mut self.cwr_due), Flags::CWR);
+                ecn = ECN_CAPABLE;
+            }
         }
         let header = Header {
             from: self.local_port,
@@ -185,7 +191,6 @@ impl Connection {
         self.acked_to = self.rcv_nxt;
         self.ack_soon = false;
         self.set_timer(Timer::DelayedAck, None);
-        let ecn = if self.ecn && len > 0 { ECN_CAPABLE } else { 0 };
         send(io, &mut self.path, head, body, ecn);
     }
 
@@ -257,10 +262,10 @@ impl Connection {
         }
         let flags = Flags::SYN.with_if(acknowledges, Flags::ACK);
         let flags = match (self.ecn, acknowledges) {
-            (false, _) => flags,
             // RFC 3168 §6.1.1.
-            (true, false) => flags.with(Flags::ECE).with(Flags::CWR),
-            (true, true) => flags.with(Flags::ECE),
+            (Ecn::On, false) => flags.with(Flags::ECE).with(Flags::CWR),
+            (Ecn::On | Ecn::Echo, true) => flags.with(Flags::ECE),
+            (Ecn::Off, _) | (Ecn::Echo, false) => flags,
         };
         let (offer_shift, recent) = if acknowledges {
             (self.send_shift > 0 || self.recv_shift > 0, self.timestamps.map_or(0, |ours| ours.recent))
@@ -369,9 +374,7 @@ impl Connection {
 
     /// The MSS option that we send: what the path takes, without IP and TCP headers (RFC 6691).
     pub(crate) fn own_mss(&self) -> u16 {
-        let ip = if self.path.local().is_ipv4() { 20 } else { 40 };
-        let most = self.path.mtu().saturating_sub(ip + HEADER).min(u16::MAX.into()) as u16;
-        most.min(self.settings.max_segment)
+        own_mss(&self.path, self.settings.max_segment)
     }
 
     /// Takes the peer's MSS, or less where the path takes less, less the options in every segment.
@@ -393,6 +396,13 @@ impl Connection {
             self.output(io);
         }
     }
+}
+
+/// The MSS option for a path, unless the application wants less.
+pub(super) fn own_mss(path: &crate::ip::Path, max_segment: u16) -> u16 {
+    let ip = if path.local().is_ipv4() { 20 } else { 40 };
+    let most = path.mtu().saturating_sub(ip + HEADER).min(u16::MAX.into()) as u16;
+    most.min(max_segment)
 }
 
 /// Sends a segment without payload that needs no connection's state.

@@ -1,9 +1,8 @@
 //! What the application holds, and how segments find it.
 //!
 //! Invariants: a connection is in the table of ends from its first SYN until it is closed. One that came to a listener is
-//! the listener's until it is accepted; it goes with it. What has a deadline is in the wheel, no later than that.
+//! the listener's (`listen`) until it is accepted; it goes with it. What has a deadline is in the wheel, no later than that.
 
-use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -19,9 +18,11 @@ use demi_api::token::QToken;
 
 use super::congestion::{Algorithm, Congestion};
 use super::conn::{Connection, Fin, Io, LossTimer, NEVER, Received, Settings, State, TIMERS, Timestamps};
+use super::cookies::Cookies;
 use super::counters::Counters;
 use super::demux::{Demux, Ends};
 use super::flight::Flight;
+use super::listen::Listener;
 use super::output::{PROTOCOL, send_header};
 use super::rack::Rack;
 use super::reassembly::Reassembly;
@@ -29,6 +30,7 @@ use super::rtt::Rtt;
 use super::segment::{Flags, Header, Segment};
 use super::send::SendBuffer;
 use super::seq::SeqNum;
+use super::{Ecn, EcnPolicy, Policy, SynCookies, recv_shift};
 use crate::catnip::Queue;
 use crate::device::Checksum;
 use crate::ip::{About, Cast, Ip, Path, Problem, ProblemKind, checksum, pseudo_sum};
@@ -51,26 +53,23 @@ pub(super) struct Fresh {
 }
 
 #[derive(Debug)]
-pub(super) struct Listener {
-    pub(super) local: SocketAddr,
-    pub(super) settings: Settings,
-    backlog: usize,
-    /// Connections that have begun here and are not accepted.
-    children: usize,
-    ready: VecDeque<Key>,
-    accepts: VecDeque<QToken>,
-}
-
-#[derive(Debug)]
 pub(super) struct Entry {
     pub(super) conn: Box<Connection>,
     pub(super) ends: Ends,
     /// Where it came from, until it is accepted.
-    listener: Option<Key>,
+    pub(super) listener: Option<Key>,
     /// Its place in the wheel, and when that is due.
     wheel: Option<(TimerId, Instant)>,
     /// It is in the list of those that acknowledge at the next turn.
     listed: bool,
+    /// It waits in its listener's queue.
+    pub(super) queued: bool,
+}
+
+impl Entry {
+    pub(super) fn new(conn: Box<Connection>, ends: Ends, listener: Option<Key>) -> Entry {
+        Entry { conn, ends, listener, wheel: None, listed: false, queued: false }
+    }
 }
 
 #[derive(Debug)]
@@ -84,7 +83,7 @@ pub(super) enum Socket {
 #[derive(Debug)]
 pub(crate) struct Tcp {
     pub(super) sockets: Slab<Socket>,
-    demux: Demux,
+    pub(super) demux: Demux,
     /// Listeners, and what is bound to become one.
     listeners: Ports,
     wheel: Wheel<Key>,
@@ -94,20 +93,17 @@ pub(crate) struct Tcp {
     due: Vec<Key>,
     pub(crate) counters: Counters,
     pub(super) defaults: Settings,
+    pub(super) cookies: Cookies,
     linger: Duration,
     algorithm: Algorithm,
+    pub(super) ecn: EcnPolicy,
+    pub(super) syn_cookies: SynCookies,
+    pub(super) half_open: usize,
 }
 
 impl Tcp {
-    pub(crate) fn new(
-        rng: &mut fastrand::Rng,
-        now: Instant,
-        defaults: Settings,
-        algorithm: Algorithm,
-        linger: Duration,
-        time_wait: Duration,
-    ) -> Tcp {
-        let counters = Counters::new(time_wait);
+    pub(crate) fn new(rng: &mut fastrand::Rng, now: Instant, defaults: Settings, policy: Policy) -> Tcp {
+        let Policy { algorithm, linger, time_wait, ecn, syn_cookies, half_open } = policy;
         Tcp {
             sockets: Slab::new(),
             demux: Demux::new(rng),
@@ -115,10 +111,14 @@ impl Tcp {
             wheel: Wheel::new(now),
             soon: Vec::new(),
             due: Vec::new(),
-            counters,
+            counters: Counters::new(time_wait),
             defaults,
+            cookies: Cookies::new(rng),
             linger,
             algorithm,
+            ecn,
+            syn_cookies,
+            half_open,
         }
     }
 
@@ -152,30 +152,6 @@ impl Tcp {
         }
         self.listeners.add(port, key);
         Ok(())
-    }
-
-    pub(crate) fn listen(&mut self, key: Key, backlog: u32) -> Result<(), Error> {
-        let socket = self.sockets.get_mut(key).ok_or(Error::BadDescriptor)?;
-        match socket {
-            Socket::Fresh(Fresh { local: Some(local), settings, .. }) => {
-                let listener = Listener {
-                    local: *local,
-                    settings: settings.clone(),
-                    backlog: (backlog as usize).clamp(1, 1 << 16),
-                    children: 0,
-                    ready: VecDeque::new(),
-                    accepts: VecDeque::new(),
-                };
-                *socket = Socket::Listener(listener);
-                Ok(())
-            }
-            Socket::Fresh(_) => Err(Error::Invalid("listen needs a bound socket")),
-            Socket::Listener(listener) => {
-                listener.backlog = (backlog as usize).clamp(1, 1 << 16);
-                Ok(())
-            }
-            Socket::Connection(_) => Err(Error::AlreadyConnected),
-        }
     }
 
     #[inline]
@@ -261,21 +237,26 @@ impl Tcp {
         self.unbind(key);
         let mut conn = self.connection(env.cx, path, ends, settings);
         conn.connecting = Some(token);
+        conn.ecn = self.ecn.asking();
         let mut io = Io { cx: env.cx, ip: env.ip, counters: &mut self.counters };
         conn.send_syn(&mut io);
         self.demux.insert(ends, key);
         if let Some(socket) = self.sockets.get_mut(key) {
-            *socket = Socket::Connection(Entry { conn, ends, listener: None, wheel: None, listed: false });
+            *socket = Socket::Connection(Entry::new(conn, ends, None));
         }
         self.settle(env, key);
         Ok(())
     }
 
-    fn connection(&self, cx: &mut Cx<'_>, path: Path, ends: Ends, settings: Settings) -> Box<Connection> {
+    pub(super) fn connection(
+        &self,
+        cx: &mut Cx<'_>,
+        path: Path,
+        ends: Ends,
+        settings: Settings,
+    ) -> Box<Connection> {
         let iss = self.demux.initial(&ends, cx.now);
-        // RFC 7323 §2.3: the least shift that makes the whole buffer expressible.
-        let recv_shift =
-            (0..14).find(|shift| settings.recv_buffer >> shift <= u32::from(u16::MAX)).unwrap_or(14);
+        let recv_shift = recv_shift(settings.recv_buffer);
         let mut conn = Box::new(Connection {
             path,
             local_port: ends.local_port,
@@ -308,7 +289,7 @@ impl Tcp {
                 recent_at: cx.now,
             }),
             sack: true,
-            ecn: false,
+            ecn: Ecn::Off,
             ece_due: false,
             cwr_due: false,
             congestion: Congestion::new(self.algorithm, super::LEAST_MSS.into(), cx.now),
@@ -407,7 +388,7 @@ impl Tcp {
         // Those whose handshake is not over find nobody when it is, and are reset then.
     }
 
-    fn abort(&mut self, env: &mut Env<'_, '_>, key: Key) {
+    pub(super) fn abort(&mut self, env: &mut Env<'_, '_>, key: Key) {
         if let Some(Socket::Connection(entry)) = self.sockets.get_mut(key) {
             entry.conn.detached = true;
             let mut io = Io { cx: env.cx, ip: env.ip, counters: &mut self.counters };
@@ -446,35 +427,37 @@ impl Tcp {
         if let Some(key) = self.demux.find(&ends)
             && let Some(Socket::Connection(entry)) = self.sockets.get_mut(key)
         {
+            if entry.conn.state == State::SynReceived {
+                return self.receive_in_handshake(env, key, segment, about.ecn);
+            }
             if !may_reuse(&entry.conn, &segment) {
-                let before = entry.conn.state;
                 let mut io = Io { cx: env.cx, ip: env.ip, counters: &mut self.counters };
                 entry.conn.receive(&mut io, segment, about.ecn);
-                if before == State::SynReceived && entry.conn.state.is_synchronized() {
-                    self.handshake_over(env, key);
-                }
                 return self.settle(env, key);
             }
             // RFC 9293 §3.6.1, MAY-2, and RFC 6191: a new incarnation of a connection in TIME-WAIT.
             entry.conn.state = State::Closed;
             self.settle(env, key);
         }
-        self.receive_for_nobody(env, ends, segment);
+        self.receive_for_nobody(env, ends, segment, about.ecn);
     }
 
     /// RFC 9293 §3.10.7.1 and §3.10.7.2: a segment for no connection.
-    fn receive_for_nobody(&mut self, env: &mut Env<'_, '_>, ends: Ends, segment: Segment<'_>) {
+    fn receive_for_nobody(&mut self, env: &mut Env<'_, '_>, ends: Ends, mut segment: Segment<'_>, ecn: u8) {
         if segment.flags.has(Flags::RST) {
             return;
         }
-        if !segment.flags.has(Flags::ACK)
-            && let Some(listener) = self.listener(ends.local, ends.local_port)
-        {
-            // §3.10.7.2, fourth: without SYN, it means nothing here.
-            if segment.flags.has(Flags::SYN) {
-                self.receive_syn(env, listener, ends, &segment);
+        if let Some(listener) = self.listener(ends.local, ends.local_port) {
+            match (segment.flags.has(Flags::SYN), segment.flags.has(Flags::ACK)) {
+                (true, false) => return self.receive_syn(env, listener, ends, &segment),
+                // §3.10.7.2, fourth: without SYN, it means nothing here.
+                (false, false) => return,
+                (false, true) => match self.receive_cookie(env, listener, ends, segment, ecn) {
+                    Some(stray) => segment = stray,
+                    None => return,
+                },
+                (true, true) => {}
             }
-            return;
         }
         self.send_reset(env, &ends, &segment);
     }
@@ -490,75 +473,6 @@ impl Tcp {
         self.counters.resets_sent += 1;
         let mut io = Io { cx: env.cx, ip: env.ip, counters: &mut self.counters };
         send_header(&mut io, &mut path, &header);
-    }
-
-    fn receive_syn(&mut self, env: &mut Env<'_, '_>, key: Key, ends: Ends, segment: &Segment<'_>) {
-        let Some(Socket::Listener(listener)) = self.sockets.get_mut(key) else { return };
-        if listener.children >= listener.backlog {
-            self.counters.backlog_full += 1;
-            return;
-        }
-        let settings = listener.settings.clone();
-        let Ok(path) = env.ip.path(env.cx, Some(ends.local), ends.remote) else { return };
-        listener.children += 1;
-        let mut conn = self.connection(env.cx, path, ends, settings);
-        conn.state = State::SynReceived;
-        let mut io = Io { cx: env.cx, ip: env.ip, counters: &mut self.counters };
-        conn.adopt_options(&mut io, segment);
-        conn.send_syn(&mut io);
-        let entry = Entry { conn, ends, listener: Some(key), wheel: None, listed: false };
-        let child = self.sockets.insert(Socket::Connection(entry));
-        self.demux.insert(ends, child);
-        self.settle(env, child);
-    }
-
-    /// A connection that came to a listener is established.
-    fn handshake_over(&mut self, env: &mut Env<'_, '_>, child: Key) {
-        let Some(Socket::Connection(entry)) = self.sockets.get(child) else { return };
-        let Some(key) = entry.listener else { return };
-        match self.sockets.get_mut(key) {
-            Some(Socket::Listener(listener)) => {
-                listener.ready.push_back(child);
-                self.serve_accepts(env, key);
-            }
-            _ => self.abort(env, child),
-        }
-    }
-
-    fn serve_accepts(&mut self, env: &mut Env<'_, '_>, key: Key) {
-        while let Some(Socket::Listener(listener)) = self.sockets.get_mut(key) {
-            let (Some(child), Some(token)) =
-                (listener.ready.front().copied(), listener.accepts.front().copied())
-            else {
-                return;
-            };
-            // One that has ended meanwhile is still handed out: what it received can be popped.
-            let Some(Socket::Connection(entry)) = self.sockets.get_mut(child) else {
-                self.drop_first_ready(key);
-                continue;
-            };
-            let done = match env.queues.insert(Queue::Stream(child)) {
-                Ok(qd) => {
-                    entry.listener = None;
-                    Ok(Done::Accepted { qd, peer: peer(&entry.ends) })
-                }
-                Err(error) => Err(error),
-            };
-            let Some(Socket::Listener(listener)) = self.sockets.get_mut(key) else { return };
-            listener.accepts.pop_front();
-            if done.is_ok() {
-                listener.ready.pop_front();
-                listener.children -= 1;
-            }
-            env.cx.done.post(token, done);
-        }
-    }
-
-    fn drop_first_ready(&mut self, key: Key) {
-        if let Some(Socket::Listener(listener)) = self.sockets.get_mut(key) {
-            listener.ready.pop_front();
-            listener.children -= 1;
-        }
     }
 
     /// An ICMP error about a segment of ours.
@@ -645,7 +559,7 @@ impl Tcp {
 
     /// After anything was done to a connection: its timers, its acknowledgements, its end.
     #[inline]
-    fn settle(&mut self, env: &mut Env<'_, '_>, key: Key) {
+    pub(super) fn settle(&mut self, env: &mut Env<'_, '_>, key: Key) {
         let Some(Socket::Connection(entry)) = self.sockets.get_mut(key) else { return };
         if entry.conn.state == State::Closed {
             return self.ended(env, key);
@@ -670,18 +584,17 @@ impl Tcp {
             let mut io = Io { cx: env.cx, ip: env.ip, counters: &mut self.counters };
             entry.conn.end_in_order(&mut io);
         }
-        let (ends, wheel, detached, listener) =
-            (entry.ends, entry.wheel.take(), entry.conn.detached, entry.listener);
+        let (ends, wheel, detached) = (entry.ends, entry.wheel.take(), entry.conn.detached);
+        let (listener, queued) = (entry.listener, entry.queued);
         self.forget(key, &ends, wheel);
         match listener {
             // It was never established, or its listener has it still.
             Some(listener) => {
-                let Some(Socket::Listener(listener)) = self.sockets.get_mut(listener) else {
-                    self.sockets.remove(key);
-                    return;
+                let gone = match self.sockets.get_mut(listener) {
+                    Some(Socket::Listener(listener)) => listener.forget(queued),
+                    _ => true,
                 };
-                if !listener.ready.contains(&key) {
-                    listener.children -= 1;
+                if gone {
                     self.sockets.remove(key);
                 }
             }

@@ -2,6 +2,7 @@
 
 use demi_api::error::Error;
 
+use super::Ecn;
 use super::conn::{Connection, Io, LossTimer, State, Timer};
 use super::output::persist_interval;
 
@@ -80,6 +81,10 @@ impl Connection {
             self.rtt.backoff();
             self.rtt.syn_lost();
             self.congestion.syn_lost();
+            if self.state == State::SynSent && self.ecn == Ecn::On {
+                // RFC 3168 §6.1.1.1: something on the way may drop SYNs that ask for it.
+                self.ecn = Ecn::Echo;
+            }
             return self.send_syn(io);
         }
         let since = if self.window == 0 { self.progress_at.max(self.heard_at) } else { self.progress_at };
@@ -100,7 +105,7 @@ impl Connection {
         let rack = &self.rack;
         self.flight.judge(|sent| Some(rack.is_lost_on_rto(sent.at, now)));
         self.rack.forget_probe();
-        self.cwr_due |= self.ecn;
+        self.cwr_due = true;
         self.rtt.backoff();
         self.congestion.on_rto(now, self.nxt - self.una, self.nxt);
         self.duplicate_acks = 0;
