@@ -22,6 +22,9 @@ use crate::udp::Udp;
 /// Packets of the instance to itself, and errors, that are taken up in one turn.
 const INTERNAL_PER_TURN: usize = 64;
 
+/// More bursts that are received before timers are served.
+const BURSTS_BEFORE_TIMERS: usize = 16;
+
 /// The network libOS. See the [crate's documentation](crate).
 pub struct Catnip {
     queues: QueueTable<Queue>,
@@ -193,9 +196,12 @@ impl LibOs for Catnip {
         Ok(())
     }
 
-    fn set_option(&mut self, _cx: &mut Cx<'_>, qd: QDesc, option: SocketOption) -> Result<(), Error> {
+    fn set_option(&mut self, cx: &mut Cx<'_>, qd: QDesc, option: SocketOption) -> Result<(), Error> {
         match *self.queues.get(qd)? {
-            Queue::Stream(key) => self.tcp.set_option(key, option),
+            Queue::Stream(key) => {
+                let mut env = Env { cx, ip: &mut self.ip, queues: &mut self.queues };
+                self.tcp.set_option(&mut env, key, option)
+            }
             Queue::Datagram(key) => self.udp.set_option(key, option),
         }
     }
@@ -257,7 +263,20 @@ impl LibOs for Catnip {
     fn poll(&mut self, cx: &mut Cx<'_>) -> usize {
         let mut env = Env { cx, ip: &mut self.ip, queues: &mut self.queues };
         let mut done = self.tcp.poll(&mut env);
-        done += self.receive(cx);
+        let mut received = self.receive(cx);
+        done += received;
+        if self.tcp.is_due(cx.now) {
+            // An application that was away for long finds what it waited for behind much else.
+            for _ in 0..BURSTS_BEFORE_TIMERS {
+                if received < BURST {
+                    break;
+                }
+                received = self.receive(cx);
+                done += received;
+            }
+            let mut env = Env { cx, ip: &mut self.ip, queues: &mut self.queues };
+            done += self.tcp.run_timers(&mut env);
+        }
         done += self.ip.poll(cx);
         for _ in 0..INTERNAL_PER_TURN {
             if !self.ip.has_internal() {

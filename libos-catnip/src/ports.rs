@@ -29,7 +29,8 @@ impl Ports {
 
     pub(crate) fn add(&mut self, port: u16, key: Key) {
         let [page, place] = port.to_be_bytes();
-        let page = self.pages[usize::from(page)].get_or_insert_with(|| Box::new([const { Vec::new() }; PAGE]));
+        let page =
+            self.pages[usize::from(page)].get_or_insert_with(|| Box::new([const { Vec::new() }; PAGE]));
         page[usize::from(place)].push(key);
     }
 

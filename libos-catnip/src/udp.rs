@@ -15,8 +15,8 @@ use demi_api::slab::{Key, Slab};
 use demi_api::token::QToken;
 
 use crate::device::Checksum;
-use crate::ports::Ports;
 use crate::ip::{About, Cast, Ip, Packet, Path, Problem, ProblemKind, checksum, pseudo_sum};
+use crate::ports::Ports;
 
 /// IP protocol number.
 pub(crate) const PROTOCOL: u8 = 17;
@@ -352,7 +352,11 @@ impl Udp {
         let port = u16::from_be_bytes([problem.quoted[0], problem.quoted[1]]);
         let to = u16::from_be_bytes([problem.quoted[2], problem.quoted[3]]);
         let peer = SocketAddr::new(problem.remote, to);
-        let Some(key) = self.ports.get(port).iter().find(|key| self.sockets.get(**key).is_some_and(|s| s.peer == Some(peer)))
+        let Some(key) = self
+            .ports
+            .get(port)
+            .iter()
+            .find(|key| self.sockets.get(**key).is_some_and(|s| s.peer == Some(peer)))
         else {
             return;
         };

@@ -77,14 +77,14 @@ impl Ip {
         checksum: Checksum,
     ) {
         let len = head.len() - ETHERNET;
-        let current = path.epoch == self.routes.epoch() && len <= path.mtu() && head.len() <= self.max_seg_len;
+        let current =
+            path.epoch == self.routes.epoch() && len <= path.mtu() && head.len() <= self.max_seg_len;
         if current
             && let Hop::Neighbour(place) = path.hop
             && let Some(mac) = self.neighbours.reachable(place, cx.now)
         {
             let len = len + ETHERNET - path.headroom();
-            let header =
-                Header { protocol, ecn, dont_fragment: true, hop_limit: self.hop_limit(path), len };
+            let header = Header { protocol, ecn, dont_fragment: true, hop_limit: self.hop_limit(path), len };
             self.fill(path, &mut head, header);
             head[..6].copy_from_slice(&mac);
             return self.outbox.push_back(Frame { data: head.into(), checksum });
@@ -329,7 +329,8 @@ pub(super) fn fill_v4(
 ) {
     let Some(head) = head.first_chunk_mut::<{ ETHERNET + IPV4 }>() else { return };
     fill_ethernet(mac, head, EthernetProtocol::Ipv4);
-    let (Header { protocol, ecn, dont_fragment, hop_limit, len }, Part { ident, offset, more }) = (header, part);
+    let (Header { protocol, ecn, dont_fragment, hop_limit, len }, Part { ident, offset, more }) =
+        (header, part);
     let fragment = u16::from(dont_fragment) << 14 | u16::from(more) << 13 | offset / 8;
     let (local, remote) = (local.to_bits(), remote.to_bits());
     // RFC 791 §3.1, in halves, whose sum is to be all ones.

@@ -65,7 +65,7 @@ pub(crate) struct Settings {
     pub(crate) max_segment: u16,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Debug)]
 pub(crate) enum State {
     SynSent,
     SynReceived,
@@ -204,6 +204,11 @@ pub(crate) struct Connection {
     pub(crate) rcv_right: SeqNum,
     /// The last acknowledgement that was sent: Last.ACK.sent.
     pub(crate) acked_to: SeqNum,
+    /// Bytes that the peer may send ahead of the application, for now: at most as many as the settings allow.
+    pub(crate) recv_limit: u32,
+    /// What was received when the round began in which it is seen what the application takes, and when that is over.
+    pub(crate) round_from: SeqNum,
+    pub(crate) round_end: Instant,
     pub(crate) received: Received,
     pub(crate) reassembly: Reassembly,
     /// Where the peer's FIN stands, once it was seen.
@@ -225,6 +230,8 @@ pub(crate) struct Connection {
     pub(crate) rack: Rack,
     pub(crate) duplicate_acks: u8,
     pub(crate) retries: u8,
+    /// Keep-alive probes since the peer was heard.
+    pub(crate) keep_probes: u8,
     /// When the peer last acknowledged anything new, or there was nothing to acknowledge.
     pub(crate) progress_at: Instant,
     pub(crate) heard_at: Instant,
@@ -249,6 +256,13 @@ pub(crate) struct Connection {
 /// Payloads up to this many bytes are copied next to their header, and their pushes complete at once.
 pub(crate) const COPY_THRESHOLD: usize = 512;
 
+/// What either buffer begins with, in bytes, if it may be larger. That of sending follows the congestion window, that of
+/// receiving what the application takes.
+pub(super) const BUFFER_START: u32 = 1 << 17;
+
+/// Rounds in which it is seen what the application takes are as long as a round trip, but not shorter than this.
+const SHORTEST_ROUND: Duration = Duration::from_millis(1);
+
 impl Connection {
     /// The right time for the next look at its timers.
     #[inline]
@@ -265,6 +279,30 @@ impl Connection {
     #[inline]
     pub(crate) fn timer(&self, timer: Timer) -> Option<Instant> {
         Some(self.timers[timer as usize]).filter(|at| *at != NEVER)
+    }
+
+    /// The receive buffer follows what the application takes in a round trip: the peer may send twice as much in the next
+    /// one, and must have heard of it by then.
+    #[cold]
+    pub(super) fn tune(&mut self, now: Instant) {
+        let most = self.settings.recv_buffer;
+        let arrived = self.rcv_nxt - std::mem::replace(&mut self.round_from, self.rcv_nxt);
+        let taken = arrived.saturating_sub(self.received.bytes);
+        self.recv_limit = self.recv_limit.max(taken.saturating_mul(4)).min(most);
+        self.round_end = if self.recv_limit < most {
+            now + self.rtt.srtt().unwrap_or(SHORTEST_ROUND).max(SHORTEST_ROUND)
+        } else {
+            Instant::from_nanos(u64::MAX)
+        };
+    }
+
+    /// After options of it were set.
+    pub(super) fn adopt_settings(&mut self, now: Instant) {
+        self.round_end = now;
+        self.recv_limit = self.recv_limit.min(self.settings.recv_buffer);
+        self.keep_probes = 0;
+        let on = self.settings.keep_alive && self.state.is_synchronized() && self.state != State::TimeWait;
+        self.set_timer(Timer::KeepAlive, on.then_some(self.heard_at + self.settings.keep_idle));
     }
 
     /// Takes up a handshake that a cookie has kept. The SYN of ours was sent, but when is not known.
@@ -300,7 +338,7 @@ impl Connection {
         if len == 0 && !self.send.has_pushes() {
             return Ok(Some(Ok(())));
         }
-        let room = u64::from(self.settings.send_buffer);
+        let room = u64::from(self.settings.send_buffer.min(self.congestion.cwnd().max(BUFFER_START / 2) * 2));
         let at_once =
             len <= COPY_THRESHOLD && !self.send.has_pushes() && self.send.len() + len as u64 <= room;
         if self.flight.is_empty() && self.send.unsent() == 0 {
@@ -331,7 +369,8 @@ impl Connection {
         if matches!(self.state, State::SynSent | State::SynReceived) {
             return Err(Error::NotConnected);
         }
-        let waits = self.received.bytes == 0 && !self.received.ended && !self.read_shut && self.error.is_none();
+        let waits =
+            self.received.bytes == 0 && !self.received.ended && !self.read_shut && self.error.is_none();
         if !waits
             && self.received.pops.is_empty()
             && let Some(result) = self.take(limit)
@@ -460,7 +499,9 @@ impl Connection {
         }
         self.read_shut = true;
         self.shut_write(io);
-        self.set_timer(Timer::Linger, Some(io.cx.now + linger));
+        if self.state != State::TimeWait {
+            self.set_timer(Timer::Linger, Some(io.cx.now + linger));
+        }
         true
     }
 

@@ -8,7 +8,10 @@ use demi_api::error::Error;
 use demi_api::libos::{OptionName, SocketOption};
 use demi_api::slab::Key;
 
-use super::sockets::{Fresh, Socket, Tcp, peer};
+use super::sockets::{Env, Fresh, Socket, Tcp, peer};
+
+/// Keep-alive probes that can be asked for.
+const MOST_KEEP_PROBES: u32 = 127;
 
 impl Tcp {
     pub(crate) fn local_addr(&self, key: Key) -> Result<Addr, Error> {
@@ -22,6 +25,7 @@ impl Tcp {
             }
             Socket::Listener(listener) => Ok(listener.local.into()),
             Socket::Connection(entry) => Ok(SocketAddr::new(entry.ends.local, entry.ends.local_port).into()),
+            Socket::TimeWait(_) => Err(Error::BadDescriptor),
         }
     }
 
@@ -29,10 +33,25 @@ impl Tcp {
         match self.sockets.get(key).ok_or(Error::BadDescriptor)? {
             Socket::Connection(entry) if entry.conn.state.is_synchronized() => Ok(peer(&entry.ends)),
             Socket::Fresh(_) | Socket::Listener(_) | Socket::Connection(_) => Err(Error::NotConnected),
+            Socket::TimeWait(_) => Err(Error::BadDescriptor),
         }
     }
 
-    pub(crate) fn set_option(&mut self, key: Key, option: SocketOption) -> Result<(), Error> {
+    pub(crate) fn set_option(
+        &mut self,
+        env: &mut Env<'_, '_>,
+        key: Key,
+        option: SocketOption,
+    ) -> Result<(), Error> {
+        self.note_option(key, option)?;
+        if let Some(Socket::Connection(entry)) = self.sockets.get_mut(key) {
+            entry.conn.adopt_settings(env.cx.now);
+            self.settle(env, key);
+        }
+        Ok(())
+    }
+
+    fn note_option(&mut self, key: Key, option: SocketOption) -> Result<(), Error> {
         let socket = self.sockets.get_mut(key).ok_or(Error::BadDescriptor)?;
         let settings = match socket {
             Socket::Fresh(Fresh { settings, reuse_port, .. }) => {
@@ -44,13 +63,14 @@ impl Tcp {
             }
             Socket::Listener(listener) => &mut listener.settings,
             Socket::Connection(entry) => &mut *entry.conn.settings,
+            Socket::TimeWait(_) => return Err(Error::BadDescriptor),
         };
         match option {
             SocketOption::Linger(time) => settings.linger = time,
             SocketOption::KeepAlive(on) => settings.keep_alive = on,
             SocketOption::KeepIdle(time) => settings.keep_idle = time.max(Duration::from_secs(1)),
             SocketOption::KeepInterval(time) => settings.keep_interval = time.max(Duration::from_secs(1)),
-            SocketOption::KeepCount(count) => settings.keep_count = count.max(1),
+            SocketOption::KeepCount(count) => settings.keep_count = count.clamp(1, MOST_KEEP_PROBES),
             SocketOption::SendBuffer(bytes) => settings.send_buffer = bytes.clamp(2048, 1 << 30) as u32,
             SocketOption::RecvBuffer(bytes) => settings.recv_buffer = bytes.clamp(2048, 1 << 30) as u32,
             SocketOption::NoDelay(on) => settings.no_delay = on,
@@ -72,6 +92,7 @@ impl Tcp {
             Socket::Fresh(fresh) => &fresh.settings,
             Socket::Listener(listener) => &listener.settings,
             Socket::Connection(entry) => &*entry.conn.settings,
+            Socket::TimeWait(_) => return Err(Error::BadDescriptor),
         };
         Ok(match name {
             OptionName::Linger => SocketOption::Linger(settings.linger),

@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use demi_api::libos::Cx;
 use demi_api::time::Instant;
 
-/// Challenge acknowledgements per second, over all connections: RFC 5961 §7.
+use super::gaps::Gaps;
+
+/// Challenge acknowledgements per second, over all connections, on average: RFC 5961 §7.
 const CHALLENGES_PER_SECOND: u32 = 1000;
 
 /// How long a closed descriptor's connection waits for the peer's FIN.
@@ -43,21 +46,32 @@ pub(crate) struct Counters {
     /// How long TIME-WAIT lasts, and FIN-WAIT-2 of a closed descriptor.
     pub(crate) time_wait: Duration,
     pub(crate) fin_wait: Duration,
-    challenged: u32,
+    pub(super) gaps: Gaps,
+    challenges_left: u32,
     challenges_since: Instant,
 }
 
 impl Counters {
     pub(crate) fn new(time_wait: Duration) -> Counters {
-        Counters { time_wait, fin_wait: FIN_WAIT, ..Counters::default() }
+        Counters {
+            time_wait,
+            fin_wait: FIN_WAIT,
+            challenges_left: CHALLENGES_PER_SECOND,
+            ..Counters::default()
+        }
     }
 
-    pub(crate) fn may_challenge(&mut self, now: Instant) -> bool {
-        if now - self.challenges_since >= Duration::from_secs(1) {
-            (self.challenges_since, self.challenged) = (now, 0);
+    /// Whether to send a challenge, which is counted then.
+    pub(crate) fn may_challenge(&mut self, cx: &mut Cx<'_>) -> bool {
+        if cx.now - self.challenges_since >= Duration::from_secs(1) {
+            self.challenges_since = cx.now;
+            // A limit that is known would tell whoever uses it up what others are sent.
+            self.challenges_left = CHALLENGES_PER_SECOND / 2 + cx.rng.u32(..CHALLENGES_PER_SECOND);
         }
-        self.challenged += 1;
-        self.challenged <= CHALLENGES_PER_SECOND
+        let may = self.challenges_left > 0;
+        self.challenges_left -= u32::from(may);
+        self.challenges += u64::from(may);
+        may
     }
 
     pub(crate) fn visit(&self, visit: &mut dyn FnMut(&'static str, u64)) {

@@ -107,7 +107,7 @@ impl Connection {
             // Of those that were sent once, in their order, the last says all that the others would.
             let before = if sent.retransmitted { last.take() } else { last.replace(*sent) };
             if !sent.retransmitted {
-                newest_once = Some(sent.at);
+                newest_once = Some(sent.at).filter(|_| !sent.late).or(newest_once);
                 return;
             }
             if let Some(before) = &before {
@@ -126,7 +126,7 @@ impl Connection {
         self.rtt.reset_backoff();
         self.retries = 0;
         self.progress_at = now;
-        let sample = newest_once.map(|at| now.as_nanos().saturating_sub(at.as_nanos()));
+        let sample = newest_once.and_then(|at| self.measured(io, at));
         if let Some(sample) = sample {
             self.rtt.sample_nanos(sample, 1);
         }

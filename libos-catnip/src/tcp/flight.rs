@@ -21,6 +21,8 @@ pub(crate) struct Sent {
     pub(crate) sacked: bool,
     pub(crate) lost: bool,
     pub(crate) retransmitted: bool,
+    /// It was sent at `at` at the latest.
+    pub(crate) late: bool,
 }
 
 impl Sent {
@@ -84,7 +86,15 @@ impl Flight {
     pub(crate) fn push(&mut self, start: SeqNum, end: SeqNum, at: Instant) {
         debug_assert!(self.segments.back().is_none_or(|last| last.end == start), "segments are adjacent");
         self.outstanding += end - start;
-        self.segments.push_back(Sent { start, end, at, sacked: false, lost: false, retransmitted: false });
+        self.segments.push_back(Sent {
+            start,
+            end,
+            at,
+            sacked: false,
+            lost: false,
+            retransmitted: false,
+            late: false,
+        });
     }
 
     /// The peer has everything below `una`; `delivered` is told of what it was not known to have.
@@ -161,6 +171,13 @@ impl Flight {
             }
         }
         found
+    }
+
+    /// What bears the time `at` was sent by `end`.
+    pub(crate) fn postdate(&mut self, at: Instant, end: Instant) {
+        for sent in self.segments.iter_mut().filter(|sent| sent.at == at && !sent.late) {
+            (sent.at, sent.late) = (end, true);
+        }
     }
 
     /// Takes the first segment for lost, whatever is known of it; after a timeout, all of them.

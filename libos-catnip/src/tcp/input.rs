@@ -43,7 +43,7 @@ impl Delivered {
     #[inline]
     fn note(&mut self, sent: &Sent) {
         self.count += sent.len();
-        if !sent.retransmitted {
+        if !sent.retransmitted && !sent.late {
             self.sent_at = self.sent_at.max(Some(sent.at));
         }
     }
@@ -62,22 +62,25 @@ impl Connection {
         match self.state {
             State::Closed => return,
             State::SynSent => return self.receive_in_syn_sent(io, segment),
+            // The SYN that is known comes again: §3.5, figure 8, with ours acknowledged, where both ends called each other.
+            State::SynReceived
+                if segment.flags.has(Flags::SYN)
+                    && !segment.flags.has(Flags::RST)
+                    && segment.seq + 1 == self.rcv_nxt =>
+            {
+                if !segment.flags.has(Flags::ACK) {
+                    return self.send_syn(io);
+                }
+                segment.seq += 1;
+                segment.flags.0 &= !Flags::SYN.with(Flags::ECE).with(Flags::CWR).0;
+                // RFC 7323 §2.2: the window in a SYN is not scaled, and from here on it looks like any other.
+                segment.window >>= self.send_shift;
+            }
             _ => {}
         }
         // RFC 7323 §5.3 R1: before anything else.
         if !self.passes_paws(io, &segment) {
             return;
-        }
-        // §3.5, figure 8: both ends called each other, and the peer's SYN comes again with ours acknowledged.
-        if self.state == State::SynReceived
-            && segment.flags.has(Flags::SYN.with(Flags::ACK))
-            && !segment.flags.has(Flags::RST)
-            && segment.seq + 1 == self.rcv_nxt
-        {
-            segment.seq += 1;
-            segment.flags.0 &= !Flags::SYN.0;
-            // RFC 7323 §2.2: the window in a SYN is not scaled, and from here on it looks like any other.
-            segment.window >>= self.send_shift;
         }
         // §3.10.7.4, first: the sequence number.
         if !self.is_acceptable(&segment) {
@@ -195,6 +198,7 @@ impl Connection {
         self.rcv_nxt = segment.seq + 1;
         self.acked_to = segment.seq;
         self.rcv_right = self.rcv_nxt;
+        self.round_from = self.rcv_nxt;
         let theirs = options.mss.unwrap_or(super::default_mss(self.path.remote()));
         match (options.timestamps, &mut self.timestamps) {
             (Some((value, _)), Some(ours)) => (ours.recent, ours.recent_at) = (value, io.cx.now),
@@ -281,12 +285,6 @@ impl Connection {
     fn refuse(&mut self, io: &mut Io<'_, '_>, segment: &Segment<'_>) {
         if segment.flags.has(Flags::RST) {
             return;
-        }
-        if self.state == State::SynReceived
-            && segment.flags.has(Flags::SYN)
-            && segment.seq + 1 == self.rcv_nxt
-        {
-            return self.send_syn(io);
         }
         // The peer did not get our last acknowledgement: §3.10.7.4, eighth, TIME-WAIT.
         if self.state == State::TimeWait && segment.flags.has(Flags::FIN) {
@@ -405,10 +403,20 @@ impl Connection {
         moved
     }
 
+    /// The round-trip time of a segment that bears the time `at`, in nanoseconds, as far as that is known.
+    #[inline]
+    pub(super) fn measured(&self, io: &Io<'_, '_>, at: Instant) -> Option<u64> {
+        let since = |at: Instant| io.cx.now.as_nanos().saturating_sub(at.as_nanos());
+        match io.counters.gaps.end(at) {
+            None => Some(since(at)),
+            Some(end) => self.rtt.nearest(since(end), since(at)),
+        }
+    }
+
     /// What an acknowledgement says of the network.
     fn digest(&mut self, io: &mut Io<'_, '_>, before: SeqNum, delivered: &Delivered) {
         let now = io.cx.now;
-        let sample = delivered.sent_at.map(|at| now.as_nanos().saturating_sub(at.as_nanos()));
+        let sample = delivered.sent_at.and_then(|at| self.measured(io, at));
         if let Some(sample) = sample {
             self.rtt.sample_nanos(sample, 1);
         }
@@ -615,6 +623,9 @@ impl Connection {
     /// gets its turn first: it may have something to send that carries the acknowledgement.
     #[inline]
     pub(super) fn plan_ack(&mut self, io: &mut Io<'_, '_>, pushed: bool) {
+        if io.cx.now >= self.round_end {
+            self.tune(io.cx.now);
+        }
         if pushed
             || self.quick_acks > 0
             || self.ece_due

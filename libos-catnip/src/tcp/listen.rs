@@ -77,6 +77,7 @@ impl Tcp {
                 Ok(())
             }
             Socket::Connection(_) => Err(Error::AlreadyConnected),
+            Socket::TimeWait(_) => Err(Error::BadDescriptor),
         }
     }
 

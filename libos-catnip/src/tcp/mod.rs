@@ -6,8 +6,10 @@
 //! | `listen`, `cookies` | handshakes that others begin, and those of which nothing is kept |
 //! | `demux` | which connection a segment is for; local ports; initial sequence numbers |
 //! | `conn`, `input`, `expected`, `output`, `timeout` | one connection |
+//! | `time_wait` | what is left of one |
 //! | `send`, `flight`, `reassembly` | its data: pushed, under way, out of order |
 //! | `rtt`, `rack`, `congestion` | what it knows of the network |
+//! | `gaps` | when what was pushed was pushed |
 //! | `segment`, `seq` | headers, sequence numbers |
 
 mod congestion;
@@ -18,6 +20,7 @@ mod counters;
 mod demux;
 mod expected;
 mod flight;
+mod gaps;
 mod input;
 mod listen;
 mod output;
@@ -28,6 +31,7 @@ mod segment;
 mod send;
 mod seq;
 mod sockets;
+mod time_wait;
 mod timeout;
 
 use std::net::IpAddr;

@@ -197,23 +197,22 @@ impl Connection {
     /// SEG.WND for what is sent now, and the promise that it is.
     #[inline]
     fn take_window(&mut self) -> u16 {
-        let free = self.settings.recv_buffer.saturating_sub(self.received.bytes);
+        let free = self.recv_limit.saturating_sub(self.received.bytes);
         let right = self.rcv_nxt + free;
         // The right edge never moves back (§3.8.6), and forward only by what is worth it.
-        if right > self.rcv_right
-            && worth_offering(right - self.rcv_right, self.mss.into(), self.settings.recv_buffer)
-        {
-            self.rcv_right = right;
+        let mut edge = self.rcv_right;
+        if right > edge && worth_offering(right - edge, self.mss.into(), self.recv_limit) {
+            edge = right;
         }
-        let window = self.rcv_right - self.rcv_nxt;
-        let scaled = window >> self.recv_shift;
-        if scaled > u32::from(u16::MAX) {
-            self.rcv_right = self.rcv_nxt + (u32::from(u16::MAX) << self.recv_shift);
-            return u16::MAX;
-        }
-        // What the shift cuts off is not promised.
-        self.rcv_right = self.rcv_nxt + (scaled << self.recv_shift);
+        let scaled = ((edge - self.rcv_nxt) >> self.recv_shift).min(u16::MAX.into());
+        // RFC 7323 §2.4: what the shift cuts off is not promised, but what was promised before holds.
+        self.rcv_right = self.rcv_right.max(self.rcv_nxt + (scaled << self.recv_shift));
         scaled as u16
+    }
+
+    /// SEG.WND of what was sent last.
+    pub(super) fn advertised(&self) -> u16 {
+        ((self.rcv_right - self.rcv_nxt) >> self.recv_shift).min(u16::MAX.into()) as u16
     }
 
     /// After the application has taken data: tells a peer that was held up.
@@ -224,11 +223,11 @@ impl Connection {
         }
         // No more than the header can say.
         let most = u32::from(u16::MAX) << self.recv_shift;
-        let free = self.settings.recv_buffer.saturating_sub(self.received.bytes).min(most);
+        let free = self.recv_limit.saturating_sub(self.received.bytes).min(most);
         let now = self.rcv_right - self.rcv_nxt;
         // Not for every pop: when it lets the peer go on, or has doubled what it was told.
         if free > now
-            && worth_offering(free - now, 2 * u32::from(self.mss), self.settings.recv_buffer)
+            && worth_offering(free - now, 2 * u32::from(self.mss), self.recv_limit)
             && now < free / 2
         {
             self.send_ack(io);
@@ -247,8 +246,7 @@ impl Connection {
 
     /// RFC 5961 §7: an acknowledgement that makes the peer say something that only it can know, at a limited rate.
     pub(crate) fn challenge(&mut self, io: &mut Io<'_, '_>) {
-        if io.counters.may_challenge(io.cx.now) {
-            io.counters.challenges += 1;
+        if io.counters.may_challenge(io.cx) {
             self.send_ack(io);
         }
     }

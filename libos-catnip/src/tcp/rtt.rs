@@ -108,6 +108,16 @@ impl Rtt {
         self.srtt = weigh(self.srtt, rtt, 8 * weight);
     }
 
+    /// What to take in of a measurement that lies between two bounds: the one that the estimate is beyond. `None`: it may
+    /// be right as it is. All in nanoseconds.
+    pub(crate) fn nearest(&self, least: u64, most: u64) -> Option<u64> {
+        match self.srtt_nanos() {
+            0 => Some(most),
+            srtt if srtt < least => Some(least),
+            srtt => (srtt > most).then_some(most),
+        }
+    }
+
     /// Two halves of a window, so that what is older than two windows is forgotten. The windows are measured by the
     /// samples themselves: those of one round trip add up to its time.
     #[inline]
@@ -287,6 +297,21 @@ mod tests {
         }
         let (one, many) = (one.srtt().unwrap(), many.srtt().unwrap());
         assert!(one.abs_diff(many) < MS(3), "{one:?} and {many:?}");
+    }
+
+    #[test]
+    fn a_vague_measurement_moves_the_estimate_only_where_it_contradicts_it() {
+        let mut rtt = Rtt::new();
+        assert_eq!(
+            rtt.nearest(1_000_000, 50_000_000),
+            Some(50_000_000),
+            "better than nothing, and on the safe side"
+        );
+        rtt.sample(MS(40));
+        let found = [(1, 50), (1, 30), (60, 90)].map(|(least, most)| {
+            rtt.nearest(least * 1_000_000, most * 1_000_000).map(|nanos| nanos / 1_000_000)
+        });
+        assert_eq!(found, [None, Some(30), Some(60)]);
     }
 
     #[test]

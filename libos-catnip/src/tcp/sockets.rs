@@ -17,7 +17,9 @@ use demi_api::time::Instant;
 use demi_api::token::QToken;
 
 use super::congestion::{Algorithm, Congestion};
-use super::conn::{Connection, Fin, Io, LossTimer, NEVER, Received, Settings, State, TIMERS, Timestamps};
+use super::conn::{
+    BUFFER_START, Connection, Fin, Io, LossTimer, NEVER, Received, Settings, State, TIMERS, Timestamps,
+};
 use super::cookies::Cookies;
 use super::counters::Counters;
 use super::demux::{Demux, Ends};
@@ -30,6 +32,7 @@ use super::rtt::Rtt;
 use super::segment::{Flags, Header, Segment};
 use super::send::SendBuffer;
 use super::seq::SeqNum;
+use super::time_wait::{TimeWait, gives_way, taken_over};
 use super::{Ecn, EcnPolicy, Policy, SynCookies, recv_shift};
 use crate::catnip::Queue;
 use crate::device::Checksum;
@@ -59,7 +62,7 @@ pub(super) struct Entry {
     /// Where it came from, until it is accepted.
     pub(super) listener: Option<Key>,
     /// Its place in the wheel, and when that is due.
-    wheel: Option<(TimerId, Instant)>,
+    pub(super) wheel: Option<(TimerId, Instant)>,
     /// It is in the list of those that acknowledge at the next turn.
     listed: bool,
     /// It waits in its listener's queue.
@@ -77,6 +80,8 @@ pub(super) enum Socket {
     Fresh(Fresh),
     Listener(Listener),
     Connection(Entry),
+    /// No descriptor names it.
+    TimeWait(TimeWait),
 }
 
 /// All of TCP.
@@ -86,7 +91,7 @@ pub(crate) struct Tcp {
     pub(super) demux: Demux,
     /// Listeners, and what is bound to become one.
     listeners: Ports,
-    wheel: Wheel<Key>,
+    pub(super) wheel: Wheel<Key>,
     /// Connections that acknowledge at the beginning of the next turn.
     soon: Vec<Key>,
     /// Connections whose timers are being served.
@@ -165,10 +170,11 @@ impl Tcp {
         if let Some(Socket::Connection(entry)) = self.sockets.get_mut(key) {
             let mut io = Io { cx: env.cx, ip: env.ip, counters: &mut self.counters };
             let step = match op {
-                Op::Push { sga, to: None } => entry
-                    .conn
-                    .push(&mut io, token, sga)?
-                    .map(|result| result.map(|()| Done::Pushed(Position(0)))),
+                Op::Push { sga, to: None } => {
+                    io.counters.gaps.push(io.cx.now);
+                    let step = entry.conn.push(&mut io, token, sga)?;
+                    step.map(|result| result.map(|()| Done::Pushed(Position(0))))
+                }
                 Op::Pop { limit } => {
                     entry.conn.pop(&mut io, token, *limit)?.map(|result| result.map(Done::Popped))
                 }
@@ -198,6 +204,7 @@ impl Tcp {
             (_, Op::Flush) => Err(Error::NotSupported("flush of a socket")),
             (_, Op::Push { .. } | Op::Pop { .. }) => Err(Error::NotConnected),
             (Socket::Connection(_), Op::Connect(_)) => Err(Error::AlreadyConnected),
+            (Socket::TimeWait(_), Op::Connect(_)) => Err(Error::BadDescriptor),
         }
     }
 
@@ -215,7 +222,7 @@ impl Tcp {
         if peer.ip().is_unspecified() || peer.ip() == IpAddr::V4(Ipv4Addr::BROADCAST) {
             return Err(Error::BadAddress);
         }
-        let bound = fresh.local;
+        let (bound, now) = (fresh.local, env.cx.now);
         let settings = fresh.settings.clone();
         let local = bound.map(|addr| addr.ip()).filter(|ip| !ip.is_unspecified());
         let path = env.ip.path(env.cx, local, peer.ip())?;
@@ -228,14 +235,27 @@ impl Tcp {
                 let free = |demux: &Demux, port| {
                     listeners.get(port).is_empty() && demux.find(&Ends { local_port: port, ..ends }).is_none()
                 };
-                self.demux.pick_port(env.cx.rng, free).ok_or(Error::AddressNotAvailable)?
+                let sockets = &self.sockets;
+                let reusable = |demux: &Demux, port| {
+                    let old = demux.find(&Ends { local_port: port, ..ends });
+                    listeners.get(port).is_empty()
+                        && old.is_none_or(|key| taken_over(sockets, key, now).is_some())
+                };
+                let port = self.demux.pick_port(env.cx.rng, free);
+                let port = port.or_else(|| self.demux.pick_port(env.cx.rng, reusable));
+                port.ok_or(Error::AddressNotAvailable)?
             }
         };
-        if self.demux.find(&ends).is_some() {
-            return Err(Error::AddressInUse);
+        let mut behind = None;
+        if let Some(old) = self.demux.find(&ends) {
+            behind = Some(taken_over(&self.sockets, old, now).ok_or(Error::AddressInUse)?);
+            self.forget_time_wait(old);
         }
         self.unbind(key);
         let mut conn = self.connection(env.cx, path, ends, settings);
+        if let Some(iss) = behind.filter(|behind| *behind > conn.iss) {
+            (conn.iss, conn.una, conn.nxt) = (iss, iss, iss);
+        }
         conn.connecting = Some(token);
         conn.ecn = self.ecn.asking();
         let mut io = Io { cx: env.cx, ip: env.ip, counters: &mut self.counters };
@@ -278,6 +298,9 @@ impl Tcp {
             rcv_nxt: SeqNum(0),
             rcv_right: SeqNum(0),
             acked_to: SeqNum(0),
+            recv_limit: settings.recv_buffer.min(BUFFER_START),
+            round_from: SeqNum(0),
+            round_end: cx.now,
             received: Received::default(),
             reassembly: Reassembly::default(),
             peer_fin: None,
@@ -297,6 +320,7 @@ impl Tcp {
             rack: Rack::new(),
             duplicate_acks: 0,
             retries: 0,
+            keep_probes: 0,
             progress_at: cx.now,
             heard_at: cx.now,
             timers: [NEVER; TIMERS],
@@ -314,7 +338,7 @@ impl Tcp {
 
     pub(crate) fn cancel(&mut self, env: &mut Env<'_, '_>, token: QToken, key: Key) -> Result<(), Error> {
         match self.sockets.get_mut(key).ok_or(Error::BadDescriptor)? {
-            Socket::Fresh(_) => return Err(Error::NotCancellable),
+            Socket::Fresh(_) | Socket::TimeWait(_) => return Err(Error::NotCancellable),
             Socket::Listener(listener) => {
                 let place =
                     listener.accepts.iter().position(|other| *other == token).ok_or(Error::NotCancellable)?;
@@ -357,7 +381,7 @@ impl Tcp {
     pub(crate) fn close(&mut self, env: &mut Env<'_, '_>, key: Key) {
         let linger = self.linger;
         match self.sockets.get_mut(key) {
-            None => {}
+            None | Some(Socket::TimeWait(_)) => {}
             Some(Socket::Fresh(_)) => {
                 self.unbind(key);
                 self.sockets.remove(key);
@@ -424,13 +448,17 @@ impl Tcp {
             local_port: segment.to,
             remote_port: segment.from,
         };
-        if let Some(key) = self.demux.find(&ends)
-            && let Some(Socket::Connection(entry)) = self.sockets.get_mut(key)
-        {
+        if let Some(key) = self.demux.find(&ends) {
+            let Some(Socket::Connection(entry)) = self.sockets.get_mut(key) else {
+                if self.receive_in_time_wait(env, key, &segment) {
+                    self.receive_for_nobody(env, ends, segment, about.ecn);
+                }
+                return;
+            };
             if entry.conn.state == State::SynReceived {
                 return self.receive_in_handshake(env, key, segment, about.ecn);
             }
-            if !may_reuse(&entry.conn, &segment) {
+            if !gives_way(&entry.conn, &segment) {
                 let mut io = Io { cx: env.cx, ip: env.ip, counters: &mut self.counters };
                 entry.conn.receive(&mut io, segment, about.ecn);
                 return self.settle(env, key);
@@ -513,9 +541,10 @@ impl Tcp {
 
     // --- time
 
-    /// Sends the acknowledgements that have waited for this turn, and serves timers that are due.
+    /// Begins a turn: sends the acknowledgements that have waited for it.
     #[inline]
     pub(crate) fn poll(&mut self, env: &mut Env<'_, '_>) -> usize {
+        self.counters.gaps.turn(env.cx.now);
         let mut done = 0;
         while let Some(key) = self.soon.pop() {
             let Some(Socket::Connection(entry)) = self.sockets.get_mut(key) else { continue };
@@ -526,19 +555,26 @@ impl Tcp {
                 done += 1;
             }
         }
-        if self.wheel.next_deadline().is_some_and(|at| at <= env.cx.now) {
-            done += self.run_timers(env);
-        }
         done
     }
 
+    /// Whether [`run_timers`](Tcp::run_timers) has something to do.
+    #[inline]
+    pub(crate) fn is_due(&self, now: Instant) -> bool {
+        self.wheel.next_deadline().is_some_and(|at| at <= now)
+    }
+
+    /// Serves timers that are due. What has arrived may be what they wait for, and comes first.
     #[cold]
-    fn run_timers(&mut self, env: &mut Env<'_, '_>) -> usize {
+    pub(crate) fn run_timers(&mut self, env: &mut Env<'_, '_>) -> usize {
         let mut due = std::mem::take(&mut self.due);
         self.wheel.expire(env.cx.now, |key| due.push(key));
         let count = due.len();
         for key in due.drain(..) {
-            let Some(Socket::Connection(entry)) = self.sockets.get_mut(key) else { continue };
+            let Some(Socket::Connection(entry)) = self.sockets.get_mut(key) else {
+                self.forget_time_wait(key);
+                continue;
+            };
             entry.wheel = None;
             let mut io = Io { cx: env.cx, ip: env.ip, counters: &mut self.counters };
             entry.conn.run_timers(&mut io);
@@ -561,9 +597,10 @@ impl Tcp {
     #[inline]
     pub(super) fn settle(&mut self, env: &mut Env<'_, '_>, key: Key) {
         let Some(Socket::Connection(entry)) = self.sockets.get_mut(key) else { return };
-        if entry.conn.state == State::Closed {
-            return self.ended(env, key);
+        if entry.conn.state >= State::TimeWait && self.wind_up(env, key) {
+            return;
         }
+        let Some(Socket::Connection(entry)) = self.sockets.get_mut(key) else { return };
         if entry.conn.ack_soon && !std::mem::replace(&mut entry.listed, true) {
             self.soon.push(key);
         }
@@ -578,7 +615,7 @@ impl Tcp {
     }
 
     #[cold]
-    fn ended(&mut self, env: &mut Env<'_, '_>, key: Key) {
+    pub(super) fn ended(&mut self, env: &mut Env<'_, '_>, key: Key) {
         let Some(Socket::Connection(entry)) = self.sockets.get_mut(key) else { return };
         if entry.conn.error.is_none() {
             let mut io = Io { cx: env.cx, ip: env.ip, counters: &mut self.counters };
@@ -641,7 +678,7 @@ impl Tcp {
         match self.sockets.get(key)? {
             Socket::Fresh(fresh) => fresh.local,
             Socket::Listener(listener) => Some(listener.local),
-            Socket::Connection(_) => None,
+            Socket::Connection(_) | Socket::TimeWait(_) => None,
         }
     }
 
@@ -683,17 +720,4 @@ impl Tcp {
 
 pub(super) fn peer(ends: &Ends) -> Addr {
     SocketAddr::new(ends.remote, ends.remote_port).into()
-}
-
-/// RFC 6191 §2, and RFC 9293 MAY-2: the SYN is certainly newer than all that the old connection sent.
-fn may_reuse(conn: &Connection, segment: &Segment<'_>) -> bool {
-    if conn.state != State::TimeWait || !segment.flags.has(Flags::SYN) || segment.flags.has(Flags::ACK) {
-        return false;
-    }
-    match (conn.timestamps, segment.options.timestamps) {
-        (Some(ours), Some((value, _))) if value != ours.recent => {
-            value.wrapping_sub(ours.recent).cast_signed() > 0
-        }
-        _ => segment.seq > conn.rcv_nxt,
-    }
 }

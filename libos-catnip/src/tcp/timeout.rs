@@ -36,6 +36,9 @@ impl Connection {
     }
 
     fn loss_timer_fired(&mut self, io: &mut Io<'_, '_>) {
+        if self.loss_timer != LossTimer::Reordering && self.began_early(io) {
+            return;
+        }
         match self.loss_timer {
             LossTimer::Reordering => {
                 self.loss_timer = LossTimer::Retransmission;
@@ -48,6 +51,19 @@ impl Connection {
             LossTimer::Probe => self.tail_loss_probe(io),
             LossTimer::Retransmission => self.retransmission_timeout(io),
         }
+    }
+
+    /// Whether what is under way was sent after the time that it bears, so that its timer was to begin later, and is not
+    /// yet over.
+    fn began_early(&mut self, io: &mut Io<'_, '_>) -> bool {
+        let Some(last) = self.flight.last().filter(|last| !last.late).copied() else { return false };
+        let Some(end) = io.counters.gaps.end(last.at) else { return false };
+        self.flight.postdate(last.at, end);
+        if self.progress_at == last.at {
+            self.progress_at = end;
+        }
+        self.arm_loss_timer(end);
+        self.timer(Timer::Loss).is_some_and(|at| at > io.cx.now)
     }
 
     /// RFC 8985 §7.3: new data if there is any, else the last segment again.
@@ -113,7 +129,9 @@ impl Connection {
             self.retransmit(io, first);
         }
         self.loss_timer = LossTimer::Retransmission;
-        self.set_timer(Timer::Loss, Some(now + self.rtt.rto()));
+        // Not beyond the time at which it is given up: RFC 5482.
+        let given_up = self.progress_at + self.settings.user_timeout;
+        self.set_timer(Timer::Loss, Some(given_up.min(now + self.rtt.rto())));
     }
 
     /// RFC 9293 §3.8.6.1: for as long as the peer answers, the window may stay closed.
@@ -150,13 +168,18 @@ impl Connection {
             return;
         }
         let (idle, interval) = (self.settings.keep_idle, self.settings.keep_interval);
-        let silent = now - self.heard_at;
-        if silent < idle {
+        if now - self.heard_at < idle {
+            self.keep_probes = 0;
             return self.set_timer(Timer::KeepAlive, Some(self.heard_at + idle));
         }
-        if silent >= idle + interval * self.settings.keep_count {
+        if !self.flight.is_empty() || self.send.unsent() > 0 {
+            // What is under way, or probes the window, asks the same.
+            return self.set_timer(Timer::KeepAlive, Some(now + idle));
+        }
+        if u32::from(self.keep_probes) >= self.settings.keep_count {
             return self.abort(io, &Error::TimedOut);
         }
+        self.keep_probes += 1;
         self.probe_peer(io);
         self.set_timer(Timer::KeepAlive, Some(now + interval));
     }

@@ -4,5 +4,10 @@
 //! `DEMI_SEEDS` says how many seeds of each kind to run, in place of the usual number; `DEMI_SEED` runs a single one, for
 //! the seed that a failure names.
 
+mod ecn;
+mod idle;
+mod listen;
+mod raw;
+mod time_wait;
 mod transfer;
 mod world;

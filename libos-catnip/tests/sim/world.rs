@@ -14,7 +14,7 @@ use demi_api::time::{Clock, Instant};
 use demi_api::token::QToken;
 use demi_api::{Domain, SocketKind};
 use demi_libos_catnip::device::fault::{Fault, FaultConfig, Faults};
-use demi_libos_catnip::device::{Queue, Wire};
+use demi_libos_catnip::device::{Loopback, Queue, Wire};
 use demi_libos_catnip::{Catnip, CatnipSection};
 
 pub(crate) type Host = Demikernel<Catnip>;
@@ -31,19 +31,32 @@ pub(crate) struct World {
 impl World {
     /// Two hosts, 10.0.0.1 and 10.0.0.2, whose frames meet `faults` on their way out.
     pub(crate) fn new(seed: u64, faults: &Faults, mtu: usize, more: &str) -> World {
+        World::over(seed, mtu, more, "", |plug, seed| {
+            Box::new(Fault::new(plug, FaultConfig { seed, tx: faults.clone(), ..FaultConfig::default() }))
+        })
+    }
+
+    /// Two hosts whose devices `device` makes, each from an end of the wire, with more keys for `[catnip]` and
+    /// `[catnip.ip]`.
+    pub(crate) fn over(
+        seed: u64,
+        mtu: usize,
+        more: &str,
+        ip: &str,
+        mut device: impl FnMut(Loopback, u64) -> Box<dyn Queue>,
+    ) -> World {
         let clock = Clock::manual(Instant::from_nanos(1_000_000_000));
         let wire = Wire::new();
-        let host = |number: u8| {
+        let mut host = |number: u8| {
             let text = format!(
                 "[heap]\nsize_mib = 16\nlock = false\nhuge_pages = \"never\"\n\
-                 [catnip]\ntime_wait_ms = 240000\n{more}\n[catnip.ip]\naddresses = [\"10.0.0.{number}/24\"]\n"
+                 [catnip]\ntime_wait_ms = 240000\n{more}\n[catnip.ip]\naddresses = [\"10.0.0.{number}/24\"]\n{ip}\n"
             );
             let config = Config::parse(&text, "sim").unwrap();
             let section = CatnipSection::load(&config).unwrap();
             let plug = wire.plug([2, 0, 0, 0, 0, number], mtu).unwrap();
             let seed = seed << 8 | u64::from(number);
-            let faults = FaultConfig { seed, tx: faults.clone(), ..FaultConfig::default() };
-            let device: Box<dyn Queue> = Box::new(Fault::new(plug, faults));
+            let device = device(plug, seed);
             let rng = fastrand::Rng::with_seed(seed);
             Demikernel::assemble(&config, clock.clone(), rng, |setup, rng| {
                 Catnip::over(&setup, &section, device, rng)
@@ -59,10 +72,16 @@ impl World {
 
     /// Lets both hosts work until they have nothing left to do, then moves time on. False: nothing will ever happen.
     pub(crate) fn step(&self) -> bool {
+        self.step_with(&mut |_| {})
+    }
+
+    /// The same with `other`, who has something on the wire as well and takes what has arrived there.
+    pub(crate) fn step_with(&self, other: &mut dyn FnMut(Instant)) -> bool {
         for _ in 0..TURNS_PER_INSTANT {
             for host in &self.hosts {
                 host.poll().unwrap();
             }
+            other(self.now());
             if self.wire.waiting() > 0 {
                 continue;
             }

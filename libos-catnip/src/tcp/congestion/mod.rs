@@ -441,4 +441,3 @@ impl Congestion {
 fn initial_window(mss: u32) -> u32 {
     (10 * mss).min(14_600.max(2 * mss))
 }
-
