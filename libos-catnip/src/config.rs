@@ -27,9 +27,11 @@ pub struct CatnipSection {
     /// The NIC, by its `kind`: `"loopback"` (default, a wire with nothing else on it), `"memif"`, `"af_xdp"`,
     /// `"af_packet"` or `"tap"`.
     pub device: DeviceSection,
-    /// Bytes that a connection's peer may send ahead of the application; default 1048576, 2048 to 1073741824.
+    /// Bytes that a connection's peer may send ahead of the application at the most; default 1048576, 2048 to 1073741824.
+    /// It begins with 131072 and grows while the application takes what comes as fast as it does.
     pub recv_buffer: u32,
-    /// Bytes that a connection takes from small pushes before they have to wait; default 1048576, 2048 to 1073741824.
+    /// Bytes that a connection takes from small pushes at the most before they have to wait; default 1048576, 2048 to
+    /// 1073741824. It is 131072 until the congestion window is half of that, and then follows it.
     pub send_buffer: u32,
     /// Bytes of datagrams that a socket keeps for the application; default 1048576.
     pub datagram_buffer: usize,
@@ -172,6 +174,30 @@ impl CatnipSection {
                 CookieChoice::Always => SynCookies::Always,
             },
             half_open: self.half_open,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documented_configuration_is_the_default() {
+        let config = Config::parse(include_str!("../../docs/demi.toml"), "demi.toml").unwrap();
+        assert_eq!(CatnipSection::load(&config).unwrap(), CatnipSection::default());
+    }
+
+    #[test]
+    fn values_out_of_range_are_refused_by_name() {
+        for (line, key) in [
+            ("half_open = 0", "half_open"),
+            ("ecn = \"maybe\"", "ecn"),
+            ("time_wait_ms = 240001", "time_wait_ms"),
+        ] {
+            let config = Config::parse(&format!("[catnip]\n{line}\n"), "demi.toml").unwrap();
+            let message = CatnipSection::load(&config).unwrap_err().to_string();
+            assert!(message.contains(key) && message.contains("demi.toml"), "{message}");
         }
     }
 }
