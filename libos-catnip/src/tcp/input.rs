@@ -392,7 +392,9 @@ impl Connection {
         if !(self.wl1 < segment.seq || self.wl1 == segment.seq && self.wl2 <= segment.ack) {
             return false;
         }
-        let window = u32::from(segment.window) << self.send_shift;
+        // RFC 7323 §2.2: the window in a SYN is not scaled.
+        let shift = if segment.flags.has(Flags::SYN) { 0 } else { self.send_shift };
+        let window = u32::from(segment.window) << shift;
         let moved = window != self.window;
         self.window = window;
         self.max_window = self.max_window.max(window);
