@@ -328,10 +328,20 @@ impl Connection {
         if self.sack && !segment.options.sacks.is_empty() {
             self.receive_sacks(io, segment, &mut delivered);
         }
+        let was_closed = self.window == 0;
         let window_moved = self.update_window(segment);
+        if was_closed && self.window > 0 && !self.flight.is_empty() {
+            // What was sent into a closed window was not taken, and that is no sign of congestion.
+            self.flight.lose(true);
+            self.retries = 0;
+            self.loss_timer = LossTimer::Retransmission;
+            self.set_timer(Timer::Loss, Some(io.cx.now + self.rtt.rto()));
+        }
         if before == segment.ack
             && segment.len == 0
             && !window_moved
+            // The answer to a probe of a closed window says nothing about the network.
+            && self.window > 0
             && !segment.flags.has(Flags::FIN)
             && !self.flight.is_empty()
         {
@@ -560,6 +570,10 @@ impl Connection {
         if end > self.rcv_right {
             let beyond = (end - self.rcv_right) as usize;
             let keep = segment.len - beyond.min(segment.len);
+            if keep == 0 {
+                // §3.8.6.1: who probes a closed window is answered.
+                return self.send_ack(io);
+            }
             *segment.payload = segment.payload.split_to(keep);
             segment.len = keep;
         }
@@ -601,8 +615,10 @@ impl Connection {
                 self.deliver(&mut buf.into());
             }
         }
-        // RFC 5681 §4.2: a segment that fills a hole is acknowledged at once.
-        self.send_ack(io);
+        // RFC 5681 §4.2: a segment that fills a hole is acknowledged at once, and so is a FIN.
+        if self.peer_fin != Some(self.rcv_nxt) {
+            self.send_ack(io);
+        }
     }
 
     fn receive_fin(&mut self, io: &mut Io<'_, '_>) {

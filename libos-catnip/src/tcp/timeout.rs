@@ -145,9 +145,13 @@ impl Connection {
         }
         self.retries = self.retries.saturating_add(1);
         self.probe_window(io);
-        if self.send.unsent() > 0 && self.window <= self.nxt - self.una {
-            let after = persist_interval(self.rtt.rto(), self.retries);
-            self.set_timer(Timer::Persist, Some(now + after));
+        let at = Some(now + persist_interval(self.rtt.rto(), self.retries));
+        if !self.flight.is_empty() && self.window == 0 {
+            // What it carried is under way, and stays the probe.
+            self.loss_timer = LossTimer::Retransmission;
+            self.set_timer(Timer::Loss, at);
+        } else if self.flight.is_empty() && self.send.unsent() > 0 {
+            self.set_timer(Timer::Persist, at);
         }
     }
 

@@ -88,7 +88,6 @@ impl World {
                 verdict(result.map(|()| Done::Connected), wanted)
             }
             App::Await(kind) => {
-                self.settle()?;
                 let place = self.flows[flow].tokens.iter().position(|(other, _)| other == kind);
                 let place = place.ok_or(format!("no {kind:?} is outstanding"))?;
                 let (_, token) = self.flows[flow].tokens[place];
