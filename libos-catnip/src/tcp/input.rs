@@ -37,6 +37,8 @@ struct Delivered {
     sent_at: Option<Instant>,
     /// What the peer got twice.
     duplicate: Option<Block>,
+    /// The acknowledgement says nothing new, and was sent for nothing else: RFC 5681 §2.
+    nothing: bool,
 }
 
 impl Delivered {
@@ -337,14 +339,13 @@ impl Connection {
             self.loss_timer = LossTimer::Retransmission;
             self.set_timer(Timer::Loss, Some(io.cx.now + self.rtt.rto()));
         }
-        if before == segment.ack
+        delivered.nothing = before == segment.ack
             && segment.len == 0
             && !window_moved
             // The answer to a probe of a closed window says nothing about the network.
             && self.window > 0
-            && !segment.flags.has(Flags::FIN)
-            && !self.flight.is_empty()
-        {
+            && !segment.flags.has(Flags::FIN);
+        if delivered.nothing && !self.flight.is_empty() {
             self.duplicate_acks = self.duplicate_acks.saturating_add(1);
             io.counters.duplicate_acks += 1;
         } else if segment.ack > before {
@@ -354,7 +355,9 @@ impl Connection {
         if segment.flags.has(Flags::ECE) && self.ecn == Ecn::On && !segment.flags.has(Flags::SYN) {
             self.congestion_experienced(io);
         }
-        if delivered.count > 0 || self.duplicate_acks > 0 {
+        // After the last byte was acknowledged, more may be said of how it arrived.
+        let afterwards = delivered.duplicate.is_some() || delivered.nothing && !self.rack.may_probe();
+        if delivered.count > 0 || self.duplicate_acks > 0 || afterwards {
             self.digest(io, before, &delivered);
         }
         self.note_fin_acked(io);
@@ -434,9 +437,14 @@ impl Connection {
         }
         let in_flight = self.flight.pipe();
         let was_recovering = self.is_recovering();
+        if let Some((left, right)) = delivered.duplicate {
+            // What was sent twice for nothing was not lost: RFC 3708. This may be the last acknowledgement to say so.
+            self.congestion.on_dsack(right - left);
+        }
         self.congestion.on_ack(&Acked {
             now,
-            acked: delivered.count,
+            // RFC 3042 §2: what is reported out of order does not make the window grow.
+            acked: self.una - before,
             in_flight: in_flight + delivered.count,
             rtt: sample,
             srtt: self.rtt.srtt_nanos(),
@@ -447,17 +455,13 @@ impl Connection {
         if self.congestion.in_recovery() {
             self.congestion.on_delivered(delivered.count);
         }
-        let duplicate = delivered.count == 0 && self.duplicate_acks > 0;
-        if self.rack.on_ack_of_probe(self.una, delivered.duplicate, duplicate) == Probe::Repaired
+        let nothing = delivered.nothing && delivered.count == 0;
+        if self.rack.on_ack_of_probe(self.una, delivered.duplicate, nothing) == Probe::Repaired
             && !self.is_recovering()
         {
             // RFC 8985 §7.4.2: a loss that nothing else showed.
-            self.cwr_due |= self.congestion.on_loss(now, self.nxt - self.una, self.nxt);
+            self.cwr_due |= self.congestion.on_loss(now, self.nxt - before, self.nxt);
             self.congestion.exit_recovery();
-        }
-        if let Some((left, right)) = delivered.duplicate {
-            // What was sent twice for nothing was not lost: RFC 3708.
-            self.congestion.on_dsack(right - left);
         }
         if self.sack {
             self.rack.update_reo_wnd(&Reordering {
@@ -471,7 +475,12 @@ impl Connection {
                 srtt: self.rtt.srtt(),
             });
         }
+        let was_proportional = self.congestion.in_recovery();
         self.detect_losses(io, self.una > before);
+        if self.congestion.in_recovery() && !was_proportional {
+            // RFC 9937 §6: what the acknowledgement has delivered that recovery begins with counts as well.
+            self.congestion.on_delivered(delivered.count);
+        }
         self.arm_loss_timer(io.cx.now);
     }
 

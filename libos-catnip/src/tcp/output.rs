@@ -60,13 +60,14 @@ impl Connection {
         let unsent = self.send.unsent().min(u64::from(u32::MAX)) as u32;
         let sent = self.nxt - self.una;
         let offered = self.window.saturating_sub(sent);
-        // RFC 3042: the first two duplicate acknowledgements let a new segment out each.
-        let limited = if !self.is_recovering() && (1..3).contains(&self.duplicate_acks) {
+        // RFC 3042: the first two duplicate acknowledgements let a new segment out each. Where the peer says what it has,
+        // that is no longer taken to be under way, which comes to the same.
+        let limited = if !self.sack && !self.is_recovering() && (1..3).contains(&self.duplicate_acks) {
             u32::from(self.duplicate_acks) * u32::from(self.mss)
         } else {
             0
         };
-        let allowed = self.congestion.quota(self.flight.pipe()).saturating_add(limited);
+        let allowed = self.congestion.quota(self.flight.pipe().saturating_sub(limited));
         let mss = u32::from(self.mss);
         let len = unsent.min(mss).min(offered).min(allowed);
         // §3.8.6.2.1, sender's silly window avoidance, with Nagle's algorithm (§3.7.4).
@@ -94,7 +95,7 @@ impl Connection {
             self.nxt += 1;
         }
         self.flight.push(at, self.nxt, io.cx.now);
-        self.arm_loss_timer_if_idle(io.cx.now);
+        self.arm_loss_timer_on_send(io.cx.now);
     }
 
     fn send_fin(&mut self, io: &mut Io<'_, '_>) {
@@ -103,7 +104,7 @@ impl Connection {
         self.fin = Fin::Sent(at);
         self.nxt += 1;
         self.flight.push(at, self.nxt, io.cx.now);
-        self.arm_loss_timer_if_idle(io.cx.now);
+        self.arm_loss_timer_on_send(io.cx.now);
     }
 
     fn retransmit_lost(&mut self, io: &mut Io<'_, '_>) {
@@ -335,10 +336,21 @@ impl Connection {
 
     // --- timers of what is sent
 
+    /// RFC 6298 §5.1, RFC 8985 §7.2: something was sent for the first time. The retransmission timer goes on; a probe is
+    /// put off.
     #[inline]
-    fn arm_loss_timer_if_idle(&mut self, now: Instant) {
-        if self.timer(Timer::Loss).is_none() || self.loss_timer == LossTimer::Probe {
-            self.arm_loss_timer(now);
+    fn arm_loss_timer_on_send(&mut self, now: Instant) {
+        match (self.timer(Timer::Loss), self.loss_timer) {
+            (Some(_), LossTimer::Reordering) => {}
+            (Some(due), LossTimer::Retransmission) => {
+                if let Some(after) = self.probe_after()
+                    && now + after < due
+                {
+                    self.loss_timer = LossTimer::Probe;
+                    self.set_timer(Timer::Loss, Some(now + after));
+                }
+            }
+            _ => self.arm_loss_timer(now),
         }
     }
 
@@ -353,19 +365,29 @@ impl Connection {
             return;
         }
         let rto = self.rtt.rto();
-        let may_probe =
-            self.sack && !self.is_recovering() && self.rack.may_probe() && !self.flight.has_sacked();
-        let probe = (may_probe && self.state.is_synchronized()).then(|| {
-            // Peers acknowledge two full segments at once, and less than that when it suits them.
-            let segments = self.flight.pipe() / u32::from(self.mss);
-            probe_timeout(self.rtt.srtt(), segments, MAX_ACK_DELAY)
-        });
-        let (kind, after) = match probe {
-            Some(after) if after < rto => (LossTimer::Probe, after),
-            _ => (LossTimer::Retransmission, rto),
+        let (kind, after) = match self.probe_after() {
+            // RFC 8985 §7.2: a probe goes when the retransmission timer would expire, if not before.
+            Some(after) => (LossTimer::Probe, after.min(rto)),
+            None => (LossTimer::Retransmission, rto),
         };
         self.loss_timer = kind;
         self.set_timer(Timer::Loss, Some(now + after));
+    }
+
+    /// After how long to probe for a lost tail, if that is to be done at all.
+    #[inline]
+    fn probe_after(&self) -> Option<Duration> {
+        let may_probe = self.sack
+            && self.window > 0
+            && !self.is_recovering()
+            && self.rack.may_probe()
+            && !self.flight.has_sacked()
+            && self.state.is_synchronized();
+        may_probe.then(|| {
+            // Peers acknowledge two full segments at once, and less than that when it suits them.
+            let segments = self.flight.pipe() / u32::from(self.mss);
+            probe_timeout(self.rtt.srtt(), segments, MAX_ACK_DELAY)
+        })
     }
 
     // --- sizes

@@ -98,7 +98,7 @@ struct Undo {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Acked {
     pub(crate) now: Instant,
-    /// Bytes by which the cumulative acknowledgment has advanced, or that were newly reported by SACK.
+    /// Bytes by which the cumulative acknowledgment has advanced.
     pub(crate) acked: u32,
     /// Bytes that were on the way before it came.
     pub(crate) in_flight: u32,
