@@ -353,7 +353,7 @@ impl Connection {
         }
         // In a SYN, ECE is about ECN itself.
         if segment.flags.has(Flags::ECE) && self.ecn == Ecn::On && !segment.flags.has(Flags::SYN) {
-            self.congestion_experienced(io);
+            self.congestion_experienced(io, before);
         }
         // After the last byte was acknowledged, more may be said of how it arrived.
         let afterwards = delivered.duplicate.is_some() || delivered.nothing && !self.rack.may_probe();
@@ -533,9 +533,9 @@ impl Connection {
 
     /// RFC 3168 §6.1.2: once for a window of data.
     #[cold]
-    fn congestion_experienced(&mut self, io: &mut Io<'_, '_>) {
+    fn congestion_experienced(&mut self, io: &mut Io<'_, '_>, before: SeqNum) {
         io.counters.ecn_echoes += 1;
-        self.cwr_due |= self.congestion.on_ecn(io.cx.now, self.nxt - self.una, self.una, self.nxt);
+        self.cwr_due |= self.congestion.on_ecn(io.cx.now, self.nxt - before, self.una, self.nxt);
     }
 
     /// What depends on our FIN being acknowledged.

@@ -189,7 +189,9 @@ impl Congestion {
             self.srtt = ack.srtt;
         }
         let before = std::mem::replace(&mut self.active, ack.now);
-        if ack.snd_una >= self.recover {
+        // RFC 3168 §6.1.2: after a mark, only what was sent after it shows that CWR has arrived.
+        let beyond = self.phase != Phase::Marked || ack.snd_una > self.recover;
+        if ack.snd_una >= self.recover && beyond {
             let was = self.phase;
             if was == Phase::Open {
                 // A round trip after the end of recovery, no more proof is to come that it was a mistake.
@@ -287,7 +289,7 @@ impl Congestion {
         snd_una: SeqNum,
         snd_nxt: SeqNum,
     ) -> bool {
-        if self.phase != Phase::Open && snd_una < self.recover {
+        if self.phase != Phase::Open && snd_una <= self.recover {
             return false;
         }
         self.reduce(flight_size);

@@ -199,6 +199,9 @@ fn rfc3168_6_1_2_a_mark_reduces_once_a_round_and_not_beside_a_loss() {
     assert_eq!(path.congestion.cwnd(), 10 * MSS);
     path.ack(path.flight(), true);
     path.fill();
+    // The end of that round: the peer does not know of it yet.
+    assert!(!mark(&mut path));
+    path.ack(MSS, true);
     assert!(mark(&mut path));
     assert!(!path.congestion.undo(), "a mark is no mistake");
 }
