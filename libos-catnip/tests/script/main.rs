@@ -13,6 +13,7 @@
 //! | `> S. 0:0(0) ack 1 <mss 1460,*>` | the stack sends one, now or after the line's time, and nothing before it |
 //! | `< icmp too_big 1300 seq 1` | the peer, or a router, sends an error about a segment |
 //! | `expect nothing` | the stack is silent up to here |
+//! | `ignore` | what it has sent up to here does not matter |
 //! | `connect`, `accept`, `push 10`, `pop`, `close` … `-> ok` | the application does something, with that outcome |
 //! | `await pop -> 10` | something that the application did before has that outcome now |
 //! | `count tcp_timeouts 1` | a counter stands at that |

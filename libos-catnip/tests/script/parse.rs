@@ -43,6 +43,8 @@ pub(crate) enum Statement {
     Expect(Spec),
     Icmp(Icmp),
     Nothing,
+    /// What was sent and not asked for up to here does not matter.
+    Ignore,
     App(App, Option<Outcome>),
 }
 
@@ -485,6 +487,7 @@ fn statement(text: &str) -> Parsed<Statement> {
         "<" => Statement::Send(spec(&mut words)?),
         ">" => Statement::Expect(spec(&mut words)?),
         "expect" if words.skip_if("nothing") => Statement::Nothing,
+        "ignore" => Statement::Ignore,
         verb => {
             let (asked, result) = match words.rest.split_once("->") {
                 Some((asked, result)) => (asked, Some(outcome(result)?)),

@@ -248,7 +248,7 @@ impl World {
 
     fn line(&mut self, line: &Line) -> Outcome {
         let flow = self.flow(&line.flow);
-        for _ in 0..line.repeat {
+        for time in 0..line.repeat {
             if let [Statement::Expect(spec)] = &line.statements[..] {
                 self.expect(flow, spec, line.when)?;
                 continue;
@@ -259,6 +259,9 @@ impl World {
                 self.advance(self.now)?;
             } else {
                 self.now = self.now.max(self.clock.now());
+            }
+            if time == 0 && !matches!(line.statements[0], Statement::Expect(_) | Statement::Ignore) {
+                self.nothing_unasked()?;
             }
             for statement in &line.statements {
                 self.statement(flow, statement)?;
@@ -271,15 +274,16 @@ impl World {
     }
 
     fn statement(&mut self, flow: usize, statement: &Statement) -> Outcome {
-        if let Statement::Expect(spec) = statement {
-            return self.expect(flow, spec, When::Now);
-        }
-        self.nothing_unasked()?;
         match statement {
+            Statement::Expect(spec) => self.expect(flow, spec, When::Now),
             Statement::Send(spec) => self.send(flow, spec),
             Statement::Icmp(icmp) => self.send_icmp(flow, icmp),
             Statement::App(app, outcome) => self.app(flow, app, outcome.as_ref()),
-            Statement::Expect(_) | Statement::Nothing => Ok(()),
+            Statement::Nothing => self.nothing_unasked(),
+            Statement::Ignore => {
+                self.seen.clear();
+                Ok(())
+            }
         }
     }
 
