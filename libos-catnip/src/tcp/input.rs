@@ -481,7 +481,10 @@ impl Connection {
             // RFC 9937 §6: what the acknowledgement has delivered that recovery begins with counts as well.
             self.congestion.on_delivered(delivered.count);
         }
-        self.arm_loss_timer(io.cx.now);
+        // RFC 6298 §5.3, RFC 8985 §7.2: from what is delivered on. A peer that repeats itself does not put it off.
+        if delivered.count > 0 || self.timer(Timer::Loss).is_none() {
+            self.arm_loss_timer(io.cx.now);
+        }
     }
 
     /// RFC 8985 §6.2 step 5 where the peer says what it has; RFC 6582 where it does not.
