@@ -35,6 +35,9 @@ const MAX_PIECES: usize = demi_api::sga::MAX_SEGMENTS - 1;
 /// What a datagram costs of the receive buffer besides its bytes.
 const OVERHEAD: usize = 128;
 
+/// Datagrams that wait in the frames that they came in.
+const FEW: usize = 32;
+
 const FIRST_PORT: u16 = 49152;
 
 #[derive(Debug)]
@@ -344,6 +347,9 @@ impl Udp {
             return;
         }
         socket.bytes += cost;
+        if socket.ready.len() >= FEW && sga.len() <= COPY_THRESHOLD {
+            sga = copied(cx, sga);
+        }
         socket.ready.push_back(sga);
     }
 
@@ -435,6 +441,18 @@ impl Udp {
         visit("udp_dropped", self.dropped);
         visit("udp_malformed", self.malformed);
     }
+}
+
+/// The same in a buffer of its own size, so that a datagram of a few bytes does not pin the frame that it came in.
+fn copied(cx: &Cx<'_>, sga: SgArray) -> SgArray {
+    let mut copy = SgArray::new();
+    if !sga.is_empty() {
+        let Ok(mut buf) = cx.heap.alloc(sga.len()) else { return sga };
+        sga.copy_to(&mut buf);
+        copy = buf.freeze().into();
+    }
+    copy.set_peer(sga.peer().cloned());
+    copy
 }
 
 fn is_group(addr: IpAddr) -> bool {

@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use demi_api::error::Error;
 use demi_api::libos::Cx;
-use demi_api::memalloc::Buf;
+use demi_api::memalloc::{Buf, Heap};
 use demi_api::op::Done;
 use demi_api::sga::{MAX_SEGMENTS, SgArray};
 use demi_api::time::Instant;
@@ -41,6 +41,7 @@ use super::rtt::Rtt;
 use super::segment::Segment;
 use super::send::SendBuffer;
 use super::seq::SeqNum;
+use super::small::{self, FEW};
 use crate::ip::{Ip, Path};
 
 /// What a connection's code works with.
@@ -347,7 +348,7 @@ impl Connection {
             self.congestion.idle_restart(io.cx.now, rto);
         }
         if at_once {
-            self.send.append_done(sga);
+            self.send.append_small(io.cx.heap, sga);
         } else {
             self.send.append(sga, token);
         }
@@ -417,12 +418,19 @@ impl Connection {
 
     /// Takes in data that has arrived in order.
     #[inline]
-    pub(crate) fn deliver(&mut self, payload: &mut SgArray) {
+    pub(crate) fn deliver(&mut self, heap: &Heap, payload: &mut SgArray) {
         let received = &mut self.received;
         payload.drain_to(|buf| {
             if !buf.is_empty() {
                 received.bytes += buf.len() as u32;
-                received.ready.push_back(buf);
+                if received.ready.len() >= FEW
+                    && let Some(last) = received.ready.back_mut()
+                    && let Some(both) = small::join(heap, last, &buf)
+                {
+                    *last = both;
+                } else {
+                    received.ready.push_back(buf);
+                }
             }
         });
     }

@@ -167,7 +167,7 @@ impl Connection {
         match self.received.whole_pop(len as usize) {
             Some(token) => io.cx.done.post(token, Ok(Done::Popped(std::mem::take(segment.payload)))),
             None => {
-                self.deliver(segment.payload);
+                self.deliver(io.cx.heap, segment.payload);
                 self.serve_pops(io);
             }
         }

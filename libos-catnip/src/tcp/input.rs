@@ -616,7 +616,7 @@ impl Connection {
     fn receive_in_order(&mut self, io: &mut Io<'_, '_>, payload: &mut SgArray, len: u32) {
         self.rcv_nxt += len;
         if !self.read_shut {
-            self.deliver(payload);
+            self.deliver(io.cx.heap, payload);
         }
         if self.reassembly.is_empty() {
             return;
@@ -624,7 +624,7 @@ impl Connection {
         for buf in self.reassembly.take_ready(self.rcv_nxt) {
             self.rcv_nxt += buf.len() as u32;
             if !self.read_shut {
-                self.deliver(&mut buf.into());
+                self.deliver(io.cx.heap, &mut buf.into());
             }
         }
         // RFC 5681 §4.2: a segment that fills a hole is acknowledged at once, and so is a FIN.

@@ -7,7 +7,7 @@
 //! | `demux` | which connection a segment is for; local ports; initial sequence numbers |
 //! | `conn`, `input`, `expected`, `output`, `timeout` | one connection |
 //! | `time_wait` | what is left of one |
-//! | `send`, `flight`, `reassembly` | its data: pushed, under way, out of order |
+//! | `send`, `flight`, `reassembly`, `small` | its data: pushed, under way, out of order; in small pieces |
 //! | `rtt`, `rack`, `congestion` | what it knows of the network |
 //! | `gaps` | when what was pushed was pushed |
 //! | `segment`, `seq` | headers, sequence numbers |
@@ -30,6 +30,7 @@ mod rtt;
 mod segment;
 mod send;
 mod seq;
+mod small;
 mod sockets;
 mod time_wait;
 mod timeout;

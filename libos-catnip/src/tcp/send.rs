@@ -7,10 +7,12 @@ use std::collections::VecDeque;
 
 use demi_api::error::Error;
 use demi_api::libos::Cx;
-use demi_api::memalloc::Buf;
+use demi_api::memalloc::{Buf, Heap};
 use demi_api::op::{Done, Position};
 use demi_api::sga::SgArray;
 use demi_api::token::QToken;
+
+use super::small::{self, FEW};
 
 #[derive(Debug, Default)]
 pub(crate) struct SendBuffer {
@@ -68,6 +70,29 @@ impl SendBuffer {
             if !chunk.is_empty() {
                 self.len += chunk.len() as u64;
                 self.chunks.push_back(chunk);
+            }
+        });
+    }
+
+    /// The same for a small array, behind pushes that are all done: when many wait, they are copied together.
+    #[inline]
+    pub(crate) fn append_small(&mut self, heap: &Heap, sga: &mut SgArray) {
+        if self.chunks.len() < FEW {
+            return self.append_done(sga);
+        }
+        sga.drain_to(|chunk| {
+            let place = self.chunks.len() - 1;
+            let both = self.chunks.back().and_then(|last| small::join(heap, last, &chunk));
+            self.len += chunk.len() as u64;
+            match both {
+                Some(both) => {
+                    if self.next.0 > place {
+                        self.next = (place, both.len() - chunk.len());
+                    }
+                    self.chunks[place] = both;
+                }
+                None if chunk.is_empty() => {}
+                None => self.chunks.push_back(chunk),
             }
         });
     }
@@ -235,7 +260,7 @@ impl Range<'_> {
 
 #[cfg(test)]
 mod tests {
-    use demi_api::memalloc::{Heap, HeapConfig};
+    use demi_api::memalloc::HeapConfig;
     use demi_api::time::Instant;
     use demi_api::token::Completions;
     use proptest::prelude::*;
@@ -244,7 +269,7 @@ mod tests {
 
     #[derive(Debug, Clone)]
     enum Step {
-        Append(Vec<usize>),
+        Append(Vec<usize>, bool),
         Send(usize),
         Ack(usize),
         Look(usize, usize),
@@ -252,7 +277,8 @@ mod tests {
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
         let step = prop_oneof![
-            prop::collection::vec(0..40usize, 0..5).prop_map(Step::Append),
+            (prop::collection::vec(0..40usize, 0..5), any::<bool>())
+                .prop_map(|(lens, small)| Step::Append(lens, small)),
             (0..60usize).prop_map(Step::Send),
             (0..60usize).prop_map(Step::Ack),
             (0..80usize, 0..80usize).prop_map(|(from, len)| Step::Look(from, len)),
@@ -271,14 +297,18 @@ mod tests {
             let (mut bytes, mut sent, mut fill) = (Vec::new(), 0, 0u8);
             for step in steps {
                 match step {
-                    Step::Append(lens) => {
+                    Step::Append(lens, small) => {
                         let mut sga = SgArray::new();
                         for len in lens {
                             let part: Vec<u8> = (0..len).map(|_| { fill = fill.wrapping_add(1); fill }).collect();
                             bytes.extend(&part);
                             sga.push(heap.copy_from(&part).unwrap()).unwrap();
                         }
-                        buffer.append_done(&mut sga);
+                        if small {
+                            buffer.append_small(&heap, &mut sga);
+                        } else {
+                            buffer.append_done(&mut sga);
+                        }
                     }
                     Step::Send(count) => {
                         let count = count.min(bytes.len() - sent);

@@ -1,20 +1,15 @@
 //! A run of data without a gap.
 //!
 //! Invariant: the lengths of its buffers add up to `end - begin`. Of two neighbours one is not small, or together they
-//! are long, unless two runs met between them.
+//! are long, as far as there was memory to copy them.
 
 use std::collections::VecDeque;
 
 use demi_api::memalloc::{Buf, Heap};
 
 use super::super::seq::SeqNum;
+use super::super::small::is_copied;
 use super::MAX_PIECES;
-
-/// A buffer shorter than this is copied to its neighbour,
-const SMALL: usize = 512;
-
-/// unless together they would be longer than this.
-const COPIED: usize = 2048;
 
 #[derive(Debug)]
 pub(super) struct Island {
@@ -62,9 +57,4 @@ impl Island {
         self.begin = self.begin - len;
         Some(more)
     }
-}
-
-/// Whether two neighbours become one buffer, so that a small one does not pin a whole frame.
-fn is_copied(one: &Buf, other: &Buf) -> bool {
-    one.len().min(other.len()) < SMALL && one.len() + other.len() <= COPIED
 }

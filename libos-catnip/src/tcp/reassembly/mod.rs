@@ -22,6 +22,7 @@ use demi_api::sga::SgArray;
 use self::island::Island;
 use super::segment::Block;
 use super::seq::SeqNum;
+use super::small;
 
 /// Most runs of data, between which there are gaps.
 pub(crate) const MAX_ISLANDS: usize = 64;
@@ -220,7 +221,7 @@ impl Sea {
                 at = limit;
             }
             if self.islands.get(index + 1).is_some_and(|after| after.begin == limit) {
-                self.join(index);
+                self.join(heap, index);
             } else {
                 break;
             }
@@ -244,9 +245,16 @@ impl Sea {
     }
 
     /// Joins an island and the next one, between which there is no gap any more.
-    fn join(&mut self, index: usize) {
+    fn join(&mut self, heap: &Heap, index: usize) {
         let mut after = self.islands.remove(index + 1);
         let island = &mut self.islands[index];
+        if let (Some(last), Some(first)) = (island.pieces.back_mut(), after.pieces.front())
+            && let Some(both) = small::join(heap, last, first)
+        {
+            *last = both;
+            after.pieces.pop_front();
+            self.pieces -= 1;
+        }
         island.end = after.end;
         island.touched = island.touched.max(after.touched);
         // The fewer buffers move.
