@@ -21,6 +21,31 @@ fn the_corpus_of_config_is_harmless() {
     replay("config", fuzz::config);
 }
 
+#[test]
+fn the_corpus_of_ingress_is_harmless() {
+    replay("ingress", fuzz::ingress);
+}
+
+#[test]
+fn the_corpus_of_script_is_harmless() {
+    replay("script", fuzz::script);
+}
+
+#[test]
+fn the_corpus_of_middle_is_harmless() {
+    replay("middle", fuzz::middle);
+}
+
+#[test]
+fn the_corpus_of_memif_control_is_harmless() {
+    replay("memif_control", fuzz::memif_control);
+}
+
+#[test]
+fn the_corpus_of_memif_rings_is_harmless() {
+    replay("memif_rings", fuzz::memif_rings);
+}
+
 fn replay(target: &str, run: fn(&[u8])) {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
     let mut files = 0;
@@ -100,6 +125,19 @@ proptest! {
         let data = parts.concat();
         fuzz::resp(&data);
         fuzz::frames(&[&[7, data.len() as u8 % 7][..], &data].concat());
+    }
+
+    #[test]
+    fn random_input_to_catnip_is_harmless(data in prop::collection::vec(any::<u8>(), 0..200)) {
+        fuzz::ingress(&data);
+        fuzz::script(&data);
+        fuzz::middle(&data);
+    }
+
+    #[test]
+    fn random_peers_of_a_memif_are_harmless(data in prop::collection::vec(any::<u8>(), 0..100)) {
+        fuzz::memif_control(&data);
+        fuzz::memif_rings(&data);
     }
 
     #[test]

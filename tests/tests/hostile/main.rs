@@ -1,6 +1,7 @@
 //! Input from those who mean harm, or do not know what they do: an error that says what is wrong, no panic, no leak.
 #![forbid(unsafe_code)]
 
+mod catnip;
 mod connections;
 mod frames;
 mod numbers;

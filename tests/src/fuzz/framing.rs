@@ -1,6 +1,4 @@
-//! What the fuzz targets run: functions of any bytes, which must hold whatever these are.
-//!
-//! The targets are in `fuzz/`, with their corpora; an ordinary test runs these through the same functions.
+//! Messages in streams: the codecs, and RESP by itself.
 
 use std::mem::discriminant;
 
@@ -64,16 +62,6 @@ pub fn resp(data: &[u8]) {
         // What the parser has not approved is no reason to panic either.
         read(demi.heap(), rest);
     });
-}
-
-/// A configuration is accepted, or refused with a message that names the file.
-pub fn config(data: &[u8]) {
-    let Ok(text) = std::str::from_utf8(data) else { return };
-    match Config::parse(text, "fuzz.toml") {
-        Ok(config) => assert!(config.heap.size_mib >= 2),
-        Err(Error::Config(message)) => assert!(message.contains("fuzz.toml"), "{message}"),
-        Err(other) => panic!("{other}"),
-    }
 }
 
 /// The messages that a stream is cut into, and what follows the last one.
