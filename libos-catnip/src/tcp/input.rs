@@ -368,7 +368,8 @@ impl Connection {
     #[inline]
     fn advance(&mut self, io: &mut Io<'_, '_>, ack: SeqNum, delivered: &mut Delivered) {
         let mut count = ack - self.una;
-        if self.una == self.iss {
+        // The number of the SYN comes round again after four GiB, and is a byte's then.
+        if self.una == self.iss && self.send.acked() == 0 {
             count -= 1;
         }
         if matches!(self.fin, Fin::Sent(fin) if ack > fin && self.una <= fin) {

@@ -52,6 +52,12 @@ impl SendBuffer {
         self.len - self.sent
     }
 
+    /// Bytes acknowledged since the connection began.
+    #[inline]
+    pub(crate) fn acked(&self) -> u64 {
+        self.acked
+    }
+
     pub(crate) fn has_pushes(&self) -> bool {
         !self.pushes.is_empty()
     }
