@@ -517,7 +517,7 @@ impl Tcp {
         let Some(Socket::Connection(entry)) = self.sockets.get_mut(key) else { return };
         let conn = &mut entry.conn;
         // RFC 5927 §4.1: about something that is under way, or whoever sent it is guessing.
-        if !(conn.una <= seq && seq < conn.nxt) {
+        if seq - conn.una >= conn.nxt - conn.una {
             return;
         }
         let mut io = Io { cx: env.cx, ip: env.ip, counters: &mut self.counters };
