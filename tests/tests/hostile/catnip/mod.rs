@@ -2,6 +2,7 @@
 //! meanwhile.
 
 mod floods;
+mod forged;
 mod noise;
 mod peers;
 mod processes;
