@@ -276,8 +276,9 @@ impl Connection {
         let space = segment.space();
         let inside = |seq: SeqNum| self.rcv_nxt <= seq && seq < self.rcv_right;
         match (space, window) {
-            (0, 0) => segment.seq == self.rcv_nxt,
-            (0, _) => inside(segment.seq) || segment.seq == self.rcv_nxt,
+            // The right edge too: a peer whose window is used up says so there, whatever of it is still on its way, and
+            // what it acknowledges counts (MUST-66).
+            (0, _) => inside(segment.seq) || segment.seq == self.rcv_right,
             // MUST-66: what a segment says besides its text counts though the window is closed.
             (_, 0) => segment.seq == self.rcv_nxt,
             _ => inside(segment.seq) || inside(segment.seq + (space - 1)),

@@ -196,6 +196,10 @@ impl Connection {
     }
 
     /// SEG.WND for what is sent now, and the promise that it is.
+    ///
+    /// The promise is the furthest right edge that was ever offered, and never moves back (§3.8.6). A new one lies a
+    /// multiple of the unit of windows ahead. Later windows cut off what is no whole unit, so the peer may see an edge
+    /// that is up to one unit less, but what it has sent by an earlier one is still taken (RFC 7323 §2.4).
     #[inline]
     fn take_window(&mut self) -> u16 {
         let free = self.recv_limit.saturating_sub(self.received.bytes);
@@ -235,6 +239,15 @@ impl Connection {
         }
     }
 
+    /// The sequence number of a segment without text. Behind the window, where a probe has gone, the peer would drop it,
+    /// acknowledgement and all. A window may be short by less than its unit, which is no reason to go back.
+    #[inline]
+    fn acceptable_seq(&self) -> SeqNum {
+        let beyond = (self.nxt - self.una).saturating_sub(self.window);
+        let short = self.window > 0 && beyond < 1 << self.send_shift;
+        if short { self.nxt } else { self.nxt - beyond }
+    }
+
     pub(crate) fn send_ack(&mut self, io: &mut Io<'_, '_>) {
         if matches!(self.state, State::Closed | State::SynSent) {
             return;
@@ -242,7 +255,7 @@ impl Connection {
         if self.state == State::SynReceived {
             return self.send_syn(io);
         }
-        self.emit(io, self.nxt, Flags::ACK, 0, 0);
+        self.emit(io, self.acceptable_seq(), Flags::ACK, 0, 0);
     }
 
     /// RFC 5961 §7: an acknowledgement that makes the peer say something that only it can know, at a limited rate.

@@ -10,4 +10,5 @@ mod listen;
 mod raw;
 mod time_wait;
 mod transfer;
+mod window;
 mod world;

@@ -36,6 +36,20 @@ impl World {
         })
     }
 
+    /// The same, with something put before the device of each host.
+    pub(crate) fn with(
+        seed: u64,
+        faults: &Faults,
+        mtu: usize,
+        more: &str,
+        before: impl Fn(usize, Box<dyn Queue>) -> Box<dyn Queue>,
+    ) -> World {
+        World::over(seed, mtu, more, "", |plug, seed| {
+            let faults = FaultConfig { seed, tx: faults.clone(), ..FaultConfig::default() };
+            before((seed & 0xff) as usize - 1, Box::new(Fault::new(plug, faults)))
+        })
+    }
+
     /// Two hosts whose devices `device` makes, each from an end of the wire, with more keys for `[catnip]` and
     /// `[catnip.ip]`.
     pub(crate) fn over(
