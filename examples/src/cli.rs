@@ -16,6 +16,9 @@ pub struct Common {
     /// Configuration file (TOML); without it the file that DEMI_CONFIG names, else the defaults
     #[arg(long, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
+    /// At the end, print what the instance has counted, as one JSON object on standard error
+    #[arg(long, global = true)]
+    counters: bool,
 }
 
 /// Parses the arguments, makes an instance with `open`, runs `run`; a failure is one line on standard error.
@@ -33,7 +36,12 @@ where
     start_logging();
     let outcome = load(args.as_ref()).and_then(|config| {
         let demi = open(&config)?;
-        run(&demi, args)
+        let counters = args.as_ref().counters;
+        let outcome = run(&demi, args);
+        if counters {
+            print_counters(&demi);
+        }
+        outcome
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -42,6 +50,18 @@ where
             ExitCode::FAILURE
         }
     }
+}
+
+/// One line, also where the program failed: that is when it is wanted most.
+fn print_counters<L: LibOs>(demi: &Demikernel<L>) {
+    let Ok(counted) = demi.counters() else { return };
+    let mut object = serde_json::Map::new();
+    object.insert("turns".into(), counted.turns.into());
+    object.insert("sleeps".into(), counted.sleeps.into());
+    object.insert("overdue_turns".into(), counted.overdue_turns.into());
+    object.insert("longest_gap_us".into(), (counted.longest_gap.as_micros() as u64).into());
+    object.extend(counted.libos.iter().map(|(name, value)| ((*name).to_owned(), (*value).into())));
+    let _ = writeln!(io::stderr().lock(), "{}", serde_json::Value::Object(object));
 }
 
 /// Writes a line to standard output at once. Nobody there to read it is not an error.

@@ -7,6 +7,7 @@ use demi_api::error::Error;
 use demi_api::memalloc::Heap;
 use serde::Deserialize;
 
+use crate::aids::{FaultSection, PcapSection};
 use crate::device::memif::{Memif, MemifConfig};
 use crate::device::packet::{Packet, PacketConfig};
 use crate::device::tap::{Tap, TapConfig};
@@ -49,6 +50,10 @@ pub struct CatnipSection {
     /// nothing, but round the segment size down and know no options without timestamps; `"always"` does so with every call;
     /// `"off"` drops them.
     pub syn_cookies: CookieChoice,
+    /// Faults between the device and the stack; none without the section.
+    pub fault: Option<FaultSection>,
+    /// A recording of all frames; none without the section.
+    pub pcap: Option<PcapSection>,
 }
 
 /// Values of `catnip.congestion`.
@@ -110,6 +115,8 @@ impl Default for CatnipSection {
             ecn: EcnChoice::Accept,
             half_open: 1024,
             syn_cookies: CookieChoice::Auto,
+            fault: None,
+            pcap: None,
         }
     }
 }
@@ -130,13 +137,15 @@ impl CatnipSection {
         range("time_wait_ms", section.time_wait_ms, 0, 240_000)?;
         range("half_open", section.half_open as u64, 1, 65_536)?;
         section.ip.check()?;
+        section.fault.as_ref().map_or(Ok(()), |fault| fault.check(config))?;
+        section.pcap.as_ref().map_or(Ok(()), |pcap| pcap.check(config))?;
         Ok(section)
     }
 
-    /// Opens the device, whose frames are to lie in `heap`: what an instance does at its start, for programs that use
+    /// Opens the device, whose frames are to lie in `heap`, with what stands before it: what an instance does at its start, for programs that use
     /// the device without it.
     pub fn open(&self, heap: &Heap) -> Result<Box<dyn Queue>, Error> {
-        Ok(match &self.device {
+        let mut device: Box<dyn Queue> = match &self.device {
             DeviceSection::Loopback => {
                 let plugged = Wire::new().plug(OWN_MAC, 1500);
                 Box::new(plugged.map_err(|errno| Error::System(errno.raw_os_error()))?)
@@ -151,7 +160,14 @@ impl CatnipSection {
             }
             DeviceSection::AfPacket(config) => Box::new(Packet::open(config)?),
             DeviceSection::Tap(config) => Box::new(Tap::open(config)?),
-        })
+        };
+        if let Some(fault) = &self.fault {
+            device = fault.before(device);
+        }
+        if let Some(pcap) = &self.pcap {
+            device = pcap.before(device)?;
+        }
+        Ok(device)
     }
 
     /// What of it concerns TCP.

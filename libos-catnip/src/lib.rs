@@ -22,8 +22,10 @@
 //! | `timer`, `ports` | a timer wheel; who has which port |
 //! | `udp` | RFC 768 |
 //! | `tcp` | RFC 9293 and what was added to it |
+//! | `aids` | faults and recordings that the configuration puts before any device |
 //! | `catnip` | the [`LibOs`](demi_api::libos::LibOs): descriptors above, frames below |
 
+mod aids;
 mod catnip;
 mod config;
 pub mod device;
@@ -33,6 +35,7 @@ mod tcp;
 mod timer;
 mod udp;
 
+pub use self::aids::{FaultSection, PcapSection};
 pub use self::catnip::Catnip;
 pub use self::config::{CatnipSection, CongestionChoice, CookieChoice, DeviceSection, EcnChoice};
 pub use self::ip::{IpConfig, RouteConfig};

@@ -60,6 +60,44 @@ pub trait Queue {
     fn counters(&self, visit: &mut dyn FnMut(&'static str, u64));
 }
 
+/// A device chosen at run time, so that what stands before a device can stand before this one too.
+impl<Q: Queue + ?Sized> Queue for Box<Q> {
+    fn caps(&self) -> &Caps {
+        (**self).caps()
+    }
+
+    #[inline]
+    fn rx_burst(&mut self, cx: &DeviceCx<'_>, inbox: &mut Vec<Frame>) -> usize {
+        (**self).rx_burst(cx, inbox)
+    }
+
+    #[inline]
+    fn tx_burst(&mut self, cx: &DeviceCx<'_>, outbox: &mut VecDeque<Frame>) -> usize {
+        (**self).tx_burst(cx, outbox)
+    }
+
+    #[inline]
+    fn reclaim(&mut self) -> usize {
+        (**self).reclaim()
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        (**self).next_deadline()
+    }
+
+    fn wait_fd(&self) -> BorrowedFd<'_> {
+        (**self).wait_fd()
+    }
+
+    fn arm(&mut self, cx: &DeviceCx<'_>) -> bool {
+        (**self).arm(cx)
+    }
+
+    fn counters(&self, visit: &mut dyn FnMut(&'static str, u64)) {
+        (**self).counters(visit);
+    }
+}
+
 /// What a call into a device may use.
 #[derive(Clone, Copy, Debug)]
 pub struct DeviceCx<'a> {
