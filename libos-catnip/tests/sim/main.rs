@@ -9,6 +9,7 @@ mod idle;
 mod listen;
 mod raw;
 mod time_wait;
+mod tail;
 mod transfer;
 mod window;
 mod world;

@@ -1,16 +1,13 @@
 //! What receivers promise, seen from the wire.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
-use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
-use demi_api::time::Instant;
+use demi_libos_catnip::device::Frame;
 use demi_libos_catnip::device::fault::Faults;
-use demi_libos_catnip::device::{Caps, DeviceCx, Frame, Queue};
 
-use crate::world::World;
+use crate::world::{Watched, World};
 
 const LIMIT: Duration = Duration::from_secs(600);
 
@@ -29,12 +26,6 @@ struct Sent {
 
 type Log = Rc<RefCell<Vec<Sent>>>;
 
-/// A device that notes the TCP segments that go out.
-struct Noting {
-    device: Box<dyn Queue>,
-    log: Log,
-}
-
 fn parse(frame: &Frame) -> Option<Sent> {
     let bytes = frame.data.to_vec();
     let ip = bytes.strip_prefix(&bytes[..12])?.strip_prefix(&[8, 0])?;
@@ -50,43 +41,12 @@ fn parse(frame: &Frame) -> Option<Sent> {
     })
 }
 
-impl Queue for Noting {
-    fn caps(&self) -> &Caps {
-        self.device.caps()
-    }
-
-    fn rx_burst(&mut self, cx: &DeviceCx<'_>, inbox: &mut Vec<Frame>) -> usize {
-        self.device.rx_burst(cx, inbox)
-    }
-
-    fn tx_burst(&mut self, cx: &DeviceCx<'_>, outbox: &mut VecDeque<Frame>) -> usize {
-        // The wire takes all there is.
-        self.log.borrow_mut().extend(outbox.iter().filter_map(parse));
-        self.device.tx_burst(cx, outbox)
-    }
-
-    fn next_deadline(&self) -> Option<Instant> {
-        self.device.next_deadline()
-    }
-
-    fn wait_fd(&self) -> BorrowedFd<'_> {
-        self.device.wait_fd()
-    }
-
-    fn arm(&mut self, cx: &DeviceCx<'_>) -> bool {
-        self.device.arm(cx)
-    }
-
-    fn counters(&self, visit: &mut dyn FnMut(&'static str, u64)) {
-        self.device.counters(visit);
-    }
-}
-
 /// A world whose hosts' segments are noted.
 fn noted(faults: &Faults, more: &str) -> (World, [Log; 2]) {
     let logs: [Log; 2] = Default::default();
     let world = World::with(7, faults, 1500, more, |host, device| {
-        Box::new(Noting { device, log: Rc::clone(&logs[host]) })
+        let log = Rc::clone(&logs[host]);
+        Watched::new(device, move |outbox| log.borrow_mut().extend(outbox.iter().filter_map(parse)))
     });
     (world, logs)
 }

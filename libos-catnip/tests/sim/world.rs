@@ -3,6 +3,8 @@
 //! Invariant: nothing in here looks at a real clock. The world's time stands while hosts work, and jumps to the next
 //! deadline of any of them when all have nothing to do.
 
+use std::collections::VecDeque;
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use demi_api::config::Config;
@@ -14,7 +16,7 @@ use demi_api::time::{Clock, Instant};
 use demi_api::token::QToken;
 use demi_api::{Domain, SocketKind};
 use demi_libos_catnip::device::fault::{Fault, FaultConfig, Faults};
-use demi_libos_catnip::device::{Loopback, Queue, Wire};
+use demi_libos_catnip::device::{Caps, DeviceCx, Frame, Loopback, Queue, Wire};
 use demi_libos_catnip::{Catnip, CatnipSection};
 
 pub(crate) type Host = Demikernel<Catnip>;
@@ -173,5 +175,52 @@ impl World {
     pub(crate) fn counter(&self, host: usize, name: &str) -> u64 {
         let counters = self.hosts[host].counters().unwrap().libos;
         counters.iter().find(|(other, _)| *other == name).unwrap_or_else(|| panic!("no counter {name}")).1
+    }
+}
+
+/// A device whose frames are looked at on their way out, and may be taken away.
+pub(crate) struct Watched<F> {
+    device: Box<dyn Queue>,
+    watch: F,
+}
+
+impl<F: FnMut(&mut VecDeque<Frame>) + 'static> Watched<F> {
+    pub(crate) fn new(device: Box<dyn Queue>, watch: F) -> Box<dyn Queue> {
+        Box::new(Watched { device, watch })
+    }
+}
+
+impl<F: FnMut(&mut VecDeque<Frame>)> Queue for Watched<F> {
+    fn caps(&self) -> &Caps {
+        self.device.caps()
+    }
+
+    fn rx_burst(&mut self, cx: &DeviceCx<'_>, inbox: &mut Vec<Frame>) -> usize {
+        self.device.rx_burst(cx, inbox)
+    }
+
+    fn tx_burst(&mut self, cx: &DeviceCx<'_>, outbox: &mut VecDeque<Frame>) -> usize {
+        let count = outbox.len();
+        // The wire has room for all there is, so none is seen twice.
+        (self.watch)(outbox);
+        self.device.tx_burst(cx, outbox);
+        assert!(outbox.is_empty());
+        count
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        self.device.next_deadline()
+    }
+
+    fn wait_fd(&self) -> BorrowedFd<'_> {
+        self.device.wait_fd()
+    }
+
+    fn arm(&mut self, cx: &DeviceCx<'_>) -> bool {
+        self.device.arm(cx)
+    }
+
+    fn counters(&self, visit: &mut dyn FnMut(&'static str, u64)) {
+        self.device.counters(visit);
     }
 }
