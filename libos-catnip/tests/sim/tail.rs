@@ -19,7 +19,7 @@ fn rfc8985_7_2_a_probe_finds_that_a_whole_burst_is_lost() {
         let faults = Faults { delay: Duration::from_millis(1), ..Faults::default() };
         let world = World::with(segments as u64, &faults, 1500, "", |_, device| {
             let lose = Rc::clone(&lose);
-            Watched::new(device, move |outbox| {
+            Watched::before(device, move |outbox| {
                 let count = outbox.len().min(lose.get());
                 outbox.drain(..count);
                 lose.set(lose.get() - count);

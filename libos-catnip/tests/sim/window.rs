@@ -46,7 +46,7 @@ fn noted(faults: &Faults, more: &str) -> (World, [Log; 2]) {
     let logs: [Log; 2] = Default::default();
     let world = World::with(7, faults, 1500, more, |host, device| {
         let log = Rc::clone(&logs[host]);
-        Watched::new(device, move |outbox| log.borrow_mut().extend(outbox.iter().filter_map(parse)))
+        Watched::before(device, move |outbox| log.borrow_mut().extend(outbox.iter().filter_map(parse)))
     });
     (world, logs)
 }

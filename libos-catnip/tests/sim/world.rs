@@ -185,7 +185,7 @@ pub(crate) struct Watched<F> {
 }
 
 impl<F: FnMut(&mut VecDeque<Frame>) + 'static> Watched<F> {
-    pub(crate) fn new(device: Box<dyn Queue>, watch: F) -> Box<dyn Queue> {
+    pub(crate) fn before(device: Box<dyn Queue>, watch: F) -> Box<dyn Queue> {
         Box::new(Watched { device, watch })
     }
 }
