@@ -46,6 +46,15 @@ impl<L: LibOs> Demikernel<L> {
 
     #[inline(never)]
     fn wait_for(&self, token: QToken, timeout: Option<Duration>) -> Result<Completion, Error> {
+        // An operation under way that one turn completes: what comes of it is moved once.
+        let mut core = self.core()?;
+        if core.may_take() && core.done.await_pending(token) {
+            core.turn();
+            if let Some(completion) = core.done.take_arrived() {
+                return Ok(completion);
+            }
+        }
+        drop(core);
         self.wait_until(timeout, |core| core.done.take_or_await(token))
     }
 

@@ -7,7 +7,7 @@ use demi_api::addr::{Addr, Domain, SocketKind};
 use demi_api::desc::{QDesc, QueueTable};
 use demi_api::error::Error;
 use demi_api::libos::{Cx, LibOs, OptionName, QueueKind, SeekTo, Setup, Shutdown, SocketOption};
-use demi_api::op::{Op, Position, Step};
+use demi_api::op::{Done, Op, Position, Step};
 use demi_api::sga::SgArray;
 use demi_api::slab::Key;
 use demi_api::time::Instant;
@@ -74,6 +74,37 @@ impl Catnip {
         }
         let device_cx = DeviceCx { heap: cx.heap, now: cx.now };
         self.device.tx_burst(&device_cx, &mut self.ip.outbox)
+    }
+
+    #[inline]
+    fn start_stream(&mut self, cx: &mut Cx<'_>, token: QToken, key: Key, op: &mut Op) -> Result<Step, Error> {
+        let mut env = Env { cx, ip: &mut self.ip, queues: &mut self.queues };
+        match op {
+            // Results are made only here: nothing large is moved for them.
+            Op::Push { sga, to: None } => {
+                let done = self.tcp.push(&mut env, token, key, sga);
+                self.flush(cx);
+                Ok(match done? {
+                    Some(Ok(())) => Step::Done(Ok(Done::Pushed(Position(0)))),
+                    Some(Err(error)) => Step::Done(Err(error)),
+                    None => Step::Pending,
+                })
+            }
+            Op::Pop { limit } => {
+                let done = self.tcp.pop(&mut env, token, key, *limit);
+                self.flush(cx);
+                Ok(match done? {
+                    Some(Ok(sga)) => Step::Done(Ok(Done::Popped(sga))),
+                    Some(Err(error)) => Step::Done(Err(error)),
+                    None => Step::Pending,
+                })
+            }
+            _ => {
+                let step = self.tcp.start(&mut env, token, key, op);
+                self.flush(cx);
+                step
+            }
+        }
     }
 
     fn receive(&mut self, cx: &mut Cx<'_>) -> usize {
@@ -236,15 +267,14 @@ impl LibOs for Catnip {
 
     #[inline]
     fn start(&mut self, cx: &mut Cx<'_>, token: QToken, qd: QDesc, op: &mut Op) -> Result<Step, Error> {
-        let step = match *self.queues.get(qd)? {
-            Queue::Stream(key) => {
-                let mut env = Env { cx, ip: &mut self.ip, queues: &mut self.queues };
-                self.tcp.start(&mut env, token, key, op)
+        match *self.queues.get(qd)? {
+            Queue::Stream(key) => self.start_stream(cx, token, key, op),
+            Queue::Datagram(key) => {
+                let step = self.udp.start(cx, &mut self.ip, token, key, op);
+                self.flush(cx);
+                step
             }
-            Queue::Datagram(key) => self.udp.start(cx, &mut self.ip, token, key, op),
-        };
-        self.flush(cx);
-        step
+        }
     }
 
     fn cancel(&mut self, cx: &mut Cx<'_>, token: QToken, qd: QDesc) -> Result<(), Error> {

@@ -48,6 +48,8 @@ pub(crate) struct Wheel<K> {
     cursor: u64,
     /// The level whose slot at the cursor is being emptied to lower levels; 0: none is.
     pending: usize,
+    /// Nothing is due before that; unknown, and zero, after an entry was linked.
+    quiet_until: Instant,
     /// One bit for each slot that is not empty.
     occupied: [u64; LEVELS],
     /// The first entry of each slot; from there, a ring.
@@ -78,6 +80,7 @@ impl<K: Copy> Wheel<K> {
             armed: 0,
             cursor: now.as_nanos() >> TICK_BITS,
             pending: 0,
+            quiet_until: Instant::default(),
             occupied: [0; LEVELS],
             heads: [[NIL; SLOTS]; LEVELS],
         }
@@ -174,6 +177,16 @@ impl<K: Copy> Wheel<K> {
         false
     }
 
+    /// Whether [`expire`](Wheel::expire) is to be called now.
+    #[inline]
+    pub(crate) fn is_due(&mut self, now: Instant) -> bool {
+        if now < self.quiet_until {
+            return false;
+        }
+        self.quiet_until = self.next_deadline().unwrap_or(Instant::from_nanos(u64::MAX));
+        now >= self.quiet_until
+    }
+
     /// When [`expire`](Wheel::expire) is to be called next. It may find nothing to fire then, but not miss anything.
     #[inline]
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
@@ -219,6 +232,7 @@ impl<K: Copy> Wheel<K> {
     /// Appends an entry to the slot for a tick.
     #[inline]
     fn link(&mut self, index: u32, tick: u64) {
+        self.quiet_until = Instant::default();
         let tick = tick.max(self.cursor);
         let level = (63 - ((tick ^ self.cursor) | 1).leading_zeros()) / DIGIT_BITS;
         let (level, digit) = (level as usize, (tick >> (level * DIGIT_BITS)) as usize % SLOTS);

@@ -45,8 +45,10 @@ struct Socket {
     domain: Domain,
     local: Option<SocketAddr>,
     peer: Option<SocketAddr>,
-    /// The way that the last datagram went.
+    /// The way that the last datagram went,
     path: Option<Path>,
+    /// and where to, if the next may go there without a question.
+    last: Option<SocketAddr>,
     pops: VecDeque<QToken>,
     ready: VecDeque<SgArray>,
     /// Of `ready`, with what each costs besides.
@@ -55,6 +57,38 @@ struct Socket {
     broadcast: bool,
     /// What an ICMP error said, for the next operation.
     error: Option<Error>,
+}
+
+impl Socket {
+    /// Sends a small datagram where the last one went. False: nothing was done.
+    #[inline]
+    fn push_brief(&mut self, cx: &mut Cx<'_>, ip: &mut Ip, sga: &SgArray, to: SocketAddr) -> bool {
+        let (Some(path), Some(local), None) = (&mut self.path, self.local, &self.error) else {
+            return false;
+        };
+        let (headroom, len) = (path.headroom(), HEADER + sga.len());
+        if sga.len() > COPY_THRESHOLD || headroom - 14 + len > path.mtu() {
+            return false;
+        }
+        let Ok(mut head) = cx.heap.alloc(headroom + len) else { return false };
+        let Some((udp, payload)) = head[headroom..].split_first_chunk_mut::<HEADER>() else { return false };
+        let [l0, l1] = (len as u16).to_be_bytes();
+        let ([f0, f1], [t0, t1]) = (local.port().to_be_bytes(), to.port().to_be_bytes());
+        *udp = [f0, f1, t0, t1, l0, l1, 0, 0];
+        sga.copy_to(payload);
+        let pseudo = path.pseudo_sum(PROTOCOL, len);
+        let (sum, checksum) = if ip.completes_checksums() {
+            let at = headroom as u16 + 6;
+            (checksum::fold(pseudo), Checksum::Partial { start: headroom as u16, at })
+        } else {
+            // Zero would mean that there is none.
+            let sum = !checksum::fold(pseudo + checksum::sum(&head[headroom..]));
+            (if sum == 0 { 0xffff } else { sum }, Checksum::Unknown)
+        };
+        head[headroom + 6..headroom + 8].copy_from_slice(&sum.to_be_bytes());
+        ip.send_small(cx, path, head, PROTOCOL, 0, false, checksum);
+        true
+    }
 }
 
 /// All of UDP.
@@ -90,6 +124,7 @@ impl Udp {
             local: None,
             peer: None,
             path: None,
+            last: None,
             pops: VecDeque::new(),
             ready: VecDeque::new(),
             bytes: 0,
@@ -138,6 +173,10 @@ impl Udp {
                     Some(to) => to.inet().ok_or(Error::BadAddress)?,
                     None => socket.peer.ok_or(Error::NotConnected)?,
                 };
+                if socket.last == Some(to) && socket.push_brief(cx, ip, sga, to) {
+                    self.sent += 1;
+                    return Ok(Step::Done(Ok(Done::Pushed(Position(0)))));
+                }
                 if sga.len() > MOST {
                     return Err(Error::TooLarge { len: sga.len(), limit: MOST });
                 }
@@ -169,7 +208,7 @@ impl Udp {
                 }
                 let local = socket.local.map(|addr| addr.ip()).filter(|addr| !addr.is_unspecified());
                 let path = ip.path(cx, local, peer.ip())?;
-                (socket.peer, socket.path) = (Some(peer), Some(path));
+                (socket.peer, socket.path, socket.last) = (Some(peer), Some(path), None);
                 if socket.local.is_none() {
                     self.bind_any(ip, key)?;
                 }
@@ -235,6 +274,7 @@ impl Udp {
             Checksum::Unknown
         };
         self.sent += 1;
+        socket.last = Some(to);
         ip.send(cx, path, Packet { head, body, protocol: PROTOCOL, ecn: 0, dont_fragment: false, checksum });
         Ok(Step::Done(Ok(Done::Pushed(Position(0)))))
     }
@@ -277,7 +317,7 @@ impl Udp {
     pub(crate) fn set_option(&mut self, key: Key, option: SocketOption) -> Result<(), Error> {
         let socket = self.sockets.get_mut(key).ok_or(Error::BadDescriptor)?;
         match option {
-            SocketOption::Broadcast(on) => socket.broadcast = on,
+            SocketOption::Broadcast(on) => (socket.broadcast, socket.last) = (on, None),
             SocketOption::RecvBuffer(bytes) => socket.recv_buffer = bytes.clamp(2048, 1 << 30),
             // What is pushed is with the device, or waits for a neighbour's address.
             SocketOption::SendBuffer(_) | SocketOption::ReuseAddr(_) | SocketOption::Linger(_) => {}

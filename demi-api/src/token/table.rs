@@ -515,6 +515,29 @@ impl Completions {
         Ok(if self.is_finished(token)? { Some(self.take_finished(token)) } else { None })
     }
 
+    /// Has the result of the application's operation come straight to [`take_arrived`](Completions::take_arrived), if it
+    /// is under way: until the next call that looks at the table otherwise.
+    #[inline]
+    pub(crate) fn await_pending(&mut self, token: QToken) -> bool {
+        let index = token.slot() as usize;
+        let slot = self.chunks.get(index / CHUNK).map(|chunk| &chunk[index % CHUNK]);
+        let pending = slot.is_some_and(|slot| {
+            slot.generation == token.generation() && slot.state == State::Pending && slot.owner == Owner::App
+        });
+        self.awaited = pending.then_some(token);
+        pending
+    }
+
+    /// Takes the result that has come.
+    #[inline]
+    pub(crate) fn take_arrived(&mut self) -> Option<Completion> {
+        let arrived = self.arrived.take();
+        if arrived.is_some() {
+            self.next_round();
+        }
+        arrived
+    }
+
     /// Takes the result out if it is there, and has it come straight here if it is not: until the next call that looks
     /// at the table otherwise. `Err(BadToken)`: there is no such operation.
     #[inline]
@@ -522,17 +545,15 @@ impl Completions {
         if self.awaited == Some(token) {
             return Ok(None);
         }
-        if let Some(arrived) = self.arrived.take()
+        if let Some(arrived) = self.take_arrived()
             && arrived.token == token
         {
-            self.next_round();
             return Ok(Some(arrived));
         }
-        let slot = self.slot(self.find_callers(token)?);
-        if slot.state == State::Ready {
+        if self.is_finished(token)? {
             return Ok(Some(self.take_finished(token)));
         }
-        self.awaited = (slot.owner == Owner::App).then_some(token);
+        self.await_pending(token);
         Ok(None)
     }
 

@@ -65,8 +65,9 @@ impl Ip {
         self.transmit(cx, path, packet.head, packet.body, packet.checksum);
     }
 
-    /// The same for a packet that is all in one buffer and is not to be fragmented.
+    /// The same for a packet that is all in one buffer.
     #[inline]
+    #[expect(clippy::too_many_arguments, reason = "a packet's fields, in registers")]
     pub(crate) fn send_small(
         &mut self,
         cx: &mut Cx<'_>,
@@ -74,6 +75,7 @@ impl Ip {
         mut head: BufMut,
         protocol: u8,
         ecn: u8,
+        dont_fragment: bool,
         checksum: Checksum,
     ) {
         let len = head.len() - ETHERNET;
@@ -84,12 +86,12 @@ impl Ip {
             && let Some(mac) = self.neighbours.reachable(place, cx.now)
         {
             let len = len + ETHERNET - path.headroom();
-            let header = Header { protocol, ecn, dont_fragment: true, hop_limit: self.hop_limit(path), len };
+            let header = Header { protocol, ecn, dont_fragment, hop_limit: self.hop_limit(path), len };
             self.fill(path, &mut head, header);
             head[..6].copy_from_slice(&mac);
             return self.outbox.push_back(Frame { data: head.into(), checksum });
         }
-        let packet = Packet { head, body: SgArray::new(), protocol, ecn, dont_fragment: true, checksum };
+        let packet = Packet { head, body: SgArray::new(), protocol, ecn, dont_fragment, checksum };
         self.send(cx, path, packet);
     }
 

@@ -327,6 +327,10 @@ impl Connection {
         token: QToken,
         sga: &mut SgArray,
     ) -> Result<Option<Result<(), Error>>, Error> {
+        let len = sga.len();
+        if self.push_brief(io, sga, len) {
+            return Ok(Some(Ok(())));
+        }
         if let Some(error) = &self.error {
             return Ok(Some(Err(error.clone())));
         }
@@ -335,17 +339,14 @@ impl Connection {
             State::SynSent | State::SynReceived => return Err(Error::NotConnected),
             _ => return Err(Error::Closed),
         }
-        let len = sga.len();
         if len == 0 && !self.send.has_pushes() {
             return Ok(Some(Ok(())));
         }
-        let room = u64::from(self.settings.send_buffer.min(self.congestion.cwnd().max(BUFFER_START / 2) * 2));
-        let at_once =
-            len <= COPY_THRESHOLD && !self.send.has_pushes() && self.send.len() + len as u64 <= room;
+        let at_once = len <= COPY_THRESHOLD
+            && !self.send.has_pushes()
+            && self.send.len() + len as u64 <= self.send_room();
         if self.flight.is_empty() && self.send.unsent() == 0 {
-            self.progress_at = io.cx.now;
-            let rto = self.rtt.rto_nanos();
-            self.congestion.idle_restart(io.cx.now, rto);
+            self.note_idle(io.cx.now);
         }
         if at_once {
             self.send.append_small(io.cx.heap, sga);
@@ -354,6 +355,20 @@ impl Connection {
         }
         self.output(io);
         Ok(at_once.then_some(Ok(())))
+    }
+
+    /// Bytes of pushes that are taken over at once: by what the path has carried, within what the application allows.
+    #[inline]
+    pub(super) fn send_room(&self) -> u64 {
+        self.settings.send_buffer.min(self.congestion.cwnd().max(BUFFER_START / 2) * 2).into()
+    }
+
+    /// Something is to be sent after everything was acknowledged.
+    #[inline]
+    pub(super) fn note_idle(&mut self, now: Instant) {
+        self.progress_at = now;
+        let rto = self.rtt.rto_nanos();
+        self.congestion.idle_restart(now, rto);
     }
 
     /// Begins a pop. `Some`: it is done.

@@ -100,21 +100,23 @@ impl Connection {
     fn take_ack(&mut self, io: &mut Io<'_, '_>, segment: &Segment<'_>) {
         let (ack, now) = (segment.ack, io.cx.now);
         let count = ack - self.una;
-        let mut last = None;
+        let mut last = self.flight.ack_first(ack);
+        let mut newest_once = last.as_ref().filter(|sent| !sent.late).map(|sent| sent.at);
         let (rack, min_rtt) = (&mut self.rack, self.rtt.min_rtt());
-        let mut newest_once = None;
-        self.flight.ack(ack, |sent| {
-            // Of those that were sent once, in their order, the last says all that the others would.
-            let before = if sent.retransmitted { last.take() } else { last.replace(*sent) };
-            if !sent.retransmitted {
-                newest_once = Some(sent.at).filter(|_| !sent.late).or(newest_once);
-                return;
-            }
-            if let Some(before) = &before {
-                rack.on_delivered(of(before), now, min_rtt);
-            }
-            rack.on_delivered(of(sent), now, min_rtt);
-        });
+        if last.is_none() {
+            self.flight.ack(ack, |sent| {
+                // Of those that were sent once, in their order, the last says all that the others would.
+                let before = if sent.retransmitted { last.take() } else { last.replace(*sent) };
+                if !sent.retransmitted {
+                    newest_once = Some(sent.at).filter(|_| !sent.late).or(newest_once);
+                    return;
+                }
+                if let Some(before) = &before {
+                    rack.on_delivered(of(before), now, min_rtt);
+                }
+                rack.on_delivered(of(sent), now, min_rtt);
+            });
+        }
         if let Some(sent) = &last {
             rack.on_delivered(of(sent), now, min_rtt);
         }

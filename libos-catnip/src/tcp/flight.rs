@@ -26,6 +26,7 @@ pub(crate) struct Sent {
 }
 
 impl Sent {
+    #[inline]
     pub(crate) fn len(&self) -> u32 {
         self.end - self.start
     }
@@ -62,6 +63,7 @@ impl Flight {
         self.lost > 0
     }
 
+    #[inline]
     pub(crate) fn has_sacked(&self) -> bool {
         self.sacked > 0
     }
@@ -95,6 +97,19 @@ impl Flight {
             retransmitted: false,
             late: false,
         });
+    }
+
+    /// The peer has everything below `una`. If that is the first segment and nothing else, and it was sent once, it is
+    /// given out; `None`: nothing was done.
+    #[inline]
+    pub(crate) fn ack_first(&mut self, una: SeqNum) -> Option<Sent> {
+        let first = *self.segments.front()?;
+        if first.end != una || first.retransmitted || first.sacked || first.lost {
+            return None;
+        }
+        self.segments.pop_front();
+        self.outstanding -= first.len();
+        Some(first)
     }
 
     /// The peer has everything below `una`; `delivered` is told of what it was not known to have.

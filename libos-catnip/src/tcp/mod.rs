@@ -5,13 +5,15 @@
 //! | `sockets`, `control` | what the application holds: fresh sockets, listeners, connections; their options |
 //! | `listen`, `cookies` | handshakes that others begin, and those of which nothing is kept |
 //! | `demux` | which connection a segment is for; local ports; initial sequence numbers |
-//! | `conn`, `input`, `expected`, `output`, `timeout` | one connection |
+//! | `conn`, `input`, `output`, `timeout` | one connection |
+//! | `expected`, `brief` | the short ways of what is ordinary |
 //! | `time_wait` | what is left of one |
 //! | `send`, `flight`, `reassembly`, `small` | its data: pushed, under way, out of order; in small pieces |
 //! | `rtt`, `rack`, `congestion` | what it knows of the network |
 //! | `gaps` | when what was pushed was pushed |
 //! | `segment`, `seq` | headers, sequence numbers |
 
+mod brief;
 mod congestion;
 mod conn;
 mod control;

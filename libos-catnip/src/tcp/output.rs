@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use demi_api::memalloc::BufMut;
 use demi_api::sga::{MAX_SEGMENTS, SgArray};
 use demi_api::time::Instant;
 
@@ -201,7 +202,7 @@ impl Connection {
     /// multiple of the unit of windows ahead. Later windows cut off what is no whole unit, so the peer may see an edge
     /// that is up to one unit less, but what it has sent by an earlier one is still taken (RFC 7323 §2.4).
     #[inline]
-    fn take_window(&mut self) -> u16 {
+    pub(super) fn take_window(&mut self) -> u16 {
         let free = self.recv_limit.saturating_sub(self.received.bytes);
         let right = self.rcv_nxt + free;
         // The right edge never moves back (§3.8.6), and forward only by what is worth it.
@@ -352,15 +353,15 @@ impl Connection {
     /// RFC 6298 §5.1, RFC 8985 §7.2: something was sent for the first time. The retransmission timer goes on; a probe is
     /// put off.
     #[inline]
-    fn arm_loss_timer_on_send(&mut self, now: Instant) {
+    pub(super) fn arm_loss_timer_on_send(&mut self, now: Instant) {
         match (self.timer(Timer::Loss), self.loss_timer) {
             (Some(_), LossTimer::Reordering) => {}
             (Some(due), LossTimer::Retransmission) => {
                 if let Some(after) = self.probe_after()
-                    && now + after < due
+                    && now.as_nanos() + after < due.as_nanos()
                 {
                     self.loss_timer = LossTimer::Probe;
-                    self.set_timer(Timer::Loss, Some(now + after));
+                    self.set_timer(Timer::Loss, Some(Instant::from_nanos(now.as_nanos() + after)));
                 }
             }
             _ => self.arm_loss_timer(now),
@@ -377,19 +378,19 @@ impl Connection {
         if self.loss_timer == LossTimer::Reordering && self.timer(Timer::Loss).is_some() {
             return;
         }
-        let rto = self.rtt.rto();
+        let rto = self.rtt.rto_nanos();
         let (kind, after) = match self.probe_after() {
             // RFC 8985 §7.2: a probe goes when the retransmission timer would expire, if not before.
             Some(after) => (LossTimer::Probe, after.min(rto)),
             None => (LossTimer::Retransmission, rto),
         };
         self.loss_timer = kind;
-        self.set_timer(Timer::Loss, Some(now + after));
+        self.set_timer(Timer::Loss, Some(Instant::from_nanos(now.as_nanos() + after)));
     }
 
-    /// After how long to probe for a lost tail, if that is to be done at all.
+    /// After how many nanoseconds to probe for a lost tail, if that is to be done at all.
     #[inline]
-    fn probe_after(&self) -> Option<Duration> {
+    fn probe_after(&self) -> Option<u64> {
         let may_probe = self.sack
             && self.window > 0
             && !self.is_recovering()
@@ -398,8 +399,8 @@ impl Connection {
             && self.state.is_synchronized();
         may_probe.then(|| {
             // Peers acknowledge two full segments at once, and less than that when it suits them.
-            let segments = self.flight.pipe() / u32::from(self.mss);
-            probe_timeout(self.rtt.srtt(), segments, MAX_ACK_DELAY)
+            let single = self.flight.pipe() < 2 * u32::from(self.mss);
+            probe_timeout(self.rtt.srtt_nanos(), single, MAX_ACK_DELAY)
         })
     }
 
@@ -446,17 +447,31 @@ pub(crate) fn send_header(io: &mut Io<'_, '_>, path: &mut crate::ip::Path, heade
         return;
     };
     header.write(&mut head[headroom..]);
-    send(io, path, head, SgArray::new(), 0);
+    send_one(io, path, head, 0);
+}
+
+/// Sends a segment that is all in one buffer, behind room for the headers of the layers below.
+#[inline]
+pub(super) fn send_one(io: &mut Io<'_, '_>, path: &mut crate::ip::Path, mut head: BufMut, ecn: u8) {
+    io.counters.sent += 1;
+    let headroom = path.headroom();
+    let segment = &mut head[headroom..];
+    let pseudo = path.pseudo_sum(PROTOCOL, segment.len());
+    let (sum, checksum) = if io.ip.completes_checksums() {
+        let at = headroom as u16 + 16;
+        (checksum::fold(pseudo), Checksum::Partial { start: headroom as u16, at })
+    } else {
+        (!checksum::fold(checksum::sum(segment) + pseudo), Checksum::Unknown)
+    };
+    segment[16..18].copy_from_slice(&sum.to_be_bytes());
+    io.ip.send_small(io.cx, path, head, PROTOCOL, ecn, true, checksum);
 }
 
 #[inline]
-fn send(
-    io: &mut Io<'_, '_>,
-    path: &mut crate::ip::Path,
-    mut head: demi_api::memalloc::BufMut,
-    body: SgArray,
-    ecn: u8,
-) {
+fn send(io: &mut Io<'_, '_>, path: &mut crate::ip::Path, mut head: BufMut, body: SgArray, ecn: u8) {
+    if body.segments().is_empty() {
+        return send_one(io, path, head, ecn);
+    }
     io.counters.sent += 1;
     let headroom = path.headroom();
     let len = head.len() - headroom + body.len();
@@ -466,16 +481,10 @@ fn send(
         Checksum::Partial { start: headroom as u16, at: headroom as u16 + 16 }
     } else {
         // What is in `head` is of an even length if anything follows it.
-        let mut sum = checksum::sum(&head[headroom..]) + pseudo;
-        if !body.is_empty() {
-            sum += checksum::sum_array(&body);
-        }
+        let sum = checksum::sum(&head[headroom..]) + pseudo + checksum::sum_array(&body);
         head[headroom + 16..headroom + 18].copy_from_slice(&(!checksum::fold(sum)).to_be_bytes());
         Checksum::Unknown
     };
-    if body.segments().is_empty() {
-        return io.ip.send_small(io.cx, path, head, PROTOCOL, ecn, checksum);
-    }
     let packet = Packet { head, body, protocol: PROTOCOL, ecn, dont_fragment: true, checksum };
     io.ip.send(io.cx, path, packet);
 }

@@ -12,11 +12,11 @@ use demi_api::time::Instant;
 use super::segment::Block;
 use super::seq::SeqNum;
 
-/// RFC 8985 §7.2: what the peer may hold an acknowledgment back for, unless it is known better.
-pub(crate) const MAX_ACK_DELAY: Duration = Duration::from_millis(200);
+/// RFC 8985 §7.2: what the peer may hold an acknowledgment back for, in nanoseconds, unless it is known better.
+pub(crate) const MAX_ACK_DELAY: u64 = 200_000_000;
 
 /// RFC 8985 §7.2: the probe timeout while nothing was measured.
-const INITIAL_PTO: Duration = Duration::from_secs(1);
+const INITIAL_PTO: u64 = 1_000_000_000;
 
 /// RFC 8985 §6.2 step 4: recoveries without a duplicate, after which the window shrinks again.
 const PERSIST: u8 = 16;
@@ -237,13 +237,15 @@ impl Rack {
     }
 }
 
-/// RFC 8985 §7.2: after how long without an acknowledgment to probe, from the last transmission; `flight` in segments.
-/// The caller takes the retransmission timer instead if that expires earlier.
-pub(crate) fn probe_timeout(srtt: Option<Duration>, flight: u32, max_ack_delay: Duration) -> Duration {
-    let Some(srtt) = srtt else { return INITIAL_PTO };
+/// RFC 8985 §7.2: after how many nanoseconds without an acknowledgment to probe, from the last transmission. `srtt`: 0 if
+/// nothing was measured; `single`: no more than one segment is on its way. The caller takes the retransmission timer instead if that expires earlier.
+#[inline]
+pub(crate) fn probe_timeout(srtt: u64, single: bool, max_ack_delay: u64) -> u64 {
+    if srtt == 0 {
+        return INITIAL_PTO;
+    }
     // A single segment may have to wait for its acknowledgment.
-    let delay = if flight <= 1 { max_ack_delay } else { Duration::ZERO };
-    srtt.saturating_mul(2).saturating_add(delay)
+    srtt.saturating_mul(2).saturating_add(if single { max_ack_delay } else { 0 })
 }
 
 /// RFC 8985 §6.2: whether segment 1 was sent after segment 2. Those sent at the same time were sent in order.
@@ -376,10 +378,11 @@ mod tests {
 
     #[test]
     fn rfc8985_7_2_the_probe_timeout() {
-        assert_eq!(probe_timeout(None, 1, MAX_ACK_DELAY), MS(1000));
-        assert_eq!(probe_timeout(Some(MS(40)), 2, MAX_ACK_DELAY), MS(80));
-        assert_eq!(probe_timeout(Some(MS(40)), 1, MAX_ACK_DELAY), MS(280));
-        assert_eq!(probe_timeout(Some(Duration::MAX), 1, Duration::MAX), Duration::MAX);
+        const MS: u64 = 1_000_000;
+        assert_eq!(probe_timeout(0, true, MAX_ACK_DELAY), 1000 * MS);
+        assert_eq!(probe_timeout(40 * MS, false, MAX_ACK_DELAY), 80 * MS);
+        assert_eq!(probe_timeout(40 * MS, true, MAX_ACK_DELAY), 280 * MS);
+        assert_eq!(probe_timeout(u64::MAX, true, u64::MAX), u64::MAX);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use demi_api::addr::{Addr, Domain};
 use demi_api::desc::QueueTable;
 use demi_api::error::Error;
 use demi_api::libos::{Cx, Shutdown};
-use demi_api::op::{Done, Op, Position, Step};
+use demi_api::op::{Op, Step};
 use demi_api::sga::SgArray;
 use demi_api::slab::{Key, Slab};
 use demi_api::time::Instant;
@@ -72,6 +72,31 @@ pub(super) struct Entry {
 impl Entry {
     pub(super) fn new(conn: Box<Connection>, ends: Ends, listener: Option<Key>) -> Entry {
         Entry { conn, ends, listener, wheel: None, listed: false, queued: false }
+    }
+
+    /// After anything was done to the connection: its timers and its acknowledgements. False: it has ended, or is about
+    /// to, and there is more to be done.
+    #[inline]
+    fn settle(&mut self, key: Key, soon: &mut Vec<Key>, wheel: &mut Wheel<Key>) -> bool {
+        let goes_on = self.conn.state < State::TimeWait;
+        if goes_on {
+            self.settle_timers(key, soon, wheel);
+        }
+        goes_on
+    }
+
+    #[inline]
+    fn settle_timers(&mut self, key: Key, soon: &mut Vec<Key>, wheel: &mut Wheel<Key>) {
+        if self.conn.ack_soon && !std::mem::replace(&mut self.listed, true) {
+            soon.push(key);
+        }
+        // The wheel may call too early, which costs little, but never too late.
+        let Some(at) = self.conn.next_timer() else { return };
+        match self.wheel {
+            Some((_, set)) if set <= at => {}
+            Some((id, _)) if wheel.rearm(id, at) => self.wheel = Some((id, at)),
+            _ => self.wheel = Some((wheel.insert(at, key), at)),
+        }
     }
 }
 
@@ -159,7 +184,48 @@ impl Tcp {
         Ok(())
     }
 
+    /// Takes a push in. `Some`: it is done.
     #[inline]
+    pub(crate) fn push(
+        &mut self,
+        env: &mut Env<'_, '_>,
+        token: QToken,
+        key: Key,
+        sga: &mut SgArray,
+    ) -> Result<Option<Result<(), Error>>, Error> {
+        let Some(Socket::Connection(entry)) = self.sockets.get_mut(key) else {
+            return Err(Error::NotConnected);
+        };
+        self.counters.gaps.push(env.cx.now);
+        let mut io = Io { cx: env.cx, ip: env.ip, counters: &mut self.counters };
+        let done = entry.conn.push(&mut io, token, sga)?;
+        if !entry.settle(key, &mut self.soon, &mut self.wheel) {
+            self.settle(env, key);
+        }
+        Ok(done)
+    }
+
+    /// Begins a pop. `Some`: it is done.
+    #[inline]
+    pub(crate) fn pop(
+        &mut self,
+        env: &mut Env<'_, '_>,
+        token: QToken,
+        key: Key,
+        limit: usize,
+    ) -> Result<Option<Result<SgArray, Error>>, Error> {
+        let Some(Socket::Connection(entry)) = self.sockets.get_mut(key) else {
+            return Err(Error::NotConnected);
+        };
+        let mut io = Io { cx: env.cx, ip: env.ip, counters: &mut self.counters };
+        let done = entry.conn.pop(&mut io, token, limit)?;
+        if done.is_some() {
+            self.settle(env, key);
+        }
+        Ok(done)
+    }
+
+    /// Begins what is neither a push to the peer nor a pop.
     pub(crate) fn start(
         &mut self,
         env: &mut Env<'_, '_>,
@@ -167,27 +233,6 @@ impl Tcp {
         key: Key,
         op: &mut Op,
     ) -> Result<Step, Error> {
-        if let Some(Socket::Connection(entry)) = self.sockets.get_mut(key) {
-            let mut io = Io { cx: env.cx, ip: env.ip, counters: &mut self.counters };
-            let step = match op {
-                Op::Push { sga, to: None } => {
-                    io.counters.gaps.push(io.cx.now);
-                    let step = entry.conn.push(&mut io, token, sga)?;
-                    step.map(|result| result.map(|()| Done::Pushed(Position(0))))
-                }
-                Op::Pop { limit } => {
-                    entry.conn.pop(&mut io, token, *limit)?.map(|result| result.map(Done::Popped))
-                }
-                Op::Push { to: Some(_), .. } => {
-                    return Err(Error::Invalid("a stream has one peer: push without an address"));
-                }
-                Op::Connect(_) => return Err(Error::AlreadyConnected),
-                Op::Accept => return Err(Error::Invalid("accept needs a listening socket")),
-                Op::Flush => return Err(Error::NotSupported("flush of a socket")),
-            };
-            self.settle(env, key);
-            return Ok(step.map_or(Step::Pending, Step::Done));
-        }
         match (self.sockets.get_mut(key).ok_or(Error::BadDescriptor)?, op) {
             (Socket::Listener(listener), Op::Accept) => {
                 listener.accepts.push_back(token);
@@ -202,6 +247,9 @@ impl Tcp {
             (Socket::Listener(_), Op::Connect(_)) => Err(Error::AlreadyConnected),
             (_, Op::Accept) => Err(Error::Invalid("accept needs a listening socket")),
             (_, Op::Flush) => Err(Error::NotSupported("flush of a socket")),
+            (Socket::Connection(_), Op::Push { to: Some(_), .. }) => {
+                Err(Error::Invalid("a stream has one peer: push without an address"))
+            }
             (_, Op::Push { .. } | Op::Pop { .. }) => Err(Error::NotConnected),
             (Socket::Connection(_), Op::Connect(_)) => Err(Error::AlreadyConnected),
             (Socket::TimeWait(_), Op::Connect(_)) => Err(Error::BadDescriptor),
@@ -461,7 +509,10 @@ impl Tcp {
             if !gives_way(&entry.conn, &segment) {
                 let mut io = Io { cx: env.cx, ip: env.ip, counters: &mut self.counters };
                 entry.conn.receive(&mut io, segment, about.ecn);
-                return self.settle(env, key);
+                if !entry.settle(key, &mut self.soon, &mut self.wheel) {
+                    self.settle(env, key);
+                }
+                return;
             }
             // RFC 9293 §3.6.1, MAY-2, and RFC 6191: a new incarnation of a connection in TIME-WAIT.
             entry.conn.state = State::Closed;
@@ -560,8 +611,8 @@ impl Tcp {
 
     /// Whether [`run_timers`](Tcp::run_timers) has something to do.
     #[inline]
-    pub(crate) fn is_due(&self, now: Instant) -> bool {
-        self.wheel.next_deadline().is_some_and(|at| at <= now)
+    pub(crate) fn is_due(&mut self, now: Instant) -> bool {
+        self.wheel.is_due(now)
     }
 
     /// Serves timers that are due. What has arrived may be what they wait for, and comes first.
@@ -597,20 +648,11 @@ impl Tcp {
     #[inline]
     pub(super) fn settle(&mut self, env: &mut Env<'_, '_>, key: Key) {
         let Some(Socket::Connection(entry)) = self.sockets.get_mut(key) else { return };
-        if entry.conn.state >= State::TimeWait && self.wind_up(env, key) {
+        if entry.settle(key, &mut self.soon, &mut self.wheel) || self.wind_up(env, key) {
             return;
         }
-        let Some(Socket::Connection(entry)) = self.sockets.get_mut(key) else { return };
-        if entry.conn.ack_soon && !std::mem::replace(&mut entry.listed, true) {
-            self.soon.push(key);
-        }
-        // The wheel may call too early, which costs little, but never too late.
-        let Some(at) = entry.conn.next_timer() else { return };
-        match entry.wheel {
-            Some((_, set)) if set <= at => {}
-            Some((id, _)) if self.wheel.rearm(id, at) => entry.wheel = Some((id, at)),
-            Some(_) => entry.wheel = Some((self.wheel.insert(at, key), at)),
-            None => entry.wheel = Some((self.wheel.insert(at, key), at)),
+        if let Some(Socket::Connection(entry)) = self.sockets.get_mut(key) {
+            entry.settle_timers(key, &mut self.soon, &mut self.wheel);
         }
     }
 

@@ -1,0 +1,71 @@
+//! A small array pushed on a quiet connection, which nearly every question and answer is: one segment, at once.
+//!
+//! Invariant: what is done here is what [`Connection::push`] does with the same array; whatever could hold a segment up,
+//! or add to it, is left to that.
+
+use demi_api::sga::SgArray;
+
+use super::Ecn;
+use super::conn::{COPY_THRESHOLD, Connection, Fin, Io, State, Timer};
+use super::output::send_one;
+use super::segment::{Flags, Plain};
+
+impl Connection {
+    /// Sends the array as one segment, if nothing is in its way. False: nothing was done.
+    #[inline]
+    pub(super) fn push_brief(&mut self, io: &mut Io<'_, '_>, sga: &mut SgArray, len: usize) -> bool {
+        let sent = self.nxt - self.una;
+        let free = (1..=COPY_THRESHOLD.min(self.mss.into())).contains(&len)
+            && self.state == State::Established
+            && self.fin == Fin::No
+            && self.ecn == Ecn::Off
+            && self.send.unsent() == 0
+            && !self.send.has_pushes()
+            && (sent == 0 || self.settings.no_delay)
+            && sent + len as u32 <= self.window
+            && self.is_whole()
+            && self.congestion.quota(sent) >= len as u32
+            && self.send.len() + len as u64 <= self.send_room();
+        if !free {
+            return false;
+        }
+        let header = Plain {
+            from: self.local_port,
+            to: self.remote_port,
+            seq: self.nxt,
+            ack: self.rcv_nxt,
+            flags: Flags::ACK.with(Flags::PSH),
+            window: self.take_window(),
+            timestamps: self.timestamps.map(|ours| (super::clock(io.cx.now, ours.offset), ours.recent)),
+        };
+        let (headroom, header_len) = (self.path.headroom(), header.len());
+        let Ok(mut head) = io.cx.heap.alloc(headroom + header_len + len) else { return false };
+        if sent == 0 {
+            self.note_idle(io.cx.now);
+        }
+        let (fixed, payload) = head[headroom..].split_at_mut(header_len);
+        header.write(fixed);
+        sga.copy_to(payload);
+        io.counters.copied_bytes += len as u64;
+        self.send.append_small(io.cx.heap, sga);
+        self.send.note_sent(len);
+        let at = self.nxt;
+        self.nxt += len as u32;
+        self.flight.push(at, self.nxt, io.cx.now);
+        self.arm_loss_timer_on_send(io.cx.now);
+        self.acked_to = self.rcv_nxt;
+        self.ack_soon = false;
+        self.set_timer(Timer::DelayedAck, None);
+        send_one(io, &mut self.path, head, 0);
+        true
+    }
+
+    /// Nothing is missing either way, so that there is nothing to repeat and nothing to report.
+    #[inline]
+    fn is_whole(&self) -> bool {
+        !self.flight.is_holed()
+            && self.congestion.is_open()
+            && self.duplicate_acks == 0
+            && !self.reassembly.has_blocks()
+    }
+}
