@@ -58,7 +58,7 @@ impl Catnip {
         Ok(Catnip {
             queues: QueueTable::new(setup.tag, max_queues),
             tcp: Tcp::new(rng, Instant::default(), defaults, section.policy(linger)),
-            udp: Udp::new(rng, section.datagram_buffer),
+            udp: Udp::new(section.datagram_buffer),
             ip: Ip::new(&section.ip, device.caps(), rng)?,
             device,
             inbox: Vec::with_capacity(BURST),
@@ -182,7 +182,7 @@ impl LibOs for Catnip {
                 let mut env = Env { cx, ip: &mut self.ip, queues: &mut self.queues };
                 self.tcp.bind(&mut env, key, addr)
             }
-            Queue::Datagram(key) => self.udp.bind(&self.ip, key, addr),
+            Queue::Datagram(key) => self.udp.bind(cx.rng, &self.ip, key, addr),
         }
     }
 

@@ -41,6 +41,9 @@ pub struct CatnipSection {
     /// How long a closed connection's ports stay reserved, in ms; default 60000, at most 240000 (RFC 9293 §3.4.2 asks for
     /// twice the time that a segment can live). A newer connection of the same peer may take them before.
     pub time_wait_ms: u64,
+    /// Spread what is sent over the round trip (true, default), where that takes half a millisecond or more, instead of
+    /// sending it in bursts that overflow short queues on the way.
+    pub pacing: bool,
     /// Congestion marks of routers (RFC 3168): `"accept"` (default) with peers that ask for them, `"on"`: ask peers as
     /// well, `"off"`.
     pub ecn: EcnChoice,
@@ -112,6 +115,7 @@ impl Default for CatnipSection {
             datagram_buffer: 1 << 20,
             congestion: CongestionChoice::Cubic,
             time_wait_ms: 60_000,
+            pacing: true,
             ecn: EcnChoice::Accept,
             half_open: 1024,
             syn_cookies: CookieChoice::Auto,
@@ -179,6 +183,7 @@ impl CatnipSection {
             },
             linger,
             time_wait: Duration::from_millis(self.time_wait_ms),
+            pacing: self.pacing,
             ecn: match self.ecn {
                 EcnChoice::Off => EcnPolicy::Off,
                 EcnChoice::Accept => EcnPolicy::Accept,

@@ -2,6 +2,8 @@
 //!
 //! Invariant: a page of 256 ports exists only once one of them was taken.
 
+use std::net::{IpAddr, SocketAddr};
+
 use demi_api::slab::Key;
 
 const PAGE: usize = 256;
@@ -43,11 +45,31 @@ impl Ports {
     }
 }
 
+/// Which of `count` sockets that share a port hears of a peer: always the same one.
+pub(crate) fn share(peer: SocketAddr, count: usize) -> usize {
+    let addr = match peer.ip() {
+        IpAddr::V4(addr) => addr.to_bits().into(),
+        IpAddr::V6(addr) => (addr.to_bits() ^ addr.to_bits() >> 64) as u64,
+    };
+    let mixed = (addr << 16 ^ u64::from(peer.port())).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    ((mixed >> 32) * count as u64 >> 32) as usize
+}
+
 #[cfg(test)]
 mod tests {
     use demi_api::slab::Slab;
 
     use super::*;
+
+    #[test]
+    fn peers_are_shared_out_evenly() {
+        let mut counts = [0; 3];
+        for port in 1..30_000 {
+            counts[share(SocketAddr::new([10, 0, 0, 1].into(), port), 3)] += 1;
+        }
+        assert!(counts.iter().all(|count| (9_000..11_000).contains(count)), "{counts:?}");
+        assert_eq!(share(SocketAddr::new([0; 16].into(), u16::MAX), 1), 0);
+    }
 
     #[test]
     fn every_port_keeps_its_own_sockets() {

@@ -16,7 +16,7 @@ use demi_api::token::QToken;
 
 use crate::device::Checksum;
 use crate::ip::{About, Cast, Ip, Packet, Path, Problem, ProblemKind, checksum, pseudo_sum};
-use crate::ports::Ports;
+use crate::ports::{Ports, share};
 
 /// IP protocol number.
 pub(crate) const PROTOCOL: u8 = 17;
@@ -55,6 +55,8 @@ struct Socket {
     bytes: usize,
     recv_buffer: usize,
     broadcast: bool,
+    /// Others that say so as well may have the same address.
+    reuse_port: bool,
     /// What an ICMP error said, for the next operation.
     error: Option<Error>,
 }
@@ -96,7 +98,6 @@ impl Socket {
 pub(crate) struct Udp {
     sockets: Slab<Socket>,
     ports: Ports,
-    next_port: u16,
     recv_buffer: usize,
     received: u64,
     sent: u64,
@@ -105,11 +106,10 @@ pub(crate) struct Udp {
 }
 
 impl Udp {
-    pub(crate) fn new(rng: &mut fastrand::Rng, recv_buffer: usize) -> Udp {
+    pub(crate) fn new(recv_buffer: usize) -> Udp {
         Udp {
             sockets: Slab::new(),
             ports: Ports::new(),
-            next_port: rng.u16(FIRST_PORT..),
             recv_buffer,
             received: 0,
             sent: 0,
@@ -130,11 +130,18 @@ impl Udp {
             bytes: 0,
             recv_buffer: self.recv_buffer,
             broadcast: false,
+            reuse_port: false,
             error: None,
         })
     }
 
-    pub(crate) fn bind(&mut self, ip: &Ip, key: Key, addr: SocketAddr) -> Result<(), Error> {
+    pub(crate) fn bind(
+        &mut self,
+        rng: &mut fastrand::Rng,
+        ip: &Ip,
+        key: Key,
+        addr: SocketAddr,
+    ) -> Result<(), Error> {
         let socket = self.sockets.get(key).ok_or(Error::BadDescriptor)?;
         if socket.local.is_some() {
             return Err(Error::Invalid("the socket is bound already"));
@@ -146,8 +153,8 @@ impl Udp {
             return Err(Error::AddressNotAvailable);
         }
         let port = match addr.port() {
-            0 => self.pick_port(addr.ip()).ok_or(Error::AddressInUse)?,
-            port if self.is_bound(addr.ip(), port) => return Err(Error::AddressInUse),
+            0 => self.pick_port(rng, addr.ip()).ok_or(Error::AddressInUse)?,
+            port if self.is_bound(addr.ip(), port, socket.reuse_port) => return Err(Error::AddressInUse),
             port => port,
         };
         if let Some(socket) = self.sockets.get_mut(key) {
@@ -184,7 +191,7 @@ impl Udp {
                     return Err(Error::BadAddress);
                 }
                 if socket.local.is_none() {
-                    self.bind_any(ip, key)?;
+                    self.bind_any(cx.rng, ip, key)?;
                 }
                 self.push(cx, ip, key, sga, to)
             }
@@ -210,7 +217,7 @@ impl Udp {
                 let path = ip.path(cx, local, peer.ip())?;
                 (socket.peer, socket.path, socket.last) = (Some(peer), Some(path), None);
                 if socket.local.is_none() {
-                    self.bind_any(ip, key)?;
+                    self.bind_any(cx.rng, ip, key)?;
                 }
                 Ok(Step::Done(Ok(Done::Connected)))
             }
@@ -318,6 +325,7 @@ impl Udp {
         let socket = self.sockets.get_mut(key).ok_or(Error::BadDescriptor)?;
         match option {
             SocketOption::Broadcast(on) => (socket.broadcast, socket.last) = (on, None),
+            SocketOption::ReusePort(on) => socket.reuse_port = on,
             SocketOption::RecvBuffer(bytes) => socket.recv_buffer = bytes.clamp(2048, 1 << 30),
             // What is pushed is with the device, or waits for a neighbour's address.
             SocketOption::SendBuffer(_) | SocketOption::ReuseAddr(_) | SocketOption::Linger(_) => {}
@@ -330,6 +338,7 @@ impl Udp {
         let socket = self.sockets.get(key).ok_or(Error::BadDescriptor)?;
         match name {
             OptionName::Broadcast => Ok(SocketOption::Broadcast(socket.broadcast)),
+            OptionName::ReusePort => Ok(SocketOption::ReusePort(socket.reuse_port)),
             OptionName::RecvBuffer => Ok(SocketOption::RecvBuffer(socket.recv_buffer)),
             _ => Err(Error::NotSupported("this option on a datagram socket of catnip")),
         }
@@ -444,35 +453,38 @@ impl Udp {
         if let [only] = keys {
             return rank(self.sockets.get(*only)?).map(|_| *only);
         }
-        let ranked = keys.iter().filter_map(|key| Some((rank(self.sockets.get(*key)?)?, *key)));
-        ranked.max_by_key(|(rank, _)| *rank).map(|(_, key)| key)
+        let ranked = || keys.iter().filter_map(|key| Some((rank(self.sockets.get(*key)?)?, *key)));
+        let best = ranked().map(|(rank, _)| rank).max()?;
+        let closest = || ranked().filter(|(rank, _)| *rank == best);
+        closest().nth(share(sender, closest().count())).map(|(_, key)| key)
     }
 
-    fn bind_any(&mut self, ip: &Ip, key: Key) -> Result<(), Error> {
+    fn bind_any(&mut self, rng: &mut fastrand::Rng, ip: &Ip, key: Key) -> Result<(), Error> {
         let socket = self.sockets.get(key).ok_or(Error::BadDescriptor)?;
         let any: IpAddr = match socket.domain {
             Domain::Inet => Ipv4Addr::UNSPECIFIED.into(),
             Domain::Inet6 | Domain::Unix => Ipv6Addr::UNSPECIFIED.into(),
         };
-        self.bind(ip, key, SocketAddr::new(any, 0))
+        self.bind(rng, ip, key, SocketAddr::new(any, 0))
     }
 
-    fn is_bound(&self, addr: IpAddr, port: u16) -> bool {
-        self.ports.get(port).iter().filter_map(|key| self.sockets.get(*key)?.local).any(|other| {
-            other.is_ipv4() == addr.is_ipv4()
-                && (other.ip() == addr || other.ip().is_unspecified() || addr.is_unspecified())
+    /// Whether another socket has the port at an overlapping address, and does not share it.
+    fn is_bound(&self, addr: IpAddr, port: u16, shares: bool) -> bool {
+        self.ports.get(port).iter().filter_map(|key| self.sockets.get(*key)).any(|other| {
+            other.local.is_some_and(|local| {
+                local.is_ipv4() == addr.is_ipv4()
+                    && (local.ip() == addr || local.ip().is_unspecified() || addr.is_unspecified())
+            }) && !(shares && other.reuse_port)
         })
     }
 
-    /// RFC 6056 §3.3.1.
-    fn pick_port(&mut self, addr: IpAddr) -> Option<u16> {
+    /// RFC 6056 §3.3.1: the first free one from a random one on.
+    fn pick_port(&self, rng: &mut fastrand::Rng, addr: IpAddr) -> Option<u16> {
         let count = u32::from(u16::MAX - FIRST_PORT) + 1;
-        let begin = u32::from(self.next_port - FIRST_PORT);
-        let port = (0..count)
+        let begin = rng.u32(..count);
+        (0..count)
             .map(|step| FIRST_PORT + ((begin + step) % count) as u16)
-            .find(|port| !self.is_bound(addr, *port))?;
-        self.next_port = if port == u16::MAX { FIRST_PORT } else { port + 1 };
-        Some(port)
+            .find(|port| !self.is_bound(addr, *port, false))
     }
 
     pub(crate) fn counters(&self, visit: &mut dyn FnMut(&'static str, u64)) {

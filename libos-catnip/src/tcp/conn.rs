@@ -121,9 +121,11 @@ pub(crate) enum Timer {
     KeepAlive,
     /// TimeWait, FinWait2 or linger is over.
     Linger,
+    /// What was sent ahead of its time is due, and more may go.
+    Pace,
 }
 
-pub(crate) const TIMERS: usize = 5;
+pub(crate) const TIMERS: usize = 6;
 
 /// Of a timer that is not set.
 pub(crate) const NEVER: Instant = Instant::from_nanos(u64::MAX);
@@ -227,6 +229,8 @@ pub(crate) struct Connection {
     pub(crate) cwr_due: bool,
 
     pub(crate) congestion: Congestion,
+    /// New data has to wait until then.
+    pub(crate) paced: Instant,
     pub(crate) rtt: Rtt,
     pub(crate) rack: Rack,
     pub(crate) duplicate_acks: u8,
@@ -268,8 +272,8 @@ impl Connection {
     /// The right time for the next look at its timers.
     #[inline]
     pub(crate) fn next_timer(&self) -> Option<Instant> {
-        let [a, b, c, d, e] = self.timers;
-        Some(a.min(b).min(c.min(d)).min(e)).filter(|at| *at != NEVER)
+        let [a, b, c, d, e, f] = self.timers;
+        Some(a.min(b).min(c.min(d)).min(e.min(f))).filter(|at| *at != NEVER)
     }
 
     #[inline]

@@ -88,6 +88,14 @@ impl Tcp {
     }
 
     pub(crate) fn option(&self, key: Key, name: OptionName) -> Result<SocketOption, Error> {
+        if name == OptionName::ReusePort {
+            return match self.sockets.get(key).ok_or(Error::BadDescriptor)? {
+                Socket::Fresh(Fresh { reuse_port, .. }) => Ok(SocketOption::ReusePort(*reuse_port)),
+                Socket::Listener(listener) => Ok(SocketOption::ReusePort(listener.reuse_port)),
+                Socket::Connection(_) => Ok(SocketOption::ReusePort(false)),
+                Socket::TimeWait(_) => Err(Error::BadDescriptor),
+            };
+        }
         let settings = match self.sockets.get(key).ok_or(Error::BadDescriptor)? {
             Socket::Fresh(fresh) => &fresh.settings,
             Socket::Listener(listener) => &listener.settings,

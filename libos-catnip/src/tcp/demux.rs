@@ -33,7 +33,6 @@ pub(crate) struct Demux {
     keys: (u64, u64),
     /// RFC 6528's secret, apart from that of the table.
     secret: (u64, u64),
-    next_port: u16,
 }
 
 impl Demux {
@@ -43,7 +42,6 @@ impl Demux {
             last: Cell::new(None),
             keys: (rng.u64(..), rng.u64(..)),
             secret: (rng.u64(..), rng.u64(..)),
-            next_port: rng.u16(FIRST_PORT..),
         }
     }
 
@@ -88,27 +86,16 @@ impl Demux {
         (hash(self.secret, ends) >> 32) as u32
     }
 
-    /// A local port that `is_free`: RFC 6056 §3.3.1, from a random one on. `None`: there is none.
-    pub(crate) fn pick_port(
-        &mut self,
-        rng: &mut fastrand::Rng,
-        mut is_free: impl FnMut(&Demux, u16) -> bool,
-    ) -> Option<u16> {
-        let count = u32::from(u16::MAX - FIRST_PORT) + 1;
-        let begin = u32::from(self.next_port - FIRST_PORT) + rng.u32(..500);
-        for step in 0..count {
-            let port = FIRST_PORT + ((begin + step) % count) as u16;
-            if is_free(self, port) {
-                self.next_port = if port == u16::MAX { FIRST_PORT } else { port + 1 };
-                return Some(port);
-            }
-        }
-        None
-    }
-
     pub(crate) fn len(&self) -> usize {
         self.table.len()
     }
+}
+
+/// A local port that `is_free`: RFC 6056 §3.3.1, from a random one on. `None`: there is none.
+pub(super) fn pick_port(rng: &mut fastrand::Rng, mut is_free: impl FnMut(u16) -> bool) -> Option<u16> {
+    let count = u32::from(u16::MAX - FIRST_PORT) + 1;
+    let begin = rng.u32(..count);
+    (0..count).map(|step| FIRST_PORT + ((begin + step) % count) as u16).find(|port| is_free(*port))
 }
 
 #[inline]

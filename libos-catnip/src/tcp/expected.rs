@@ -130,7 +130,7 @@ impl Connection {
         self.progress_at = now;
         let sample = newest_once.and_then(|at| self.measured(io, at));
         if let Some(sample) = sample {
-            self.rtt.sample_nanos(sample, 1);
+            self.sample(sample, self.flight.pipe() + count);
         }
         let before = self.flight.pipe() + count;
         self.congestion.on_ack(&Acked {
@@ -139,7 +139,7 @@ impl Connection {
             in_flight: before,
             rtt: sample,
             srtt: self.rtt.srtt_nanos(),
-            cwnd_limited: self.congestion.cwnd() <= before + u32::from(self.mss),
+            cwnd_limited: self.is_held_back(before),
             snd_una: self.una,
             snd_nxt: self.nxt,
         });

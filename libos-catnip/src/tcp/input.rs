@@ -420,6 +420,22 @@ impl Connection {
         moved
     }
 
+    /// Takes in a measured round-trip time, in nanoseconds, of which there are as many as so many bytes on the way cause.
+    #[inline]
+    pub(super) fn sample(&mut self, nanos: u64, in_flight: u32) {
+        let pair = 2 * u32::from(self.mss);
+        match in_flight {
+            few if few <= 2 * pair => self.rtt.sample_nanos(nanos),
+            many => self.rtt.sample_one_of(nanos, many / pair),
+        }
+    }
+
+    /// Whether the congestion window, or pacing by it, holds back what could be sent, with so much on the way.
+    #[inline]
+    pub(super) fn is_held_back(&self, in_flight: u32) -> bool {
+        self.congestion.cwnd() <= in_flight + u32::from(self.mss) || self.timer(Timer::Pace).is_some()
+    }
+
     /// The round-trip time of a segment that bears the time `at`, in nanoseconds, as far as that is known.
     #[inline]
     pub(super) fn measured(&self, io: &Io<'_, '_>, at: Instant) -> Option<u64> {
@@ -435,7 +451,7 @@ impl Connection {
         let now = io.cx.now;
         let sample = delivered.sent_at.and_then(|at| self.measured(io, at));
         if let Some(sample) = sample {
-            self.rtt.sample_nanos(sample, 1);
+            self.sample(sample, self.flight.pipe() + delivered.count);
         }
         let in_flight = self.flight.pipe();
         let was_recovering = self.is_recovering();
@@ -450,7 +466,7 @@ impl Connection {
             in_flight: in_flight + delivered.count,
             rtt: sample,
             srtt: self.rtt.srtt_nanos(),
-            cwnd_limited: self.congestion.cwnd() <= in_flight + delivered.count + u32::from(self.mss),
+            cwnd_limited: self.is_held_back(in_flight + delivered.count),
             snd_una: self.una,
             snd_nxt: self.nxt,
         });

@@ -30,6 +30,8 @@ const MOST_WAITING: u32 = 65_535;
 pub(super) struct Listener {
     pub(super) local: SocketAddr,
     pub(super) settings: Settings,
+    /// Others that say so as well may have the same address.
+    pub(super) reuse_port: bool,
     backlog: usize,
     /// Handshakes that are under way.
     half_open: usize,
@@ -58,10 +60,11 @@ impl Tcp {
         let backlog = backlog.clamp(1, MOST_WAITING) as usize;
         let socket = self.sockets.get_mut(key).ok_or(Error::BadDescriptor)?;
         match socket {
-            Socket::Fresh(Fresh { local: Some(local), settings, .. }) => {
+            Socket::Fresh(Fresh { local: Some(local), settings, reuse_port, .. }) => {
                 let listener = Listener {
                     local: *local,
                     settings: settings.clone(),
+                    reuse_port: *reuse_port,
                     backlog,
                     half_open: 0,
                     ready: VecDeque::new(),

@@ -68,6 +68,7 @@ pub(crate) struct Policy {
     /// How long a closed descriptor's connection goes on, unless its socket says otherwise.
     pub(crate) linger: Duration,
     pub(crate) time_wait: Duration,
+    pub(crate) pacing: bool,
     pub(crate) ecn: EcnPolicy,
     pub(crate) syn_cookies: SynCookies,
     /// Handshakes that a listener keeps at a time.

@@ -21,6 +21,12 @@ pub(crate) const PROTOCOL: u8 = 6;
 /// ECN field of data packets: ECT(0).
 const ECN_CAPABLE: u8 = 2;
 
+/// What has waited for its time waits for as much longer, so that timers are fewer than segments where those are many.
+const PACING_STEP: Duration = Duration::from_micros(125);
+
+/// Nanoseconds' worth of data that may always go at once.
+const LEAST_BURST: u64 = 250_000;
+
 /// Segments of payload that a packet refers to, at the most: one of the frame's is its header.
 const MAX_PIECES: usize = MAX_SEGMENTS - 1;
 
@@ -43,6 +49,11 @@ impl Connection {
             let len = self.sendable();
             if len == 0 {
                 break;
+            }
+            if self.paced > io.cx.now {
+                io.counters.paced += u64::from(self.timer(Timer::Pace).is_none());
+                self.set_timer(Timer::Pace, Some(self.paced + PACING_STEP));
+                return;
             }
             self.send_new(io, len);
         }
@@ -97,6 +108,16 @@ impl Connection {
         }
         self.flight.push(at, self.nxt, io.cx.now);
         self.arm_loss_timer_on_send(io.cx.now);
+        if self.congestion.is_paced() {
+            self.pace(io.cx.now, len as u32);
+        }
+    }
+
+    /// A bucket that holds a burst, and is filled at the pacing rate.
+    fn pace(&mut self, now: Instant, len: u32) {
+        let burst = self.congestion.pacing_time(self.congestion.burst()).max(LEAST_BURST);
+        let full = Instant::from_nanos(now.as_nanos().saturating_sub(burst));
+        self.paced = self.paced.max(full) + Duration::from_nanos(self.congestion.pacing_time(len));
     }
 
     fn send_fin(&mut self, io: &mut Io<'_, '_>) {

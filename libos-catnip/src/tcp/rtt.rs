@@ -82,16 +82,27 @@ impl Rtt {
         self.sample_of(rtt, 1);
     }
 
-    /// Takes in one of `expected` measurements per round trip, each of which then weighs as much less: RFC 7323
-    /// Appendix G. `expected` is the flight in segments, halved for delayed acknowledgments.
+    /// The same of one among several.
     #[cfg(test)]
     pub(crate) fn sample_of(&mut self, rtt: Duration, expected: u32) {
-        self.sample_nanos(u64::try_from(rtt.as_nanos()).unwrap_or(u64::MAX), expected);
+        self.sample_one_of(u64::try_from(rtt.as_nanos()).unwrap_or(u64::MAX), expected);
     }
 
-    /// The same in nanoseconds.
+    /// Takes in a measurement in nanoseconds that is the only one of its round trip, or nearly.
     #[inline]
-    pub(crate) fn sample_nanos(&mut self, rtt: u64, expected: u32) {
+    pub(crate) fn sample_nanos(&mut self, rtt: u64) {
+        self.take(rtt, 1);
+    }
+
+    /// Takes in one of `expected` per round trip, each of which then weighs as much less: RFC 7323 Appendix G. `expected`
+    /// is the flight in segments, halved for delayed acknowledgments.
+    #[inline(never)]
+    pub(crate) fn sample_one_of(&mut self, rtt: u64, expected: u32) {
+        self.take(rtt, expected);
+    }
+
+    #[inline(always)]
+    fn take(&mut self, rtt: u64, expected: u32) {
         // No sample is zero, so that zero can say that there is none; the greatest is far beyond the greatest timeout.
         let rtt = rtt.clamp(1, 1 << 40);
         self.note_least(rtt, expected);
@@ -120,7 +131,7 @@ impl Rtt {
 
     /// Two halves of a window, so that what is older than two windows is forgotten. The windows are measured by the
     /// samples themselves: those of one round trip add up to its time.
-    #[inline]
+    #[inline(always)]
     fn note_least(&mut self, rtt: u64, expected: u32) {
         self.least[0] = self.least[0].min(rtt);
         let passed = rtt / 1000 / u64::from(expected.max(1));

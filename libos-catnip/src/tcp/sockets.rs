@@ -22,7 +22,7 @@ use super::conn::{
 };
 use super::cookies::Cookies;
 use super::counters::Counters;
-use super::demux::{Demux, Ends};
+use super::demux::{Demux, Ends, pick_port};
 use super::flight::Flight;
 use super::listen::Listener;
 use super::output::{PROTOCOL, send_header};
@@ -37,7 +37,7 @@ use super::{Ecn, EcnPolicy, Policy, SynCookies, recv_shift};
 use crate::catnip::Queue;
 use crate::device::Checksum;
 use crate::ip::{About, Cast, Ip, Path, Problem, ProblemKind, checksum, pseudo_sum};
-use crate::ports::Ports;
+use crate::ports::{Ports, share};
 use crate::timer::{TimerId, Wheel};
 
 /// What a call into TCP works with.
@@ -126,6 +126,7 @@ pub(crate) struct Tcp {
     pub(super) cookies: Cookies,
     linger: Duration,
     algorithm: Algorithm,
+    pacing: bool,
     pub(super) ecn: EcnPolicy,
     pub(super) syn_cookies: SynCookies,
     pub(super) half_open: usize,
@@ -133,7 +134,7 @@ pub(crate) struct Tcp {
 
 impl Tcp {
     pub(crate) fn new(rng: &mut fastrand::Rng, now: Instant, defaults: Settings, policy: Policy) -> Tcp {
-        let Policy { algorithm, linger, time_wait, ecn, syn_cookies, half_open } = policy;
+        let Policy { algorithm, linger, time_wait, pacing, ecn, syn_cookies, half_open } = policy;
         Tcp {
             sockets: Slab::new(),
             demux: Demux::new(rng),
@@ -146,6 +147,7 @@ impl Tcp {
             cookies: Cookies::new(rng),
             linger,
             algorithm,
+            pacing,
             ecn,
             syn_cookies,
             half_open,
@@ -174,7 +176,7 @@ impl Tcp {
         }
         let port = match addr.port() {
             0 => self.pick_listening_port(env.cx.rng, addr.ip()).ok_or(Error::AddressInUse)?,
-            port if self.is_bound(addr.ip(), port) => return Err(Error::AddressInUse),
+            port if self.is_bound(addr.ip(), port, fresh.reuse_port) => return Err(Error::AddressInUse),
             port => port,
         };
         if let Some(Socket::Fresh(fresh)) = self.sockets.get_mut(key) {
@@ -279,18 +281,17 @@ impl Tcp {
         ends.local_port = match bound {
             Some(addr) => addr.port(),
             None => {
-                let listeners = &self.listeners;
-                let free = |demux: &Demux, port| {
+                let (listeners, sockets, demux) = (&self.listeners, &self.sockets, &self.demux);
+                let free = |port| {
                     listeners.get(port).is_empty() && demux.find(&Ends { local_port: port, ..ends }).is_none()
                 };
-                let sockets = &self.sockets;
-                let reusable = |demux: &Demux, port| {
+                let reusable = |port| {
                     let old = demux.find(&Ends { local_port: port, ..ends });
                     listeners.get(port).is_empty()
                         && old.is_none_or(|key| taken_over(sockets, key, now).is_some())
                 };
-                let port = self.demux.pick_port(env.cx.rng, free);
-                let port = port.or_else(|| self.demux.pick_port(env.cx.rng, reusable));
+                let port = pick_port(env.cx.rng, free);
+                let port = port.or_else(|| pick_port(env.cx.rng, reusable));
                 port.ok_or(Error::AddressNotAvailable)?
             }
         };
@@ -363,7 +364,8 @@ impl Tcp {
             ecn: Ecn::Off,
             ece_due: false,
             cwr_due: false,
-            congestion: Congestion::new(self.algorithm, super::LEAST_MSS.into(), cx.now),
+            congestion: Congestion::new(self.algorithm, self.pacing, super::LEAST_MSS.into(), cx.now),
+            paced: Instant::default(),
             rtt: Rtt::new(),
             rack: Rack::new(),
             duplicate_acks: 0,
@@ -526,7 +528,7 @@ impl Tcp {
         if segment.flags.has(Flags::RST) {
             return;
         }
-        if let Some(listener) = self.listener(ends.local, ends.local_port) {
+        if let Some(listener) = self.listener(&ends) {
             match (segment.flags.has(Flags::SYN), segment.flags.has(Flags::ACK)) {
                 (true, false) => return self.receive_syn(env, listener, ends, &segment),
                 // §3.10.7.2, fourth: without SYN, it means nothing here.
@@ -716,42 +718,43 @@ impl Tcp {
         self.listeners.remove(port, key);
     }
 
-    fn bound_at(&self, key: Key) -> Option<SocketAddr> {
+    /// Where a socket is bound that is no connection, and whether it shares that.
+    fn bound_at(&self, key: Key) -> Option<(SocketAddr, bool)> {
         match self.sockets.get(key)? {
-            Socket::Fresh(fresh) => fresh.local,
-            Socket::Listener(listener) => Some(listener.local),
+            Socket::Fresh(fresh) => fresh.local.map(|local| (local, fresh.reuse_port)),
+            Socket::Listener(listener) => Some((listener.local, listener.reuse_port)),
             Socket::Connection(_) | Socket::TimeWait(_) => None,
         }
     }
 
-    /// Whether another socket is bound to the port at an overlapping address.
-    fn is_bound(&self, addr: IpAddr, port: u16) -> bool {
-        self.listeners.get(port).iter().filter_map(|key| self.bound_at(*key)).any(|other| {
+    /// Whether another socket is bound to the port at an overlapping address, and does not share it.
+    fn is_bound(&self, addr: IpAddr, port: u16, shares: bool) -> bool {
+        self.listeners.get(port).iter().filter_map(|key| self.bound_at(*key)).any(|(other, shared)| {
             other.is_ipv4() == addr.is_ipv4()
                 && (other.ip() == addr || other.ip().is_unspecified() || addr.is_unspecified())
+                && !(shares && shared)
         })
     }
 
-    fn pick_listening_port(&mut self, rng: &mut fastrand::Rng, addr: IpAddr) -> Option<u16> {
-        let mut demux = std::mem::replace(&mut self.demux, Demux::new(&mut fastrand::Rng::with_seed(0)));
-        let port = demux.pick_port(rng, |_, port| !self.is_bound(addr, port));
-        self.demux = demux;
-        port
+    fn pick_listening_port(&self, rng: &mut fastrand::Rng, addr: IpAddr) -> Option<u16> {
+        pick_port(rng, |port| !self.is_bound(addr, port, false))
     }
 
-    /// The listener for an address: one that names it before one for any.
-    fn listener(&self, addr: IpAddr, port: u16) -> Option<Key> {
-        let keys = self.listeners.get(port);
-        let find = |wanted: &dyn Fn(SocketAddr) -> bool| {
-            keys.iter()
-                .find(|key| match self.sockets.get(**key) {
-                    Some(Socket::Listener(listener)) => wanted(listener.local),
+    /// The listener for a call: one that names the address before one for any, and of several always the same.
+    fn listener(&self, ends: &Ends) -> Option<Key> {
+        let keys = self.listeners.get(ends.local_port);
+        let find = |wanted: &dyn Fn(IpAddr) -> bool| {
+            let those = || {
+                keys.iter().filter(|key| match self.sockets.get(**key) {
+                    Some(Socket::Listener(listener)) => wanted(listener.local.ip()),
                     _ => false,
                 })
-                .copied()
+            };
+            let peer = SocketAddr::new(ends.remote, ends.remote_port);
+            those().nth(share(peer, those().count())).copied()
         };
-        find(&|local| local.ip() == addr)
-            .or_else(|| find(&|local| local.ip().is_unspecified() && local.is_ipv4() == addr.is_ipv4()))
+        find(&|local| local == ends.local)
+            .or_else(|| find(&|local| local.is_unspecified() && local.is_ipv4() == ends.local.is_ipv4()))
     }
 
     /// Connections that there are, whatever their state.

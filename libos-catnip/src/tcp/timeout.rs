@@ -13,7 +13,9 @@ impl Connection {
     /// Serves every timer that is due.
     pub(crate) fn run_timers(&mut self, io: &mut Io<'_, '_>) {
         let now = io.cx.now;
-        for timer in [Timer::Loss, Timer::Persist, Timer::DelayedAck, Timer::KeepAlive, Timer::Linger] {
+        for timer in
+            [Timer::Loss, Timer::Persist, Timer::DelayedAck, Timer::KeepAlive, Timer::Linger, Timer::Pace]
+        {
             if self.timer(timer).is_none_or(|at| at > now) {
                 continue;
             }
@@ -28,6 +30,7 @@ impl Connection {
                 }
                 Timer::KeepAlive => self.keep_alive_timer_fired(io),
                 Timer::Linger => self.linger_timer_fired(io),
+                Timer::Pace => self.output(io),
             }
             if self.state == State::Closed {
                 return;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use demi_api::desc::QDesc;
 use demi_api::error::Error;
-use demi_api::{Domain, SocketKind};
+use demi_api::{Domain, SocketKind, SocketOption};
 use demi_libos_catnip::device::fault::Faults;
 
 use crate::raw::{ACK, CWR, ECE, PSH, RST, Raw, SYN, Seg};
@@ -283,4 +283,87 @@ fn stray_acknowledgements_are_reset_where_no_cookie_was_given() {
     let accept = world.hosts[1].accept(listener).unwrap();
     world.hosts[1].close(listener).unwrap();
     assert_eq!(world.take(1, accept).unwrap().result.unwrap_err(), Error::Cancelled);
+}
+
+#[test]
+fn listeners_may_share_a_port_if_all_agree() {
+    let world = world("");
+    let mut raw = Raw::new(&world);
+    let host = &world.hosts[1];
+    let socket = |shares: bool| {
+        let socket = host.socket(Domain::Inet, SocketKind::Stream).unwrap();
+        host.set_option(socket, SocketOption::ReusePort(shares)).unwrap();
+        (socket, host.bind(socket, address()))
+    };
+    let (one, bound) = socket(true);
+    bound.unwrap();
+    assert_eq!(socket(false).1.unwrap_err(), Error::AddressInUse);
+    let (other, bound) = socket(true);
+    bound.unwrap();
+    for listener in [one, other] {
+        host.listen(listener, 64).unwrap();
+    }
+    let mut clients = Vec::new();
+    for _ in 0..40 {
+        let client = world.hosts[0].socket(Domain::Inet, SocketKind::Stream).unwrap();
+        clients.push(world.hosts[0].connect(client, address()).unwrap());
+        raw.settle(&world);
+    }
+    for connect in clients {
+        world.take(0, connect).expect("connected").result.unwrap();
+    }
+    let mut counts = [0; 2];
+    for (listener, count) in [one, other].into_iter().zip(&mut counts) {
+        let accepts: Vec<_> = (0..40).map(|_| host.accept(listener).unwrap()).collect();
+        raw.settle(&world);
+        *count = accepts.into_iter().filter(|accept| world.take(1, *accept).is_some()).count();
+    }
+    assert!(counts[0] + counts[1] == 40 && counts[0] > 5 && counts[1] > 5, "{counts:?}");
+}
+
+#[test]
+fn datagram_sockets_may_share_a_port_and_keep_their_peers() {
+    let world = world("");
+    let mut raw = Raw::new(&world);
+    let host = &world.hosts[1];
+    let socket = |shares: bool| {
+        let socket = host.socket(Domain::Inet, SocketKind::Datagram).unwrap();
+        host.set_option(socket, SocketOption::ReusePort(shares)).unwrap();
+        (socket, host.bind(socket, address()))
+    };
+    let (one, bound) = socket(true);
+    bound.unwrap();
+    assert_eq!(socket(false).1.unwrap_err(), Error::AddressInUse);
+    let (other, bound) = socket(true);
+    bound.unwrap();
+    let mut ports = Vec::new();
+    let mut counts = [0; 2];
+    for number in 0..40u8 {
+        let client = world.hosts[0].socket(Domain::Inet, SocketKind::Datagram).unwrap();
+        let mut heard = Vec::new();
+        for _ in 0..2 {
+            let sga = world.hosts[0].copy_from(&[number]).unwrap();
+            world.hosts[0].push_to(client, sga, address()).unwrap();
+            raw.settle(&world);
+            for (place, socket) in [one, other].into_iter().enumerate() {
+                let pop = host.pop(socket).unwrap();
+                match world.take(1, pop) {
+                    Some(done) => {
+                        assert_eq!(done.popped().unwrap().to_vec(), [number]);
+                        heard.push(place);
+                    }
+                    None => {
+                        host.cancel(pop).unwrap();
+                        world.take(1, pop).expect("it is cancelled");
+                    }
+                }
+            }
+        }
+        assert!(heard.len() == 2 && heard[0] == heard[1], "{heard:?}");
+        counts[heard[0]] += 1;
+        ports.push(world.hosts[0].local_addr(client).unwrap().inet().unwrap().port());
+    }
+    assert!(counts[0] > 5 && counts[1] > 5, "{counts:?}");
+    // RFC 6056: nobody can tell the next port from the last.
+    assert!(ports.windows(2).filter(|pair| pair[1].wrapping_sub(pair[0]) < 100).count() < 10, "{ports:?}");
 }

@@ -7,6 +7,7 @@
 mod ecn;
 mod idle;
 mod listen;
+mod pacing;
 mod raw;
 mod tail;
 mod time_wait;

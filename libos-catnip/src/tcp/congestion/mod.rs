@@ -30,6 +30,9 @@ use super::seq::SeqNum;
 /// The greatest window: what can be on the way by RFC 7323 §2.3.
 pub(crate) const MAX_WINDOW: u32 = 1 << 30;
 
+/// The shortest round trip, in nanoseconds, that something can be spread over: eight ticks of the timer wheel.
+const PACED_FROM: u64 = 500_000;
+
 /// How the window changes in congestion avoidance.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -50,6 +53,8 @@ pub(crate) struct Congestion {
     untried: bool,
     /// Something was acknowledged since the retransmission timer expired last.
     progress: bool,
+    /// What is sent may be spread over the round trip.
+    pacing: bool,
     mss: u32,
     cwnd: u32,
     ssthresh: u32,
@@ -71,7 +76,7 @@ pub(crate) struct Congestion {
     undo: Undo,
 }
 
-const _: () = assert!(size_of::<Congestion>() <= 160);
+const _: () = assert!(size_of::<Congestion>() <= 168);
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Phase {
@@ -115,13 +120,14 @@ pub(crate) struct Acked {
 
 impl Congestion {
     /// At the beginning of a connection.
-    pub(crate) fn new(algorithm: Algorithm, mss: u32, now: Instant) -> Congestion {
+    pub(crate) fn new(algorithm: Algorithm, pacing: bool, mss: u32, now: Instant) -> Congestion {
         let mss = mss.clamp(1, MAX_WINDOW / 16);
         Congestion {
             algorithm,
             phase: Phase::Open,
             untried: true,
             progress: false,
+            pacing,
             mss,
             cwnd: initial_window(mss),
             ssthresh: u32::MAX,
@@ -231,7 +237,11 @@ impl Congestion {
         let growth = match self.phase {
             // RFC 3465 §2.4: after a timeout, one acknowledgment may stand for much that arrived long ago.
             Phase::Loss => acked.min(self.mss),
-            _ if self.ssthresh == u32::MAX => self.hystart.growth(acked.min(8 * self.mss)),
+            // RFC 9406 §4.2: L, which is infinite where bursts are paced.
+            _ if self.ssthresh == u32::MAX => {
+                let most = if self.is_paced() { MAX_WINDOW } else { 8 * self.mss };
+                self.hystart.growth(acked.min(most))
+            }
             _ => acked.min(2 * self.mss),
         };
         self.cwnd = self.cwnd.saturating_add(growth).min(self.ssthresh).min(MAX_WINDOW);
@@ -411,14 +421,24 @@ impl Congestion {
         }
     }
 
-    /// The rate at which to send, in bytes per second: twice the window per round trip in slow start, 1.2 times after
-    /// that, so that pacing itself never holds the window back. `None`: no round-trip time is known.
-    #[cfg(test)]
+    /// Whether new data is to be spread over the round trip. Where that is short, the path holds so little that there is
+    /// nothing to spread, and a look at the clock would take as long.
     #[inline]
-    pub(crate) fn pacing_rate(&self) -> Option<u64> {
-        // The window has 30 bits, and each factor times 10^9 has 31.
-        let factor = if self.in_slow_start() { 2_000_000_000 } else { 1_200_000_000 };
-        (self.srtt != 0).then(|| (u64::from(self.cwnd) * factor / self.srtt).max(1))
+    pub(crate) fn is_paced(&self) -> bool {
+        self.srtt >= PACED_FROM && self.pacing
+    }
+
+    /// Over how long to spread so many bytes, in nanoseconds: at twice the window per round trip in slow start, and at five
+    /// quarters of it after that, so that pacing itself never holds the window back.
+    pub(crate) fn pacing_time(&self, bytes: u32) -> u64 {
+        // Bytes and window have 30 bits, and times less than 2^41, or the product is not far from its limit.
+        let time = u64::from(bytes).saturating_mul(self.srtt) / u64::from(self.cwnd);
+        if self.in_slow_start() { time / 2 } else { time / 5 * 4 }
+    }
+
+    /// How many bytes may go at once after a pause: the initial window, which is safe on any path.
+    pub(crate) fn burst(&self) -> u32 {
+        initial_window(self.mss)
     }
 
     /// The segment size has changed: the peer's option, or the path's MTU. The window stays what it is in bytes, but for

@@ -20,7 +20,7 @@ impl Path {
     fn new(algorithm: Algorithm, rtt: Duration) -> Path {
         let now = Instant::from_nanos(1_000_000_000);
         let isn = SeqNum(u32::MAX - 5000);
-        Path { congestion: Congestion::new(algorithm, MSS, now), now, rtt, una: isn, nxt: isn }
+        Path { congestion: Congestion::new(algorithm, true, MSS, now), now, rtt, una: isn, nxt: isn }
     }
 
     /// One that is in congestion avoidance with so many segments.
@@ -90,10 +90,10 @@ impl Path {
 #[test]
 fn rfc6928_2_the_initial_window() {
     for (mss, window) in [(1460, 14_600), (536, 5360), (8960, 17_920), (7000, 14_600), (9, 90)] {
-        assert_eq!(Congestion::new(Algorithm::Cubic, mss, Instant::default()).cwnd(), window, "{mss}");
+        assert_eq!(Congestion::new(Algorithm::Cubic, true, mss, Instant::default()).cwnd(), window, "{mss}");
     }
     // The peer's option comes later than the connection.
-    let mut congestion = Congestion::new(Algorithm::Cubic, 536, Instant::default());
+    let mut congestion = Congestion::new(Algorithm::Cubic, true, 536, Instant::default());
     congestion.set_mss(1460);
     assert_eq!(congestion.cwnd(), 14_600);
     // RFC 5681 §3.1.
@@ -335,12 +335,22 @@ fn rfc3708_3_the_proof_may_come_a_round_trip_after_recovery() {
 #[test]
 fn pacing_is_ahead_of_the_window() {
     let mut path = Path::new(Algorithm::Cubic, MS(10));
-    assert_eq!(path.congestion.pacing_rate(), None);
+    assert!(!path.congestion.is_paced(), "nothing was measured");
     path.round();
-    assert_eq!(path.congestion.pacing_rate(), Some(4_000_000));
+    assert!(path.congestion.is_paced());
+    let window = path.congestion.cwnd();
+    assert_eq!(path.congestion.pacing_time(window), 5_000_000, "half a round trip");
     path.lose();
     path.recover();
-    assert_eq!(path.congestion.pacing_rate(), Some(14_000 * 120));
+    let window = path.congestion.cwnd();
+    assert_eq!(path.congestion.pacing_time(window), 8_000_000, "four fifths of one");
+}
+
+#[test]
+fn short_paths_are_not_paced() {
+    let mut path = Path::new(Algorithm::Cubic, Duration::from_micros(400));
+    path.round();
+    assert!(!path.congestion.is_paced());
 }
 
 #[test]
@@ -602,7 +612,7 @@ proptest! {
         let algorithm = if cubic { Algorithm::Cubic } else { Algorithm::NewReno };
         let run = || {
             let mut now = Instant::default();
-            let mut congestion = Congestion::new(algorithm, mss, now);
+            let mut congestion = Congestion::new(algorithm, true, mss, now);
             let mut seen = Vec::new();
             for (event, seq, shift) in &events {
                 now = now + Duration::from_nanos((u64::from(*seq) << 32) >> shift);
@@ -661,7 +671,7 @@ proptest! {
                 }
                 assert!((congestion.mss..=MAX_WINDOW).contains(&congestion.cwnd()));
                 assert!(congestion.ssthresh() >= 2 * congestion.mss);
-                seen.push((congestion.cwnd(), congestion.ssthresh(), congestion.pacing_rate()));
+                seen.push((congestion.cwnd(), congestion.ssthresh(), congestion.pacing_time(1 << 30)));
             }
             seen
         };
