@@ -52,7 +52,7 @@ pub(crate) fn share(peer: SocketAddr, count: usize) -> usize {
         IpAddr::V6(addr) => (addr.to_bits() ^ addr.to_bits() >> 64) as u64,
     };
     let mixed = (addr << 16 ^ u64::from(peer.port())).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    ((mixed >> 32) * count as u64 >> 32) as usize
+    (((mixed >> 32) * count as u64) >> 32) as usize
 }
 
 #[cfg(test)]

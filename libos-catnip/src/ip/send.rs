@@ -333,7 +333,7 @@ pub(super) fn fill_v4(
     fill_ethernet(mac, head, EthernetProtocol::Ipv4);
     let (Header { protocol, ecn, dont_fragment, hop_limit, len }, Part { ident, offset, more }) =
         (header, part);
-    let fragment = u16::from(dont_fragment) << 14 | u16::from(more) << 13 | offset / 8;
+    let fragment = u16::from(dont_fragment) << 14 | u16::from(more) << 13 | (offset / 8);
     let (local, remote) = (local.to_bits(), remote.to_bits());
     // RFC 791 §3.1, in halves, whose sum is to be all ones.
     let mut halves = [

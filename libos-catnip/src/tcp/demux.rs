@@ -116,3 +116,35 @@ pub(super) fn write_ends(hasher: &mut SipHasher13, ends: &Ends) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rfc6056_ports_are_random_and_the_last_one_is_found() {
+        let mut rng = fastrand::Rng::with_seed(1);
+        let ports: Vec<u16> = (0..1000).filter_map(|_| pick_port(&mut rng, |_| true)).collect();
+        let near = ports.windows(2).filter(|pair| pair[0].abs_diff(pair[1]) < 164).count();
+        assert!(ports.len() == 1000 && ports.iter().all(|port| *port >= FIRST_PORT));
+        assert!((5..50).contains(&near), "one in fifty is within a hundredth: {near}");
+        assert_eq!(pick_port(&mut rng, |port| port == FIRST_PORT), Some(FIRST_PORT));
+        assert_eq!(pick_port(&mut rng, |port| port == u16::MAX), Some(u16::MAX));
+        assert_eq!(pick_port(&mut rng, |_| false), None);
+    }
+
+    #[test]
+    fn rfc6528_numbers_rise_for_the_same_ends_and_tell_nothing_of_others() {
+        let demux = Demux::new(&mut fastrand::Rng::with_seed(1));
+        let ends = |port| Ends {
+            local: [10, 0, 0, 1].into(),
+            remote: [10, 0, 0, 2].into(),
+            local_port: port,
+            remote_port: 80,
+        };
+        let at = |ms: u64| Instant::from_nanos(ms * 1_000_000);
+        let first = demux.initial(&ends(1), at(5));
+        assert_eq!(demux.initial(&ends(1), at(9)) - first, 1000, "250 for a millisecond");
+        assert!((2..100).all(|port| (demux.initial(&ends(port), at(5)) - first).abs_diff(0) > 1000));
+    }
+}

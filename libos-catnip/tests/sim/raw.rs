@@ -146,7 +146,7 @@ impl Raw {
         tcp.extend(seg.ports.1.to_be_bytes());
         tcp.extend(seg.seq.to_be_bytes());
         tcp.extend(seg.ack.to_be_bytes());
-        tcp.extend([((20 + options.len()) / 4 << 4) as u8, seg.flags]);
+        tcp.extend([(((20 + options.len()) / 4) << 4) as u8, seg.flags]);
         tcp.extend(seg.window.to_be_bytes());
         tcp.extend([0; 4]);
         tcp.extend(&options);

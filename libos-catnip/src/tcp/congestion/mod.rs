@@ -237,9 +237,9 @@ impl Congestion {
         let growth = match self.phase {
             // RFC 3465 §2.4: after a timeout, one acknowledgment may stand for much that arrived long ago.
             Phase::Loss => acked.min(self.mss),
-            // RFC 9406 §4.2: L, which is infinite where bursts are paced.
+            // RFC 9406 §4.2: L, which is without bound where bursts are paced; only that nothing more than doubles.
             _ if self.ssthresh == u32::MAX => {
-                let most = if self.is_paced() { MAX_WINDOW } else { 8 * self.mss };
+                let most = if self.is_paced() { self.cwnd.max(8 * self.mss) } else { 8 * self.mss };
                 self.hystart.growth(acked.min(most))
             }
             _ => acked.min(2 * self.mss),
