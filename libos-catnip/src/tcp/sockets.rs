@@ -544,6 +544,9 @@ impl Tcp {
     }
 
     fn send_reset(&mut self, env: &mut Env<'_, '_>, ends: &Ends, segment: &Segment<'_>) {
+        if env.ip.is_congested() {
+            return;
+        }
         let Ok(mut path) = env.ip.path(env.cx, Some(ends.local), ends.remote) else { return };
         let (seq, ack, flags) = if segment.flags.has(Flags::ACK) {
             (segment.ack, SeqNum(0), Flags::RST)

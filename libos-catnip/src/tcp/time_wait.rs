@@ -33,6 +33,8 @@ pub(super) struct TimeWait {
     timer: TimerId,
 }
 
+const _: () = assert!(size_of::<TimeWait>() <= 80);
+
 impl Tcp {
     /// After a connection has come to its end, or to TIME-WAIT without anybody who holds it. False: it stays.
     #[cold]

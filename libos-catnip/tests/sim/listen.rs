@@ -1,12 +1,17 @@
 //! Backlogs, cookies, and a flood of SYNs.
 
+use std::cell::Cell;
+use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::BorrowedFd;
+use std::rc::Rc;
 use std::time::Duration;
 
 use demi_api::desc::QDesc;
 use demi_api::error::Error;
 use demi_api::{Domain, SocketKind, SocketOption};
 use demi_libos_catnip::device::fault::Faults;
+use demi_libos_catnip::device::{Caps, DeviceCx, Frame, Loopback, Queue};
 
 use crate::raw::{ACK, CWR, ECE, PSH, RST, Raw, SYN, Seg};
 use crate::world::World;
@@ -283,6 +288,67 @@ fn stray_acknowledgements_are_reset_where_no_cookie_was_given() {
     let accept = world.hosts[1].accept(listener).unwrap();
     world.hosts[1].close(listener).unwrap();
     assert_eq!(world.take(1, accept).unwrap().result.unwrap_err(), Error::Cancelled);
+}
+
+/// A device that transmits nothing while it is told so.
+struct Stuck {
+    behind: Loopback,
+    stuck: Rc<Cell<bool>>,
+}
+
+impl Queue for Stuck {
+    fn caps(&self) -> &Caps {
+        self.behind.caps()
+    }
+
+    fn rx_burst(&mut self, cx: &DeviceCx<'_>, inbox: &mut Vec<Frame>) -> usize {
+        self.behind.rx_burst(cx, inbox)
+    }
+
+    fn tx_burst(&mut self, cx: &DeviceCx<'_>, outbox: &mut VecDeque<Frame>) -> usize {
+        if self.stuck.get() { 0 } else { self.behind.tx_burst(cx, outbox) }
+    }
+
+    fn wait_fd(&self) -> BorrowedFd<'_> {
+        self.behind.wait_fd()
+    }
+
+    fn arm(&mut self, cx: &DeviceCx<'_>) -> bool {
+        self.behind.arm(cx)
+    }
+
+    fn counters(&self, visit: &mut dyn FnMut(&'static str, u64)) {
+        self.behind.counters(visit);
+    }
+}
+
+#[test]
+fn strangers_fill_no_memory_while_the_device_does_not_keep_up() {
+    for port in [80, 81] {
+        let stuck = Rc::new(Cell::new(false));
+        let world = World::over(1, 1500, "half_open = 16", "gateway4 = \"10.0.0.9\"", |behind, _| {
+            Box::new(Stuck { behind, stuck: Rc::clone(&stuck) })
+        });
+        let mut raw = Raw::new(&world);
+        listen(&world, 16);
+        let seg = Seg { ports: (9, port), flags: SYN, ..Seg::default() };
+        // The way back is known.
+        raw.send(&world, &seg);
+        stuck.set(true);
+        for number in 0..10_000 {
+            let from = Ipv4Addr::from_bits(Ipv4Addr::new(100, 64, 0, 0).to_bits() | number);
+            raw.send_from(world.now(), from, &seg);
+            if number % 100 == 99 {
+                raw.settle(&world);
+            }
+        }
+        let held = world.hosts[1].heap().stats().objects_live;
+        assert!((4000..4500).contains(&held), "port {port}: {held} objects");
+        stuck.set(false);
+        raw.blind = true;
+        raw.settle(&world);
+        assert!(world.hosts[1].heap().stats().objects_live < 100);
+    }
 }
 
 #[test]
