@@ -19,6 +19,7 @@ impl Connection {
             && self.state == State::Established
             && self.fin == Fin::No
             && self.ecn == Ecn::Off
+            && !self.congestion.is_paced()
             && self.send.unsent() == 0
             && !self.send.has_pushes()
             && (sent == 0 || self.settings.no_delay)
