@@ -6,8 +6,9 @@ use super::Ecn;
 use super::conn::{Connection, Io, LossTimer, State, Timer};
 use super::output::persist_interval;
 
-/// RFC 9293 §3.8.3, R2 for SYNs: with the intervals doubling from one second, 127 s pass before the last is given up.
-const SYN_RETRIES: u8 = 6;
+/// RFC 9293 §3.8.3, R2 for SYNs (MUST-23): with the intervals doubling from one second up to a minute, 183 s pass before
+/// the last is given up.
+const SYN_RETRIES: u8 = 7;
 
 impl Connection {
     /// Serves every timer that is due.
