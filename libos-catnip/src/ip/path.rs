@@ -16,6 +16,7 @@ pub(crate) struct Path {
     pub(super) local: IpAddr,
     pub(super) remote: IpAddr,
     mtu: u16,
+    link_mtu: u16,
     pub(super) hop: Hop,
     pub(super) epoch: u32,
 }
@@ -54,6 +55,17 @@ impl Path {
     #[inline]
     pub(crate) fn mtu(&self) -> usize {
         self.mtu.into()
+    }
+
+    /// The largest packet that can come along it, IP header included: what the link carries.
+    #[inline]
+    pub(crate) fn link_mtu(&self) -> usize {
+        self.link_mtu.into()
+    }
+
+    /// Whether it leads to several hosts.
+    pub(crate) fn is_to_group(&self) -> bool {
+        self.hop == Hop::Group
     }
 
     /// The sum of the pseudo-header for `len` bytes of transport header and payload, not folded.
@@ -135,7 +147,14 @@ impl Ip {
                 (None, IpAddr::V4(addr)) if addr.is_loopback() => std::net::Ipv4Addr::LOCALHOST.into(),
                 (None, own) => own,
             };
-            return Ok(Path { local, remote, mtu: LOOP_MTU as u16, hop: Hop::Loop, epoch });
+            return Ok(Path {
+                local,
+                remote,
+                mtu: LOOP_MTU as u16,
+                link_mtu: LOOP_MTU as u16,
+                hop: Hop::Loop,
+                epoch,
+            });
         }
         if local.is_some_and(|local| !self.routes.is_own(local)) {
             return Err(Error::AddressNotAvailable);
@@ -150,7 +169,8 @@ impl Ip {
         } else {
             Hop::Neighbour(self.neighbours.place(via, now).ok_or(Error::NoBuffers)?)
         };
-        let mtu = self.mtus.get(remote, self.link_mtu(remote)) as u16;
-        Ok(Path { local, remote, mtu, hop, epoch })
+        let link_mtu = self.link_mtu(remote);
+        let mtu = self.mtus.get(remote, link_mtu) as u16;
+        Ok(Path { local, remote, mtu, link_mtu: link_mtu as u16, hop, epoch })
     }
 }

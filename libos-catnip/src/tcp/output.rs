@@ -427,23 +427,28 @@ impl Connection {
 
     // --- sizes
 
-    /// The MSS option that we send: what the path takes, without IP and TCP headers (RFC 6691).
-    pub(crate) fn own_mss(&self) -> u16 {
+    /// The MSS option that we send: what the link carries, without IP and TCP headers (RFC 6691).
+    fn own_mss(&self) -> u16 {
         own_mss(&self.path, self.settings.max_segment)
+    }
+
+    /// What fits along the path, as far as is known.
+    fn path_mss(&self) -> u16 {
+        most_behind_headers(&self.path, self.path.mtu()).min(self.settings.max_segment)
     }
 
     /// Takes the peer's MSS, or less where the path takes less, less the options in every segment.
     pub(crate) fn set_mss(&mut self, theirs: u16) {
         let options = if self.timestamps.is_some() { TIMESTAMPS as u16 } else { 0 };
         // A peer that says next to nothing would have us send next to nothing but headers.
-        self.mss = theirs.max(super::LEAST_MSS).min(self.own_mss()) - options;
+        self.mss = theirs.max(super::LEAST_MSS).min(self.path_mss()) - options;
         self.congestion.set_mss(self.mss.into());
     }
 
     /// The path has become narrower: RFC 1191, RFC 8201.
     pub(crate) fn path_narrowed(&mut self, io: &mut Io<'_, '_>) {
         let options = if self.timestamps.is_some() { TIMESTAMPS as u16 } else { 0 };
-        let most = self.own_mss().saturating_sub(options);
+        let most = self.path_mss().saturating_sub(options);
         if most < self.mss {
             self.mss = most.max(super::LEAST_MSS - options);
             self.congestion.set_mss(self.mss.into());
@@ -455,9 +460,12 @@ impl Connection {
 
 /// The MSS option for a path, unless the application wants less.
 pub(super) fn own_mss(path: &crate::ip::Path, max_segment: u16) -> u16 {
+    most_behind_headers(path, path.link_mtu()).min(max_segment)
+}
+
+fn most_behind_headers(path: &crate::ip::Path, mtu: usize) -> u16 {
     let ip = if path.local().is_ipv4() { 20 } else { 40 };
-    let most = path.mtu().saturating_sub(ip + HEADER).min(u16::MAX.into()) as u16;
-    most.min(max_segment)
+    mtu.saturating_sub(ip + HEADER).min(u16::MAX.into()) as u16
 }
 
 /// Sends a segment without payload that needs no connection's state.
