@@ -276,6 +276,9 @@ impl Tcp {
         let settings = fresh.settings.clone();
         let local = bound.map(|addr| addr.ip()).filter(|ip| !ip.is_unspecified());
         let path = env.ip.path(env.cx, local, peer.ip())?;
+        if path.is_to_group() {
+            return Err(Error::BadAddress);
+        }
         let mut ends =
             Ends { local: path.local(), remote: peer.ip(), local_port: 0, remote_port: peer.port() };
         ends.local_port = match bound {
