@@ -26,18 +26,25 @@ impl World {
     pub(crate) fn app(&mut self, flow: usize, app: &App, wanted: Option<&Wanted>) -> Outcome {
         self.note(&format!("  {}{app:?}", if flow == 0 { String::new() } else { format!("@{flow} ") }));
         match app {
-            App::Listen { port, backlog } => {
-                self.flows[flow].stack_port = Some(*port);
-                if self.listener.is_some_and(|(listening, _)| listening == *port) {
+            App::Listen { port, backlog, once } => {
+                let port = match port {
+                    Ok(port) => *port,
+                    Err(name) => {
+                        let other = self.flows.iter().find(|flow| flow.name == *name);
+                        other.and_then(|flow| flow.stack_port).ok_or("that flow has no port yet")?
+                    }
+                };
+                self.flows[flow].stack_port = Some(port);
+                if *once && self.listener.is_some_and(|(listening, _)| listening == port) {
                     return Ok(());
                 }
                 let result = self.socket(flow).and_then(|qd| {
-                    self.host.bind(qd, SocketAddr::new(self.addrs.stack, *port))?;
+                    self.host.bind(qd, SocketAddr::new(self.addrs.stack, port))?;
                     self.host.listen(qd, *backlog)?;
                     Ok(qd)
                 });
                 self.flows[flow].qd = None;
-                let result = result.map(|qd| self.listener = Some((*port, qd)));
+                let result = result.map(|qd| self.listener = Some((port, qd)));
                 verdict(result.map(|()| Done::Connected), wanted)
             }
             App::Accept => {
@@ -45,8 +52,14 @@ impl World {
                 let token = self.host.accept(listener);
                 self.begun(flow, Kind::Accept, token, wanted)
             }
-            App::Connect => {
-                let peer = peer_addr(self, flow);
+            App::Bind(port) => {
+                let addr = SocketAddr::new(self.addrs.stack, *port);
+                let result = self.socket(flow).and_then(|qd| self.host.bind(qd, addr));
+                verdict(result.map(|()| Done::Connected), wanted)
+            }
+            App::Connect(to) => {
+                let mut peer = peer_addr(self, flow);
+                peer.set_ip(to.unwrap_or(peer.ip()));
                 let token = self.socket(flow).and_then(|qd| self.host.connect(qd, peer));
                 self.begun(flow, Kind::Connect, token, wanted)
             }

@@ -7,7 +7,7 @@ use demi_api::desc::QDesc;
 use demi_api::token::QToken;
 
 use crate::parse::{Kind, Mark, Num, OptSpec, Spec};
-use crate::wire::{ACK, Manner, Opt, PSH, SYN, Tcp};
+use crate::wire::{ACK, Header, Manner, Opt, PSH, SYN, Tcp};
 
 #[derive(Debug)]
 pub(crate) struct Flow {
@@ -127,7 +127,9 @@ impl Flow {
                 Mark::Urgent(pointer) => urgent = *pointer,
                 Mark::Reserved(bits) => reserved = *bits,
                 Mark::Data(bytes) => data = Some(bytes.clone()),
-                Mark::NoPsh | Mark::DontFragment => {}
+                Mark::From(addr) => manner.from = Some(*addr),
+                Mark::IpOptions(bytes) => manner.ip_options = bytes.clone(),
+                Mark::NoPsh | Mark::DontFragment | Mark::Hops(_) => {}
             }
         }
         let seq = self.peer(spec.seq);
@@ -213,7 +215,7 @@ impl Flow {
         &self,
         spec: &Spec,
         (from, len): (usize, usize),
-        (ecn, dont_fragment): (u8, bool),
+        ip: Header,
         found: &Tcp,
     ) -> Option<String> {
         let mut wrong = String::new();
@@ -243,11 +245,12 @@ impl Flow {
                 Mark::Ecn(bits) => wanted_ecn = *bits,
                 Mark::Reserved(bits) => reserved = *bits,
                 Mark::Urgent(pointer) => urgent = *pointer,
-                Mark::DontFragment => check("don't fragment", dont_fragment),
+                Mark::DontFragment => check("don't fragment", ip.dont_fragment),
+                Mark::Hops(hops) => check("hop limit", ip.hops == *hops),
                 _ => {}
             }
         }
-        check("ECN", ecn == wanted_ecn);
+        check("ECN", ip.ecn == wanted_ecn);
         check("reserved bits", found.reserved == reserved);
         check("urgent pointer", found.urgent == urgent);
         check("options", self.options_fit(spec, &found.options));

@@ -2,6 +2,7 @@
 //!
 //! Invariant: a script that has been parsed holds no word that is not known; a fault names its line.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use demi_api::Shutdown;
@@ -115,6 +116,9 @@ pub(crate) enum Mark {
     Reserved(u8),
     Offset(u8),
     Data(Vec<u8>),
+    Hops(u8),
+    From(IpAddr),
+    IpOptions(Vec<u8>),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -140,9 +144,16 @@ pub(crate) enum IcmpKind {
 
 #[derive(Debug)]
 pub(crate) enum App {
-    Listen { port: u16, backlog: u32 },
+    /// On a port, or that of another flow; `once`: unless something listens there already.
+    Listen {
+        port: Result<u16, String>,
+        backlog: u32,
+        once: bool,
+    },
+    Bind(u16),
     Accept,
-    Connect,
+    /// To the peer, or to another address.
+    Connect(Option<IpAddr>),
     Push(usize),
     Pop(Option<usize>),
     Read(usize),
@@ -363,6 +374,9 @@ fn marks(text: &str) -> Parsed<Vec<Mark>> {
             "urg" => Mark::Urgent(words.number("the urgent pointer")?),
             "reserved" => Mark::Reserved(words.number("four bits")?),
             "offset" => Mark::Offset(words.number("the data offset")?),
+            "hops" => Mark::Hops(words.number("the hop limit")?),
+            "from" => Mark::From(words.number("an address")?),
+            "ipopt" => Mark::IpOptions(hex(words.need("bytes")?)?),
             "data" => Mark::Data(hex(words.need("bytes")?)?),
             other => return Err(format!("{other:?} is no mark of a packet")),
         };
@@ -431,17 +445,21 @@ fn kind(words: &mut Words<'_>) -> Parsed<Kind> {
 fn app(verb: &str, words: &mut Words<'_>) -> Parsed<App> {
     Ok(match verb {
         "listen" => {
-            let mut listen = (80, 16);
+            let (mut at, mut backlog, mut once) = (Ok(80), 16, false);
             while let Some(word) = words.next() {
                 match word {
-                    "backlog" => listen.1 = words.number("the backlog")?,
-                    port => listen.0 = number(port)?,
+                    "backlog" => backlog = words.number("the backlog")?,
+                    "once" => once = true,
+                    "of" => at = Err(words.need("the flow")?.into()),
+                    port => at = Ok(number(port)?),
                 }
             }
-            App::Listen { port: listen.0, backlog: listen.1 }
+            App::Listen { port: at, backlog, once }
         }
         "accept" => App::Accept,
-        "connect" => App::Connect,
+        "connect" if words.skip_if("to") => App::Connect(Some(words.number("an address")?)),
+        "connect" => App::Connect(None),
+        "bind" => App::Bind(words.number("the port")?),
         "push" => App::Push(words.number("the number of bytes")?),
         "pop" => App::Pop(words.next().map(number).transpose()?),
         "read" => App::Read(words.number("the number of bytes")?),
@@ -531,7 +549,7 @@ fn connected(words: &mut Words<'_>) -> Parsed<Vec<String>> {
         ]
     } else {
         vec![
-            "listen".into(),
+            "listen once".into(),
             "accept -> pending".into(),
             format!("< S 0:0(0) win {win} {list}"),
             "> S. 0:0(0) ack 1 <*>".into(),

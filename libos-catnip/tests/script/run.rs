@@ -189,11 +189,11 @@ impl World {
     /// A packet of the stack's as a script would write it.
     fn show(&self, seen: &Seen) -> String {
         let (ecn, segment) = match seen {
-            Seen::Tcp { ecn, segment, .. } => (ecn, segment),
+            Seen::Tcp { ip, segment } => (ip.ecn, segment),
             Seen::Other(what) => return what.clone(),
         };
         match self.flows.iter().rev().find(|flow| flow.owns(segment)) {
-            Some(flow) => format!("{}{}", prefix(flow), flow.show(segment, true, *ecn)),
+            Some(flow) => format!("{}{}", prefix(flow), flow.show(segment, true, ecn)),
             None => format!("between ports of no flow: {segment:?}"),
         }
     }
@@ -330,7 +330,7 @@ impl World {
         let Some((at, seen)) = self.seen.pop_front() else {
             return Err(format!("expected: a packet {wanted}\n  came: nothing"));
         };
-        let Seen::Tcp { ecn, dont_fragment, segment } = &seen else {
+        let Seen::Tcp { ip, segment } = &seen else {
             return Err(format!("expected: a segment\n  came: {}", self.show(&seen)));
         };
         if at < earliest || at > latest {
@@ -347,8 +347,8 @@ impl World {
                 self.show(&seen)
             ));
         }
-        if let Some(wrong) = self.flows[flow].compare(spec, part, (*ecn, *dont_fragment), segment) {
-            let came = self.flows[flow].show(segment, true, *ecn);
+        if let Some(wrong) = self.flows[flow].compare(spec, part, *ip, segment) {
+            let came = self.flows[flow].show(segment, true, ip.ecn);
             return Err(format!("expected: what the line says\n  came: {came}\n  wrong: {wrong}"));
         }
         self.now = self.now.max(at);

@@ -62,12 +62,24 @@ pub(crate) struct Manner {
     pub(crate) offset: Option<u8>,
     /// To everybody on the link instead of to the stack.
     pub(crate) broadcast: bool,
+    /// From this address instead of the peer's.
+    pub(crate) from: Option<IpAddr>,
+    /// Options of the IPv4 header.
+    pub(crate) ip_options: Vec<u8>,
+}
+
+/// What matters of an IP header that the stack has sent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Header {
+    pub(crate) ecn: u8,
+    pub(crate) dont_fragment: bool,
+    pub(crate) hops: u8,
 }
 
 /// What the stack has sent.
 #[derive(Clone, Debug)]
 pub(crate) enum Seen {
-    Tcp { ecn: u8, dont_fragment: bool, segment: Tcp },
+    Tcp { ip: Header, segment: Tcp },
     Other(String),
 }
 
@@ -102,16 +114,19 @@ fn word(bytes: &[u8], at: usize) -> u32 {
     u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 
-/// An IP packet.
-fn packet(from: IpAddr, to: IpAddr, protocol: u8, ecn: u8, payload: &[u8]) -> Vec<u8> {
+/// An IP packet. `options` are those of an IPv4 header.
+fn packet(from: IpAddr, to: IpAddr, protocol: u8, ecn: u8, options: &[u8], payload: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     match (from, to) {
         (IpAddr::V4(from), IpAddr::V4(to)) => {
-            out.extend([0x45, ecn]);
-            out.extend((20 + payload.len() as u16).to_be_bytes());
+            let header = 20 + options.len().next_multiple_of(4);
+            out.extend([0x40 | (header / 4) as u8, ecn]);
+            out.extend(((header + payload.len()) as u16).to_be_bytes());
             out.extend([0, 0, 0x40, 0, 64, protocol, 0, 0]);
             out.extend(from.octets());
             out.extend(to.octets());
+            out.extend(options);
+            out.resize(header, 0);
             let check = !fold(sum(&out));
             out[10..12].copy_from_slice(&check.to_be_bytes());
         }
@@ -167,6 +182,9 @@ impl Opt {
     fn read_all(mut bytes: &[u8]) -> Result<Vec<Opt>, String> {
         let mut all = Vec::new();
         while let Some(&kind) = bytes.first() {
+            if kind == 0 && bytes.iter().any(|byte| *byte != 0) {
+                return Err("there is more than padding behind the end of its options".into());
+            }
             if kind < 2 {
                 all.push(if kind == 0 { Opt::End } else { Opt::Nop });
                 bytes = &bytes[1..];
@@ -221,10 +239,11 @@ impl Tcp {
             addr => addr,
         };
         let mut segment = self.bytes(manner.offset);
-        let check = !fold(sum(&segment) + pseudo(addrs.peer, to, TCP, segment.len()));
+        let from = manner.from.unwrap_or(addrs.peer);
+        let check = !fold(sum(&segment) + pseudo(from, to, TCP, segment.len()));
         let check = if manner.bad_sum { check ^ 0x0100 } else { check };
         segment[16..18].copy_from_slice(&check.to_be_bytes());
-        let mut packet = packet(addrs.peer, to, TCP, manner.ecn, &segment);
+        let mut packet = packet(from, to, TCP, manner.ecn, &manner.ip_options, &segment);
         if manner.bad_ip_sum && addrs.stack.is_ipv4() {
             packet[10] ^= 1;
         }
@@ -236,7 +255,7 @@ impl Tcp {
 /// An ICMP error about a packet of the stack's that begins with `quoted`, from the peer.
 pub(crate) fn icmp(addrs: Addrs, kind: u8, code: u8, parameter: u32, quoted: &Tcp, size: usize) -> Vec<u8> {
     let (protocol, v6) = if addrs.stack.is_ipv6() { (ICMP6, true) } else { (ICMP4, false) };
-    let mut inner = packet(addrs.stack, addrs.peer, TCP, 0, &quoted.bytes(None)[..8]);
+    let mut inner = packet(addrs.stack, addrs.peer, TCP, 0, &[], &quoted.bytes(None)[..8]);
     let len = if v6 { size - 40 } else { size } as u16;
     let at = if v6 { 4 } else { 2 };
     inner[at..at + 2].copy_from_slice(&len.to_be_bytes());
@@ -246,7 +265,7 @@ pub(crate) fn icmp(addrs: Addrs, kind: u8, code: u8, parameter: u32, quoted: &Tc
     let head = if v6 { pseudo(addrs.peer, addrs.stack, protocol, message.len()) } else { 0 };
     let check = !fold(head + sum(&message));
     message[2..4].copy_from_slice(&check.to_be_bytes());
-    frame(STACK_MAC, v6, &packet(addrs.peer, addrs.stack, protocol, 0, &message))
+    frame(STACK_MAC, v6, &packet(addrs.peer, addrs.stack, protocol, 0, &[], &message))
 }
 
 /// The answer to a question for the peer's Ethernet address. `Some(None)`: no answer, but nothing for a script either.
@@ -283,7 +302,7 @@ pub(crate) fn neighbour(frame_in: &[u8], addrs: Addrs) -> Option<Option<Vec<u8>>
         message.extend(PEER_MAC);
         let check = !fold(sum(&message) + pseudo(addrs.peer, to, ICMP6, message.len()));
         message[2..4].copy_from_slice(&check.to_be_bytes());
-        return Some(Some(frame(STACK_MAC, true, &packet(addrs.peer, to, ICMP6, 0, &message))));
+        return Some(Some(frame(STACK_MAC, true, &packet(addrs.peer, to, ICMP6, 0, &[], &message))));
     }
     None
 }
@@ -295,13 +314,15 @@ pub(crate) fn parse(frame: &[u8], addrs: Addrs) -> Result<Seen, String> {
     if frame[..6] != PEER_MAC || frame[6..12] != STACK_MAC {
         return Ok(Seen::Other(format!("a frame to {:02x?}", &frame[..6])));
     }
-    let (protocol, ecn, dont_fragment, len, header) = if v6 {
-        (body[6], body[1] >> 4 & 3, true, 40 + usize::from(half(body, 4)), 40)
+    let (protocol, ip, len, header) = if v6 {
+        let ip = Header { ecn: body[1] >> 4 & 3, dont_fragment: true, hops: body[7] };
+        (body[6], ip, 40 + usize::from(half(body, 4)), 40)
     } else {
         if fold(sum(&body[..20])) != 0xffff {
             return Err("its IPv4 header's checksum is wrong".into());
         }
-        (body[9], body[1] & 3, body[6] & 0x40 != 0, usize::from(half(body, 2)), 20)
+        let ip = Header { ecn: body[1] & 3, dont_fragment: body[6] & 0x40 != 0, hops: body[8] };
+        (body[9], ip, usize::from(half(body, 2)), 20)
     };
     if len != body.len() {
         return Err(format!("its IP header says {len} bytes, and there are {}", body.len()));
@@ -324,8 +345,7 @@ pub(crate) fn parse(frame: &[u8], addrs: Addrs) -> Result<Seen, String> {
         return Err(format!("its data offset is {offset} bytes"));
     }
     Ok(Seen::Tcp {
-        ecn,
-        dont_fragment,
+        ip,
         segment: Tcp {
             from: half(segment, 0),
             to: half(segment, 2),
