@@ -147,4 +147,28 @@ mod tests {
         assert_eq!(demux.initial(&ends(1), at(9)) - first, 1000, "250 for a millisecond");
         assert!((2..100).all(|port| (demux.initial(&ends(port), at(5)) - first).abs_diff(0) > 1000));
     }
+
+    #[test]
+    fn rfc6528_3_initial_numbers_depend_on_the_secret_and_on_all_of_the_ends() {
+        let demux = |seed| Demux::new(&mut fastrand::Rng::with_seed(seed));
+        let ends = Ends {
+            local: IpAddr::from([10, 0, 0, 1]),
+            remote: IpAddr::from([10, 0, 0, 2]),
+            local_port: 80,
+            remote_port: 4000,
+        };
+        let now = Instant::from_nanos(0);
+        let first = demux(1).initial(&ends, now);
+        assert_eq!(first, demux(1).initial(&ends, now));
+        assert_ne!(first, demux(2).initial(&ends, now), "the secret");
+        let others = [
+            Ends { local: IpAddr::from([10, 0, 0, 3]), ..ends },
+            Ends { remote: IpAddr::from([10, 0, 0, 3]), ..ends },
+            Ends { local_port: 81, ..ends },
+            Ends { remote_port: 4001, ..ends },
+        ];
+        for other in others {
+            assert_ne!(first, demux(1).initial(&other, now), "{other:?}");
+        }
+    }
 }
