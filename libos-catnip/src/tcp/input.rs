@@ -64,7 +64,7 @@ impl Connection {
         match self.state {
             State::Closed => return,
             State::SynSent => return self.receive_in_syn_sent(io, segment),
-            // The SYN that is known comes again: §3.5, figure 8, with ours acknowledged, where both ends called each other.
+            // The SYN that is known comes again: §3.5, figure 7, with ours acknowledged, where both ends called each other.
             State::SynReceived
                 if segment.flags.has(Flags::SYN)
                     && !segment.flags.has(Flags::RST)

@@ -92,7 +92,7 @@ impl Connection {
     }
 
     #[inline]
-    fn send_new(&mut self, io: &mut Io<'_, '_>, len: usize) {
+    pub(crate) fn send_new(&mut self, io: &mut Io<'_, '_>, len: usize) {
         let at = self.nxt;
         let last = self.send.unsent() == len as u64;
         let with_fin = last && self.fin == Fin::Due;

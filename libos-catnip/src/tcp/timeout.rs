@@ -75,8 +75,11 @@ impl Connection {
         self.loss_timer = LossTimer::Retransmission;
         io.counters.tail_loss_probes += 1;
         let before = self.nxt;
-        if self.send.unsent() > 0 {
-            self.output(io);
+        // One segment more than the congestion window has room for.
+        let room = u64::from(self.window.saturating_sub(self.nxt - self.una));
+        let next = self.send.unsent().min(self.mss.into());
+        if next > 0 && next <= room {
+            self.send_new(io, next as usize);
         }
         if self.nxt == before
             && let Some(last) = self.flight.last().copied()
