@@ -8,8 +8,9 @@ use demi_api::op::{Completion, Done};
 use demi_api::token::QToken;
 use demi_api::{Domain, Error, SocketKind, SocketOption};
 
+use crate::ast::{App, Kind, Outcome as Wanted};
 use crate::flow::content;
-use crate::parse::{App, Kind, Outcome as Wanted, duration};
+use crate::parse::duration;
 use crate::run::{Outcome, World, peer_addr};
 
 /// How an operation stands, compared with what the script says.

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use demi_api::desc::QDesc;
 use demi_api::token::QToken;
 
-use crate::parse::{Kind, Mark, Num, OptSpec, Spec};
+use crate::ast::{Kind, Mark, Num, OptSpec, Spec};
 use crate::wire::{ACK, Header, Manner, Opt, PSH, SYN, Tcp};
 
 #[derive(Debug)]
@@ -100,7 +100,7 @@ impl Flow {
     /// The segments that a line sends. `clock` is the peer's, for timestamps.
     pub(crate) fn build(&mut self, spec: &Spec, clock: u32) -> Vec<(Tcp, Manner)> {
         if let Some(win) = spec.win
-            && let crate::parse::Match::Is(win) = win
+            && let crate::ast::Match::Is(win) = win
         {
             self.win = win as u16;
         }
@@ -165,7 +165,7 @@ impl Flow {
     }
 
     fn option(&self, option: &OptSpec, clock: u32) -> Option<Opt> {
-        use crate::parse::Match;
+        use crate::ast::Match;
         let number = |value: &Match| if let Match::Is(value) = value { *value } else { 0 };
         Some(match option {
             OptSpec::Rest => return None,

@@ -31,6 +31,7 @@
 //! `docs/tcp-conformance.md` says which requirement each script shows; a test holds the two together.
 
 mod app;
+mod ast;
 mod conformance;
 mod flow;
 mod parse;

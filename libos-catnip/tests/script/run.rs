@@ -15,8 +15,8 @@ use demi_api::time::{Clock, Instant};
 use demi_libos_catnip::device::{DeviceCx, Frame, Loopback, Queue, Wire};
 use demi_libos_catnip::{Catnip, CatnipSection};
 
+use crate::ast::{Icmp, IcmpKind, Line, Script, Spec, Statement, When};
 use crate::flow::Flow;
-use crate::parse::{Icmp, IcmpKind, Line, Script, Spec, Statement, When};
 use crate::wire::{self, Addrs, PEER_MAC, STACK_MAC, Seen};
 
 /// What goes wrong, told to whoever reads the script.

@@ -200,7 +200,7 @@ impl Opt {
                 (3, 3) => Opt::Scale(body[0]),
                 (4, 2) => Opt::SackOk,
                 (8, 10) => Opt::Ts(word(body, 0), word(body, 4)),
-                (5, _) if body.len() % 8 == 0 => {
+                (5, _) if body.len().is_multiple_of(8) => {
                     Opt::Sack(body.chunks(8).map(|block| (word(block, 0), word(block, 4))).collect())
                 }
                 _ => Opt::Raw(bytes[..len].to_vec()),
