@@ -277,8 +277,12 @@ impl Connection {
         let inside = |seq: SeqNum| self.rcv_nxt <= seq && seq < self.rcv_right;
         match (space, window) {
             // The right edge too: a peer whose window is used up says so there, whatever of it is still on its way, and
-            // what it acknowledges counts (MUST-66).
-            (0, _) => inside(segment.seq) || segment.seq == self.rcv_right,
+            // what it acknowledges counts (MUST-66). So it does a byte behind that, where a peer is that probes us.
+            (0, _) => {
+                inside(segment.seq)
+                    || segment.seq == self.rcv_right
+                    || window == 0 && segment.seq == self.rcv_right + 1
+            }
             // MUST-66: what a segment says besides its text counts though the window is closed.
             (_, 0) => segment.seq == self.rcv_nxt,
             _ => inside(segment.seq) || inside(segment.seq + (space - 1)),
