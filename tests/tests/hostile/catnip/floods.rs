@@ -8,7 +8,7 @@ use demi_tests::fuzz::host::{HOST4, HOST6, Host, MAC, PEER_MAC, PEER4, advertise
 use demi_tests::fuzz::packet::{self, Tcp, flag, kind, protocol};
 use demi_tests::fuzz::talk::{OPTIONS, Talk};
 
-use super::{Echo, held};
+use super::{Echo, accepted, held};
 
 fn stranger(number: u32) -> Ipv4Addr {
     Ipv4Addr::from_bits(Ipv4Addr::new(198, 18, 0, 0).to_bits() + number % 131_072)
@@ -171,6 +171,39 @@ fn datagrams_that_nobody_reads_pin_no_more_than_the_buffer_allows() {
     let pinned = held(&host) - before;
     assert!(host.counter("udp_dropped") > 0);
     assert!(pinned <= 2 * ((1 << 20) + 32 * 2048), "{pinned} bytes are held by two sockets of 1 MiB each");
+    echo.round(&mut host);
+    host.end();
+}
+
+/// Peers that fill their windows, together more than the heap, and an application that takes none of it: then nothing more
+/// arrives, and when they are closed, everything does again.
+#[test]
+fn a_heap_that_peers_have_filled_is_usable_again() {
+    let mut host = Host::plain(8);
+    host.room = 2048;
+    let mut echo = Echo::begin(&mut host, false, 4000);
+    let mut talks: Vec<_> = (0..40).map(|number| accepted(&mut host, true, 5000 + number)).collect();
+    let mut lost = 0;
+    for _ in 0..200 {
+        for (talk, _) in &mut talks {
+            let before = talk.seq;
+            if !talk.send(&mut host, &[1; 1400]) {
+                // It did not arrive, and is sent again.
+                talk.seq = before;
+                lost += 1;
+            }
+        }
+        host.turn();
+        host.take();
+    }
+    assert!(lost > 100, "the heap was never full: {} bytes are held", held(&host));
+    // What the instance itself has to say fails for want of memory, and is said later.
+    host.pass(Duration::from_secs(5));
+    for (_, qd) in talks {
+        host.close(qd);
+    }
+    host.exchange();
+    assert!(held(&host) < 1 << 20, "{} bytes are held", held(&host));
     echo.round(&mut host);
     host.end();
 }
