@@ -28,7 +28,7 @@ fn fragments_that_never_become_a_packet_are_bounded() {
             (kind::IPV4, packet::ipv4(stranger(number), HOST4, protocol::UDP, number as u16, field, &[1; 64]))
         } else {
             let mut payload = vec![protocol::UDP, 0];
-            payload.extend((offset * 8 | 1).to_be_bytes());
+            payload.extend((8 * offset + 1).to_be_bytes());
             payload.extend(number.to_be_bytes());
             payload.extend([1; 64]);
             let from = [0xfd00, 0, 0, 0, 0, 0, (number >> 16) as u16, number as u16].into();

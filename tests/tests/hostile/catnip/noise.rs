@@ -138,7 +138,7 @@ fn valid() -> Vec<Vec<u8>> {
     }
     let datagram = packet::udp(9, 53, &[7; 1200]);
     for (begin, end, more) in [(0, 800, true), (800, 1208, false)] {
-        let field = u16::from(more) << 13 | begin as u16 / 8;
+        let field = (u16::from(more) << 13) + begin as u16 / 8;
         let packet = packet::ipv4(PEER4, HOST4, protocol::UDP, 5, field, &datagram[begin..end]);
         frames.push(packet::ethernet(MAC, PEER_MAC, kind::IPV4, &packet));
         let header = [protocol::UDP, 0, 0, 0, 0, 0, 0, 5];
