@@ -46,6 +46,62 @@ fn the_corpus_of_memif_rings_is_harmless() {
     replay("memif_rings", fuzz::memif_rings);
 }
 
+/// The corpora with some of their bytes changed, moved and taken from other files, the same ones in each run.
+/// `DEMI_MUTATIONS` says how many of each, in place of the usual number.
+#[test]
+fn mutated_corpora_of_catnip_are_harmless() {
+    let targets: [Target; 5] = [
+        ("ingress", fuzz::ingress),
+        ("script", fuzz::script),
+        ("middle", fuzz::middle),
+        ("memif_control", fuzz::memif_control),
+        ("memif_rings", fuzz::memif_rings),
+    ];
+    let count = std::env::var("DEMI_MUTATIONS").map_or(100, |count| count.parse().expect("a number"));
+    for (target, run) in targets {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
+        let mut paths: Vec<_> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+        paths.sort();
+        let files: Vec<Vec<u8>> = paths.iter().map(|path| std::fs::read(path).unwrap()).collect();
+        let mut rng = fastrand::Rng::with_seed(1);
+        for _ in 0..count {
+            let data = mutated(&mut rng, &files);
+            // Shown if it fails: it is then a file of the corpus.
+            println!("{target}: {data:?}");
+            run(&data);
+        }
+    }
+}
+
+/// Its name, and what it runs.
+type Target = (&'static str, fn(&[u8]));
+
+fn mutated(rng: &mut fastrand::Rng, files: &[Vec<u8>]) -> Vec<u8> {
+    let mut data = rng.choice(files).unwrap().clone();
+    for _ in 0..rng.usize(1..6) {
+        let at = rng.usize(..=data.len());
+        let len = rng.usize(..=8.min(data.len() - at));
+        match rng.u8(..6) {
+            0 if at < data.len() => data[at] = rng.u8(..),
+            1 if at < data.len() => data[at] ^= 1 << rng.u8(..8),
+            2 => data.insert(at, rng.u8(..)),
+            3 => drop(data.drain(at..at + len)),
+            4 => {
+                let copy = data[at..at + len].to_vec();
+                let to = rng.usize(..=data.len());
+                data.splice(to..to, copy);
+            }
+            _ => {
+                let other = rng.choice(files).unwrap();
+                let from = rng.usize(..=other.len());
+                data.truncate(at);
+                data.extend(&other[from..other.len().min(from + 200)]);
+            }
+        }
+    }
+    data
+}
+
 fn replay(target: &str, run: fn(&[u8])) {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
     let mut files = 0;
