@@ -1,7 +1,7 @@
 //! `echo`: a server that sends back what it receives, and a client that measures how long that takes.
 //!
-//! The server's loop is push, pop and wait, nothing else; it keeps no state per connection. The client verifies
-//! every byte and reads the clock once per message.
+//! The server's loop is push, pop and wait, nothing else. The client verifies every byte and reads the clock once per
+//! message.
 
 mod client;
 mod datagrams;

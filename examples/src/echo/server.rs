@@ -1,15 +1,21 @@
-//! The server. Of each connection there is exactly one operation outstanding: a pop, or the push of what it
-//! yielded. So a peer that does not read stops being read from, a closed connection leaves no operation behind,
-//! and the descriptor in a result is all there is to know.
+//! The server. Of each connection there is at most one pop outstanding, and pushes of what was popped, up to a bound:
+//! so a peer that does not read stops being read from, and one that does is sent to without a pause between a push and
+//! its acknowledgement.
+//!
+//! A descriptor may name a new connection while a result of the old one is still to come, so a result counts only with
+//! the token that is waited for.
 
-use std::collections::BTreeSet;
+use std::collections::VecDeque;
 
-use demi_api::{Addr, Completion, Demikernel, Done, Error, LibOs, QDesc};
+use demi_api::{Addr, Completion, Demikernel, Done, Error, LibOs, QDesc, QToken, SgArray};
 
 use super::Server;
 use crate::cli::{grouped, say};
 use crate::net::{self, Listener};
 use crate::stop::{GRACE, Stop};
+
+/// Bytes that wait to be acknowledged before no more is popped.
+const MOST_UNSENT: usize = 256 << 10;
 
 pub(super) fn run<L: LibOs>(demi: &Demikernel<L>, args: &Server) -> anyhow::Result<()> {
     let stop = Stop::on_signals(demi)?;
@@ -20,7 +26,7 @@ pub(super) fn run<L: LibOs>(demi: &Demikernel<L>, args: &Server) -> anyhow::Resu
 fn serve_streams<L: LibOs>(demi: &Demikernel<L>, addr: &Addr, stop: &Stop) -> anyhow::Result<()> {
     let listener = Listener::open(demi, addr)?;
     say(format_args!("listening on {}", listener.addr()));
-    let mut streams = Streams { demi, listener, open: BTreeSet::new(), accepted: 0, pushed: 0 };
+    let mut streams = Streams { demi, listener, open: Vec::new(), accepted: 0, pushed: 0 };
     let mut results = Vec::new();
     while stop.wait(demi, &mut results, streams.listener.patience())? {
         for completion in results.drain(..) {
@@ -35,22 +41,37 @@ fn serve_streams<L: LibOs>(demi: &Demikernel<L>, addr: &Addr, stop: &Stop) -> an
 struct Streams<'a, L: LibOs> {
     demi: &'a Demikernel<L>,
     listener: Listener,
-    open: BTreeSet<QDesc>,
+    /// By the number of the descriptor.
+    open: Vec<Option<Stream>>,
     accepted: u64,
     pushed: u64,
+}
+
+/// What is under way on a connection.
+struct Stream {
+    /// `None`: the peer has sent all it will, or too much waits to be sent back.
+    pop: Option<QToken>,
+    /// In the order in which they will complete, with their sizes.
+    pushes: VecDeque<(QToken, usize)>,
+    unsent: usize,
+    /// Close when all is sent back.
+    ended: bool,
 }
 
 impl<L: LibOs> Streams<'_, L> {
     #[inline]
     fn step(&mut self, Completion { token, qd, result }: Completion) {
-        let next = match result {
-            Ok(Done::Popped(sga)) if !sga.is_empty() => self.demi.push(qd, sga).map_err(Error::from),
-            Ok(Done::Pushed(_)) => {
-                self.pushed += 1;
-                self.demi.pop(qd)
+        let found = self.open.get_mut(qd.raw() as usize).and_then(Option::as_mut);
+        let next = match (found, result) {
+            (Some(stream), Ok(Done::Popped(sga))) if stream.pop == Some(token) => {
+                stream.pop = None;
+                stream.popped(self.demi, qd, sga)
             }
-            Ok(Done::Popped(_)) => Err(Error::EndOfStream),
-            other => return self.step_rarely(Completion { token, qd, result: other }),
+            (Some(stream), Ok(Done::Pushed(_))) if stream.awaits(token) => {
+                self.pushed += 1;
+                stream.pushed(self.demi, qd)
+            }
+            (_, result) => return self.step_rarely(Completion { token, qd, result }),
         };
         if let Err(error) = next {
             self.close(qd, &error);
@@ -62,19 +83,31 @@ impl<L: LibOs> Streams<'_, L> {
         if self.listener.owns(&completion) {
             let Some(qd) = self.listener.accepted(self.demi, completion.result) else { return };
             self.accepted += 1;
-            self.open.insert(qd);
-            if let Err(error) = self.demi.pop(qd) {
-                self.close(qd, &error);
+            let place = qd.raw() as usize;
+            if self.open.len() <= place {
+                self.open.resize_with((place + 1).next_power_of_two(), || None);
+            }
+            match self.demi.pop(qd) {
+                Ok(pop) => {
+                    let (pushes, unsent, ended) = (VecDeque::new(), 0, false);
+                    self.open[place] = Some(Stream { pop: Some(pop), pushes, unsent, ended });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a client was turned away");
+                    let _ = self.demi.close(qd);
+                }
             }
             return;
         }
-        if let Err(error) = completion.result {
+        let stream = self.open.get(completion.qd.raw() as usize).and_then(Option::as_ref);
+        let ours = stream.is_some_and(|it| it.pop == Some(completion.token) || it.awaits(completion.token));
+        if ours && let Err(error) = completion.result {
             self.close(completion.qd, &error);
         }
     }
 
     fn close(&mut self, qd: QDesc, why: &Error) {
-        if self.open.remove(&qd) {
+        if self.open.get_mut(qd.raw() as usize).and_then(Option::take).is_some() {
             tracing::debug!(%qd, %why, "closed");
             let _ = self.demi.close(qd);
         }
@@ -83,15 +116,49 @@ impl<L: LibOs> Streams<'_, L> {
     /// Lets pushes end that are under way, and starts nothing new.
     fn finish(self, mut results: Vec<Completion>) {
         self.listener.close(self.demi);
-        for qd in &self.open {
+        let open = self.open.iter().enumerate().filter(|(_, stream)| stream.is_some());
+        let open: Vec<QDesc> = open.map(|(place, _)| QDesc::from_raw(place as u32)).collect();
+        for qd in &open {
             let _ = self.demi.close(*qd);
         }
         drain(self.demi, &mut results);
         let (pushed, accepted) = (grouped(self.pushed), grouped(self.accepted));
-        say(format_args!(
-            "stopped: {pushed} pushes to {accepted} connections, {} of them open",
-            self.open.len()
-        ));
+        say(format_args!("stopped: {pushed} pushes to {accepted} connections, {} of them open", open.len()));
+    }
+}
+
+impl Stream {
+    /// Whether the token is that of the oldest push.
+    #[inline]
+    fn awaits(&self, token: QToken) -> bool {
+        self.pushes.front().is_some_and(|(oldest, _)| *oldest == token)
+    }
+
+    #[inline]
+    fn popped<L: LibOs>(&mut self, demi: &Demikernel<L>, qd: QDesc, sga: SgArray) -> Result<(), Error> {
+        self.ended = sga.is_empty();
+        if !self.ended {
+            let len = sga.len();
+            self.pushes.push_back((demi.push(qd, sga)?, len));
+            self.unsent += len;
+        }
+        self.go_on(demi, qd)
+    }
+
+    #[inline]
+    fn pushed<L: LibOs>(&mut self, demi: &Demikernel<L>, qd: QDesc) -> Result<(), Error> {
+        self.unsent -= self.pushes.pop_front().map_or(0, |(_, len)| len);
+        self.go_on(demi, qd)
+    }
+
+    fn go_on<L: LibOs>(&mut self, demi: &Demikernel<L>, qd: QDesc) -> Result<(), Error> {
+        if self.ended {
+            return if self.pushes.is_empty() { Err(Error::EndOfStream) } else { Ok(()) };
+        }
+        if self.pop.is_none() && self.unsent < MOST_UNSENT {
+            self.pop = Some(demi.pop(qd)?);
+        }
+        Ok(())
     }
 }
 
