@@ -1,0 +1,14 @@
+//! The examples over catnip with the Linux kernel as their peer: network namespaces joined by a `veth` pair, which
+//! catnip serves by AF_XDP or AF_PACKET, or by a TAP interface; IPv4 and IPv6; either side as the client.
+//!
+//! Everything needs root and `ip`; without them, or without the program that is to be the peer, a test says SKIPPED on
+//! standard error and does nothing else. Bulk transfers move 16 MiB each; `DEMI_BULK_MIB` says otherwise.
+
+mod aside;
+mod bulk;
+mod kv;
+mod life;
+mod net;
+#[path = "../support/mod.rs"]
+mod support;
+mod sys;
