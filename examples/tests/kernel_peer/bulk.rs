@@ -76,7 +76,8 @@ fn catnip_to_kernel(net: &Net, to: usize, mib: usize, more: &str) {
         ],
         more,
     ));
-    assert!(said.contains(&format!("\"count\":{count}")) || said.contains(&count), "{said}");
+    let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(said["count"].to_string(), count);
     server.stop();
 }
 
@@ -85,7 +86,7 @@ fn nc_gets_back_what_it_sends() {
     for device in DEVICES {
         let Some(net) = Net::new(device, &["nc"]) else { return };
         for to in [0, 1] {
-            kernel_to_catnip(&net, to, mib(64), "");
+            kernel_to_catnip(&net, to, mib(32), "");
         }
     }
 }
@@ -95,7 +96,7 @@ fn our_client_gets_back_what_it_sends() {
     for device in DEVICES {
         let Some(net) = Net::new(device, &[]) else { return };
         for to in [0, 1] {
-            catnip_to_kernel(&net, to, mib(64), "");
+            catnip_to_kernel(&net, to, mib(32), "");
         }
     }
 }
@@ -118,7 +119,7 @@ fn datagrams_go_both_ways() {
         for to in [0, 1] {
             // The last is larger than a frame: fragments, both ways.
             for size in ["8", "1400", "8000"] {
-                let args = ["--udp", "--size", size, "--window", "4", "--count", "2000"];
+                let args = ["--udp", "--size", size, "--window", "4", "--count", "300"];
                 let server = net.serve(ECHO, &["server", "--udp", "--listen", &with_port(OURS[to], 7)], "");
                 let addr = with_port(OURS[to], 7);
                 run(net.theirs(KERNEL_ECHO, &[&["client", "--connect", &addr][..], &args].concat()));
