@@ -28,6 +28,7 @@ mod measure;
 mod nic;
 mod relay;
 mod smol;
+mod sys;
 mod unreaped;
 mod wait;
 

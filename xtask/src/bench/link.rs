@@ -59,6 +59,9 @@ const TAPS: [&str; 2] = ["tap1", "tap2"];
 /// The kernel's addresses.
 const KERNEL: [&str; 2] = ["10.62.0.1", "10.62.0.2"];
 
+/// The kernel's at the client's end among those of NICs, for a client on sockets of a server over a NIC.
+const NEAR_NIC: &str = "10.61.0.2";
+
 #[derive(Debug)]
 pub(crate) struct Link {
     device: Device,
@@ -113,6 +116,20 @@ impl Link {
             Device::Tap => TAPS.map(str::to_owned),
         };
         ends.map(|at| format!("--device {} --at {at} --mtu {}", self.device.name(), self.mtu))
+    }
+
+    /// Lets clients on sockets of the kernel reach a server over a NIC.
+    pub(crate) fn admit_kernel_clients(&self) -> Result<()> {
+        match &self.spaces {
+            Some([_, client]) => client.run(&format!("ip addr add {NEAR_NIC}/24 dev {VETH}")),
+            None => Ok(()),
+        }
+    }
+
+    /// The words for such a client, whatever the server is over.
+    pub(crate) fn words_of_kernel_client(&self, over: Over) -> String {
+        let bind = if over == Over::Nic { NEAR_NIC } else { KERNEL[1] };
+        format!("--bind {bind} --interface {VETH}")
     }
 
     /// Starts a role at one end.

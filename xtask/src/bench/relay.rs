@@ -1,8 +1,10 @@
 //! A UDP relay over a libOS, beside one over plain sockets and one over io_uring.
 
 use anyhow::{Result, ensure};
+use clap::ValueEnum;
 use serde_json::{Value, json};
 
+use super::link::{Device, End, Link, Over};
 use super::stats::Spread;
 use super::{Session, number};
 use crate::term;
@@ -12,8 +14,14 @@ use crate::term;
 /// A client sends a datagram to the relay and spins on the socket to which the relay passes it on; the time
 /// between is taken. Client and sink share one core, the relay has the other. The last line holds ratios to
 /// the relay over plain sockets.
+///
+/// --libos catnap: all run over the loopback interface. --libos catnip: the client is at the other end of a veth pair,
+/// and the relay is catnip over AF_XDP, or on sockets of the kernel over the same pair. Needs root.
 #[derive(clap::Args)]
 pub(crate) struct Args {
+    /// The libOS
+    #[arg(long, value_enum, default_value_t = Libos::Catnap)]
+    libos: Libos,
     /// Bytes per datagram
     #[arg(long, default_value_t = 64)]
     size: usize,
@@ -25,12 +33,32 @@ pub(crate) struct Args {
     seconds: f64,
 }
 
-const SUBJECTS: [&str; 3] = ["kernel", "io-uring", "catnap"];
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Libos {
+    Catnap,
+    Catnip,
+}
+
+/// The relay over the libOS stands for it last.
+const SUBJECTS: [&str; 3] = ["kernel", "io-uring", "libos"];
 
 pub(super) fn run(args: &Args, session: &Session) -> Result<()> {
     ensure!(args.alternations > 0, "--alternations must be at least 1");
+    let link = match args.libos {
+        Libos::Catnap => None,
+        Libos::Catnip => Some(Link::set_up(Device::AfXdp, 1500)?),
+    };
+    if let Some(link) = &link {
+        link.admit_kernel_clients()?;
+    }
+    let name = |side: usize| match (SUBJECTS[side], args.libos) {
+        ("libos", Libos::Catnap) => "catnap",
+        ("libos", Libos::Catnip) => "catnip",
+        (name, _) => name,
+    };
+    let measure = |subject: &str, seconds: f64| measure(args, session, link.as_ref(), subject, seconds);
     let mut subjects: Vec<usize> = (0..SUBJECTS.len()).collect();
-    if let Err(error) = measure(args, session, "io-uring", 0.01) {
+    if let Err(error) = measure("io-uring", 0.01) {
         eprintln!("io_uring is left out: {error:#}");
         subjects.retain(|subject| SUBJECTS[*subject] != "io-uring");
     }
@@ -44,10 +72,10 @@ pub(super) fn run(args: &Args, session: &Session) -> Result<()> {
             order.reverse();
         }
         for side in order {
-            progress.set_message(SUBJECTS[side]);
+            progress.set_message(name(side));
             let cacheline = session.roles.cacheline()?;
-            let mut report = measure(args, session, SUBJECTS[side], args.seconds)?;
-            report["subject"] = SUBJECTS[side].into();
+            let mut report = measure(name(side), args.seconds)?;
+            report["subject"] = name(side).into();
             report["alternation"] = index.into();
             report["cacheline_ns"] = cacheline.into();
             session.emit(&report);
@@ -64,7 +92,7 @@ pub(super) fn run(args: &Args, session: &Session) -> Result<()> {
     };
     let (uring, ours) = (ratio(1)?, ratio(2)?);
     session.emit(&json!({
-        "subject": "catnap",
+        "subject": name(2),
         "control": "kernel",
         "size": args.size,
         "alternations": args.alternations,
@@ -83,9 +111,9 @@ pub(super) fn run(args: &Args, session: &Session) -> Result<()> {
     let mut bars = Vec::new();
     for side in subjects {
         let (p50, p99) = (median(side, "p50_ns")?, median(side, "p99_ns")?);
-        let row = [SUBJECTS[side].to_owned(), term::time(p50), term::time(p99), ratio(side)?.to_string()];
+        let row = [name(side).to_owned(), term::time(p50), term::time(p99), ratio(side)?.to_string()];
         rows.push(row);
-        bars.push((SUBJECTS[side].to_owned(), p50));
+        bars.push((name(side).to_owned(), p50));
     }
     println!("UDP relay, {} B, {} alternations", args.size, args.alternations);
     println!("{}", term::table(&["subject", "p50", "p99", "ratio of p50 to kernel"], rows));
@@ -95,13 +123,33 @@ pub(super) fn run(args: &Args, session: &Session) -> Result<()> {
     Ok(())
 }
 
-fn measure(args: &Args, session: &Session, subject: &str, seconds: f64) -> Result<Value> {
+fn measure(
+    args: &Args,
+    session: &Session,
+    link: Option<&Link>,
+    subject: &str,
+    seconds: f64,
+) -> Result<Value> {
     let [near, far] = session.roles.cores();
     let size = args.size;
-    let mut client =
-        session.roles.start(&format!("relay-client --size {size} --seconds {seconds} --core {near}"))?;
+    let client = format!("relay-client --size {size} --seconds {seconds} --core {near}");
+    let relay = format!("relay --subject {subject} --core {far} --to");
+    let over = if subject == "catnip" { Over::Nic } else { Over::Kernel };
+    let mut client = match link {
+        None => session.roles.start(&client)?,
+        Some(link) => {
+            let words = link.words_of_kernel_client(over);
+            link.start(&session.roles, End::Client, Over::Kernel, &format!("{client} {words}"))?
+        }
+    };
     let sink = client.address("sink")?;
-    let mut relay = session.roles.start(&format!("relay --subject {subject} --to {sink} --core {far}"))?;
+    let mut relay = match link {
+        None => session.roles.start(&format!("{relay} {sink}"))?,
+        Some(link) => {
+            let [words, _] = link.words(over);
+            link.start(&session.roles, End::Server, over, &format!("{relay} {sink} {words}"))?
+        }
+    };
     let address = relay.address("listening")?;
     client.tell(&address)?;
     let report = client.read()?;

@@ -1,19 +1,17 @@
 //! The relay over a libOS: what is popped is pushed on, without a copy.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use anyhow::{Context, Result};
-use demi_api::{Domain, Error, LibOs, SocketKind};
+use demi_api::{Demikernel, Domain, Error, LibOs, SocketKind};
 
-use crate::instance;
 use crate::measure::PATIENCE;
 
-pub(super) fn run<L: LibOs>(listen: SocketAddr, to: SocketAddr) -> Result<()> {
-    let demi = instance::<L>(32)?;
+pub(super) fn run<L: LibOs>(demi: &Demikernel<L>, listen: SocketAddr, to: SocketAddr) -> Result<()> {
     let input = demi.socket(Domain::Inet, SocketKind::Datagram)?;
     demi.bind(input, listen)?;
     let output = demi.socket(Domain::Inet, SocketKind::Datagram)?;
-    demi.bind(output, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
+    demi.bind(output, SocketAddr::new(listen.ip(), 0))?;
     demi.wait(demi.connect(output, to)?, Some(PATIENCE))?.result?;
     super::announce(demi.local_addr(input)?.inet().context("the address of a UDP socket")?)?;
     loop {

@@ -1,8 +1,9 @@
-//! A UDP relay three ways, and the client around it.
+//! A UDP relay four ways, and the client around it.
 //!
 //! The client sends a datagram to the relay and spins on a second socket, the sink, to which the relay passes
 //! it on; then the next. Client and sink are one process on one core, the relay has the other core. What is
-//! timed is the whole way: through the kernel to the relay, through the relay, through the kernel again.
+//! timed is the whole way: through the kernel to the relay, through the relay, through the kernel again. The client is
+//! always the kernel's, so relays differ in nothing but themselves.
 
 mod demi;
 mod plain;
@@ -19,8 +20,12 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use serde_json::json;
 
-use crate::cpu;
 use crate::measure::{Guard, Plan, Recorder};
+use crate::nic::{End, Nic, PORT};
+use crate::sys::complete_checksums;
+use crate::{cpu, instance};
+
+const HEAP_MIB: usize = 32;
 
 /// Bytes of the largest datagram that a relay takes.
 const LARGEST: usize = 2048;
@@ -32,9 +37,14 @@ pub(crate) struct RelayArgs {
     /// Where to pass datagrams on to
     #[arg(long)]
     to: SocketAddr,
+    /// Where to listen, unless that follows from the device
+    #[arg(long, default_value_t = Ipv4Addr::LOCALHOST)]
+    bind: Ipv4Addr,
     /// The core to stay on
     #[arg(long, default_value_t = 1)]
     core: usize,
+    #[command(flatten)]
+    nic: Nic,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -43,8 +53,10 @@ enum Relay {
     Kernel,
     /// io_uring: multishot receive into a buffer ring, spinning on completions.
     IoUring,
-    /// The libOS.
+    /// The libOS over such sockets.
     Catnap,
+    /// The libOS over a device.
+    Catnip,
 }
 
 #[derive(clap::Args)]
@@ -52,6 +64,12 @@ pub(crate) struct ClientArgs {
     /// Bytes per datagram
     #[arg(long, default_value_t = 64)]
     size: usize,
+    /// The client's address and the sink's
+    #[arg(long, default_value_t = Ipv4Addr::LOCALHOST)]
+    bind: Ipv4Addr,
+    /// The interface between, which may leave no checksum to a device
+    #[arg(long)]
+    interface: Option<String>,
     /// The core to stay on
     #[arg(long, default_value_t = 0)]
     core: usize,
@@ -61,11 +79,14 @@ pub(crate) struct ClientArgs {
 
 pub(crate) fn relay(args: &RelayArgs) -> Result<()> {
     cpu::pin(args.core)?;
-    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let any = SocketAddr::from((args.bind, 0));
     match args.subject {
         Relay::Kernel => plain::run(any, args.to),
         Relay::IoUring => sys::run(any, args.to),
-        Relay::Catnap => demi::run::<Catnap>(any, args.to),
+        Relay::Catnap => demi::run(&instance::<Catnap>(HEAP_MIB)?, any, args.to),
+        Relay::Catnip => {
+            demi::run(&args.nic.instance(End::Server, HEAP_MIB)?, (End::Server.ip(), PORT).into(), args.to)
+        }
     }
 }
 
@@ -80,14 +101,17 @@ fn announce(addr: SocketAddr) -> Result<()> {
 pub(crate) fn client(args: &ClientArgs) -> Result<()> {
     cpu::pin(args.core)?;
     ensure!((1..=LARGEST).contains(&args.size), "--size ranges from 1 to {LARGEST}");
-    let sink = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    if let Some(interface) = &args.interface {
+        complete_checksums(interface).with_context(|| format!("checksums of {interface}"))?;
+    }
+    let sink = UdpSocket::bind((args.bind, 0))?;
     sink.set_nonblocking(true)?;
     println!("{}", json!({ "sink": sink.local_addr()?.to_string() }));
     std::io::stdout().flush()?;
     let mut line = String::new();
     std::io::stdin().lock().read_line(&mut line)?;
     let relay: SocketAddr = line.trim().parse().context("standard input takes the relay's address")?;
-    let source = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let source = UdpSocket::bind((args.bind, 0))?;
     source.connect(relay)?;
 
     let message = vec![0x5a; args.size];

@@ -4,7 +4,7 @@
 //! completion of the send that reads it. It goes back into the ring only after that, so the kernel never
 //! writes what it still reads. The mapping outlives the ring, which is dropped first.
 
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicU16, Ordering};
 
@@ -28,7 +28,7 @@ const RECEIVE: u64 = u64::MAX;
 
 pub(super) fn run(listen: SocketAddr, to: SocketAddr) -> Result<()> {
     let input = UdpSocket::bind(listen)?;
-    let output = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let output = UdpSocket::bind((listen.ip(), 0))?;
     output.connect(to)?;
     let mut relay = Relay::new(&input, &output)?;
     super::announce(input.local_addr()?)?;
