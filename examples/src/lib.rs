@@ -16,6 +16,7 @@
 //! | module | program |
 //! |---|---|
 //! | [`echo`] | server and client over TCP, UDP and UNIX sockets, with a latency histogram |
+//! | [`http`] | an HTTP/1.1 server of files in memory, for `curl` |
 //! | [`kv`] | a key-value server that speaks RESP2: `redis-cli` and `redis-benchmark` talk to it |
 //! | [`relay`] | a UDP relay |
 //! | [`pipeline`] | merge, filter, map and sort on live queues |
@@ -28,6 +29,7 @@
 
 pub mod cli;
 pub mod echo;
+pub mod http;
 pub mod kv;
 pub mod latency;
 pub mod net;

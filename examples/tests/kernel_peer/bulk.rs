@@ -12,10 +12,10 @@ use super::support::{Server, eventually};
 const BLOCK: usize = 1 << 16;
 
 /// One frame in a hundred is lost, one in fifty comes late, each way.
-const BAD: &str = "[catnip.fault]\nseed = 7\nloss = 0.01\nreorder = 0.02\nreorder_by_us = 500\n";
+pub(super) const BAD: &str = "[catnip.fault]\nseed = 7\nloss = 0.01\nreorder = 0.02\nreorder_by_us = 500\n";
 
 /// How much to move; the environment may want more.
-fn mib(usual: usize) -> usize {
+pub(super) fn mib(usual: usize) -> usize {
     std::env::var("DEMI_BULK_MIB").map_or(usual, |text| text.parse().expect("DEMI_BULK_MIB is a number"))
 }
 

@@ -6,6 +6,7 @@
 
 mod aside;
 mod bulk;
+mod http;
 mod kv;
 mod life;
 mod net;

@@ -1,0 +1,12 @@
+//! `http` over our own stack.
+
+use std::process::ExitCode;
+
+use demi_examples::http;
+use demi_libos_catnip::Catnip;
+
+type Demi = demi_api::Demikernel<Catnip>;
+
+fn main() -> ExitCode {
+    demi_examples::main(Demi::new, http::run)
+}
