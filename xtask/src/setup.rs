@@ -54,7 +54,15 @@ pub(crate) const DPDK: Tool =
     Tool { program: "libdpdk", package: "libdpdk-dev", purpose: "echoes over memif beside ours in `bench`" };
 
 pub(crate) const IP: Tool =
-    Tool { program: "ip", package: "iproute2", purpose: "sets up network namespaces for `bench`" };
+    Tool { program: "ip", package: "iproute2", purpose: "sets up network namespaces for `bench` and tests" };
+
+pub(crate) const PING: Tool =
+    Tool { program: "ping", package: "iputils-ping", purpose: "is catnip's peer in tests" };
+
+pub(crate) const NETCAT: Tool =
+    Tool { program: "nc", package: "netcat-openbsd", purpose: "is catnip's peer in tests" };
+
+pub(crate) const CURL: Tool = Tool { program: "curl", package: "curl", purpose: "is catnip's peer in tests" };
 
 /// Install the packages that the other commands use.
 ///
@@ -86,7 +94,7 @@ impl std::fmt::Display for Missing {
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let tools = [REDIS, VALGRIND, IP, GCC, PKG_CONFIG, DPDK];
+    let tools = [REDIS, VALGRIND, IP, PING, NETCAT, CURL, GCC, PKG_CONFIG, DPDK];
     let missing = if args.check { None } else { ensure(&tools).err() };
     for tool in tools {
         let place = tool.place().unwrap_or_else(|| "missing".to_owned());
