@@ -72,8 +72,9 @@ impl Connection {
         let unsent = self.send.unsent().min(u64::from(u32::MAX)) as u32;
         let sent = self.nxt - self.una;
         let offered = self.window.saturating_sub(sent);
-        // RFC 3042: the first two duplicate acknowledgements let a new segment out each. Where the peer says what it has,
-        // that is no longer taken to be under way, which comes to the same.
+        // RFC 3042 §2: the first two duplicate acknowledgements let a new segment out each, and no more than that: what
+        // is on the way exceeds the window by two segments at the most. Where the peer says what it has, that is no
+        // longer taken to be under way, which comes to the same.
         let limited = if !self.sack && !self.is_recovering() && (1..3).contains(&self.duplicate_acks) {
             u32::from(self.duplicate_acks) * u32::from(self.mss)
         } else {
