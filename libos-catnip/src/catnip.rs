@@ -158,7 +158,12 @@ impl LibOs for Catnip {
     fn create(setup: Setup<'_>) -> Result<Catnip, Error> {
         let section = CatnipSection::load(setup.config)?;
         let device = section.open(setup.heap)?;
-        let mut rng = fastrand::Rng::new();
+        // What strangers must not guess comes from this: RFC 6528 §3. By itself the generator would begin with the time.
+        let mut seed = [0; 8];
+        let flags = rustix::rand::GetRandomFlags::empty();
+        let random = rustix::io::retry_on_intr(|| rustix::rand::getrandom(&mut seed, flags));
+        random.map_err(|errno| Error::System(errno.raw_os_error()))?;
+        let mut rng = fastrand::Rng::with_seed(u64::from_ne_bytes(seed));
         Catnip::over(&setup, &section, device, &mut rng)
     }
 
