@@ -4,6 +4,7 @@
 //! Nothing here asserts on elapsed time, but that what must end does end. What is about cost is counted: memory
 //! asked for by this thread, and queues that a libOS looked at. How long it takes is `cargo xtask bench`'s affair.
 
+mod catnip;
 mod configuration;
 mod cost;
 mod streams;
