@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::process::Command;
 
 use demi_api::{Demikernel, Domain, Done, LibOs, QDesc, QToken, SocketKind};
+use demi_libos_catnip::Catnip;
 use demi_tests::Loopback;
 
 use super::sys::{allocated, disable_huge_pages};
@@ -16,10 +17,20 @@ use super::{PATIENCE, instance, localhost};
 /// take no more than it is documented to. What is left can be taken, oldest first, without a further allocation.
 #[test]
 fn fault_02_unreaped_tokens_cost_nothing_but_their_slots() {
-    let demi = instance::<Loopback>();
+    unreaped_tokens_cost_nothing_but_their_slots::<Loopback>();
+}
+
+/// Fault 2, on catnip: datagrams that it sends to itself, most of which nobody has room for.
+#[test]
+fn fault_02_unreaped_tokens_cost_catnip_nothing_but_their_slots() {
+    unreaped_tokens_cost_nothing_but_their_slots::<Catnip>();
+}
+
+fn unreaped_tokens_cost_nothing_but_their_slots<L: LibOs>() {
+    let demi = instance::<L>();
     let (near, _far) = datagrams(&demi);
     let message = demi.copy_from(&[1; 64]).unwrap();
-    let tenth = |demi: &Demikernel<Loopback>| {
+    let tenth = |demi: &Demikernel<L>| {
         let (visits, (allocations, bytes)) = (visited(demi), allocated());
         for index in 0..100_000 {
             demi.push(near, message.clone()).unwrap();
@@ -54,9 +65,21 @@ fn fault_02_unreaped_tokens_cost_nothing_but_their_slots() {
 /// that is meant to scale. With the fault in the libOS, more queues are looked at; memory must not be asked for either.
 #[test]
 fn fault_04_idle_queues_cost_a_wait_nothing() {
+    idle_queues_cost_a_wait_nothing::<Loopback>();
+}
+
+/// Fault 4, on catnip, whose sockets are all looked at by nobody: so only memory is counted, and what was sent.
+#[test]
+fn fault_04_idle_queues_cost_a_wait_on_catnip_nothing() {
+    idle_queues_cost_a_wait_nothing::<Catnip>();
+}
+
+fn idle_queues_cost_a_wait_nothing<L: LibOs>() {
     let costs = |idle| {
-        let now = |demi: &Demi| (visited(demi), allocated().0);
-        beside_idle_queues(idle, now, |demi, before| (visited(demi) - before.0, allocated().0 - before.1))
+        let now = |demi: &Demikernel<L>| (visited(demi), allocated().0);
+        beside_idle_queues::<L, _, _>(idle, now, |demi, before| {
+            (visited(demi) - before.0, allocated().0 - before.1)
+        })
     };
     let (few, many) = (costs(10), costs(100_000));
     assert_eq!(few, many, "visits and allocations for each way of waiting, beside 10 and beside 100,000");
@@ -67,23 +90,37 @@ fn fault_04_idle_queues_cost_a_wait_nothing() {
 /// The kernel keeps account of the pages that were touched, of the whole process: so each side has one of its own.
 #[test]
 fn fault_04_a_wait_touches_no_memory_of_idle_tokens() {
-    compare_pages(IDLE, [10, 100_000]);
+    compare_pages("loopback", IDLE, [10, 100_000]);
+}
+
+/// Fault 4, in catnip and above it: whoever looks at each of 100,000 sockets touches theirs too.
+#[test]
+fn fault_04_a_wait_touches_no_memory_of_idle_sockets_of_catnip() {
+    compare_pages("catnip", IDLE, [10, 100_000]);
 }
 
 /// Fault 2, in the same way: a hundred more pushes and polls do not touch what a million pushes have left unreaped.
 #[test]
 fn fault_02_unreaped_tokens_are_not_touched() {
-    compare_pages(UNREAPED, [100, 1_000_000]);
+    compare_pages("loopback", UNREAPED, [100, 1_000_000]);
+}
+
+/// Fault 2, the same on catnip.
+#[test]
+fn fault_02_unreaped_tokens_of_catnip_are_not_touched() {
+    compare_pages("catnip", UNREAPED, [100, 1_000_000]);
 }
 
 const IDLE: &str = "DEMI_TEST_IDLE_QUEUES";
 const UNREAPED: &str = "DEMI_TEST_UNREAPED_TOKENS";
+const LIBOS: &str = "DEMI_TEST_LIBOS";
 
 /// Runs the test below in two processes, and checks that the one with more touches no more memory to speak of.
-fn compare_pages(what: &str, counts: [usize; 2]) {
+fn compare_pages(libos: &str, what: &str, counts: [usize; 2]) {
     let [few, many] = counts.map(|count| -> Vec<u64> {
         let mut child = Command::new(std::env::current_exe().unwrap());
         child.args(["--exact", "cost::pages_touched", "--nocapture"]).env(what, count.to_string());
+        child.env(LIBOS, libos);
         let output = child.output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let text = String::from_utf8_lossy(&output.stdout);
@@ -100,21 +137,31 @@ fn compare_pages(what: &str, counts: [usize; 2]) {
 /// The child of the tests above; by itself it does nothing.
 #[test]
 fn pages_touched() {
-    let count = |name| std::env::var(name).ok().and_then(|count| count.parse().ok());
-    // On huge pages, two tokens would be all tokens.
-    disable_huge_pages();
-    let touched = match (count(IDLE), count(UNREAPED)) {
-        (Some(idle), _) => beside_idle_queues(idle, |_| forget_pages(), |_, forgotten| pages(forgotten)),
-        (None, Some(unreaped)) => vec![behind_unreaped_tokens(unreaped)],
-        (None, None) => return,
+    let touched = match std::env::var(LIBOS).as_deref() {
+        Ok("catnip") => pages_touched_by::<Catnip>(),
+        Ok(_) => pages_touched_by::<Loopback>(),
+        Err(_) => return,
     };
     // The runner of the tests has begun a line of its own.
     println!();
     touched.into_iter().flatten().for_each(|kib| println!("touched {kib}"));
 }
 
-fn behind_unreaped_tokens(count: usize) -> Option<u64> {
-    let demi = instance::<Loopback>();
+fn pages_touched_by<L: LibOs>() -> Vec<Option<u64>> {
+    let count = |name| std::env::var(name).ok().and_then(|count| count.parse().ok());
+    // On huge pages, two tokens would be all tokens.
+    disable_huge_pages();
+    match (count(IDLE), count(UNREAPED)) {
+        (Some(idle), _) => {
+            beside_idle_queues::<L, _, _>(idle, |_| forget_pages(), |_, forgotten| pages(forgotten))
+        }
+        (None, Some(unreaped)) => vec![behind_unreaped_tokens::<L>(unreaped)],
+        (None, None) => Vec::new(),
+    }
+}
+
+fn behind_unreaped_tokens<L: LibOs>(count: usize) -> Option<u64> {
+    let demi = instance::<L>();
     let (near, _far) = datagrams(&demi);
     let message = demi.copy_from(&[1; 64]).unwrap();
     let push = |count: usize| {
@@ -142,11 +189,13 @@ fn pages(forgotten: bool) -> Option<u64> {
     forgotten.then_some(kib)
 }
 
-type Demi = Demikernel<Loopback>;
-
 /// What a hundred exchanges cost by each way of waiting.
-fn beside_idle_queues<T, C>(idle: usize, begin: impl Fn(&Demi) -> T, end: impl Fn(&Demi, T) -> C) -> Vec<C> {
-    let demi = instance::<Loopback>();
+fn beside_idle_queues<L: LibOs, T, C>(
+    idle: usize,
+    begin: impl Fn(&Demikernel<L>) -> T,
+    end: impl Fn(&Demikernel<L>, T) -> C,
+) -> Vec<C> {
+    let demi = instance::<L>();
     let (near, far) = datagrams(&demi);
     let set = demi.wait_set().unwrap();
     for index in 0..idle {
@@ -209,8 +258,8 @@ fn datagrams<L: LibOs>(demi: &Demikernel<L>) -> (QDesc, QDesc) {
     (near, far)
 }
 
-/// How many queues the libOS has looked at so far.
+/// How many queues the libOS has looked at so far; of catnip, how many datagrams it has sent.
 fn visited<L: LibOs>(demi: &Demikernel<L>) -> u64 {
     let counters = demi.counters().unwrap().libos;
-    counters.into_iter().find(|(name, _)| *name == "queues_visited").unwrap().1
+    counters.into_iter().find(|(name, _)| ["queues_visited", "udp_sent"].contains(name)).unwrap().1
 }

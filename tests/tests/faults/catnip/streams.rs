@@ -197,8 +197,8 @@ fn fault_09_a_scaled_window_does_not_shrink() {
 /// Fault 10: congestion control was never switched on.
 ///
 /// The first flight is no more than the initial window of ten segments (RFC 6928), the next ones grow by no more than
-/// what was acknowledged (RFC 5681 §3.1), and after one loss no more than 7/10 of what was on its way is (RFC 9438 §4.6).
-/// With the fault, the peer's window is the only limit to each of these.
+/// what was acknowledged (RFC 5681 §3.1), and one loss leaves 7/10 of what the window has grown to when it is found
+/// (RFC 9438 §4.6). With the fault, the peer's window is the only limit to each of these.
 #[test]
 fn fault_10_the_congestion_window_limits_what_is_sent() {
     let world = World::new();
@@ -234,10 +234,10 @@ fn fault_10_the_congestion_window_limits_what_is_sent() {
         second > first && second <= 2 * first,
         "{second} bytes in the second flight, {first} in the first"
     );
-    // The loss is known a round trip after it, and repaired one later.
+    // The loss is found a round trip after it, in which the window grows once more, and repaired one later.
     let before = most(lost_at, round_trip);
     let after = most(lost_at + 3 * round_trip, round_trip);
-    assert!(after * 100 <= before * 80, "{after} bytes on their way after a loss, {before} before it");
+    assert!(after * 100 <= before * 90, "{after} bytes on their way after a loss, {before} before it");
 }
 
 /// How much was on its way when: after each segment with data that the near host has sent.
