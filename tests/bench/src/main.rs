@@ -5,6 +5,7 @@
 //! started fresh for every alternation, or takes turns when told to on its standard input.
 //!
 //! - [`echo`]: both ends of an echo, over plain sockets, over a libOS, over a NIC
+//! - [`load`]: latency against offered load
 //! - [`nic`]: a NIC from words on the command line
 //! - [`relay`]: a UDP relay three ways, and the client around it
 //! - [`wait`]: what one completion costs beside many idle queues
@@ -24,6 +25,7 @@ mod conns;
 mod cpu;
 mod echo;
 mod instr;
+mod load;
 mod measure;
 mod nic;
 mod relay;
@@ -63,6 +65,10 @@ enum Role {
     ConnsServer(conns::ServerArgs),
     /// Open connections and echo on one; does as it is told on standard input
     ConnsClient(conns::ClientArgs),
+    /// Echo to some connections until all end
+    LoadServer(load::ServerArgs),
+    /// Send messages on a schedule, or as many as go, and time each from when it was due
+    LoadClient(load::ClientArgs),
     /// Send datagrams to a relay and receive them behind it, one after the other
     RelayClient(relay::ClientArgs),
     /// Pass datagrams on until one is empty
@@ -107,6 +113,8 @@ fn run(cli: &Cli) -> Result<()> {
         Role::BulkPair(args) => bulk::pair(args),
         Role::ConnsServer(args) => conns::server(args),
         Role::ConnsClient(args) => conns::client(args),
+        Role::LoadServer(args) => load::server(args),
+        Role::LoadClient(args) => load::client(args),
         Role::RelayClient(args) => relay::client(args),
         Role::Relay(args) => relay::relay(args),
         Role::Wait(args) => wait::run(args),

@@ -76,17 +76,9 @@ impl Recorder {
     pub(crate) fn report(&self) -> Result<Value> {
         let histogram = &self.histogram;
         let seconds = (self.end - self.begin).as_secs_f64();
-        let mut report = json!({
-            "messages": histogram.len(),
-            "msgs_per_s": histogram.len() as f64 / seconds.max(1e-9),
-            "min_ns": histogram.min(),
-            "p50_ns": histogram.value_at_quantile(0.5),
-            "p90_ns": histogram.value_at_quantile(0.9),
-            "p99_ns": histogram.value_at_quantile(0.99),
-            "p999_ns": histogram.value_at_quantile(0.999),
-            "max_ns": histogram.max(),
-            "preemptions": preemptions()?.saturating_sub(self.preemptions),
-        });
+        let mut report = percentiles(histogram);
+        report["msgs_per_s"] = (histogram.len() as f64 / seconds.max(1e-9)).into();
+        report["preemptions"] = preemptions()?.saturating_sub(self.preemptions).into();
         if self.plan.histogram {
             let buckets = histogram.iter_recorded();
             let buckets = buckets.map(|step| json!([step.value_iterated_to(), step.count_at_value()]));
@@ -96,7 +88,21 @@ impl Recorder {
     }
 }
 
-fn preemptions() -> Result<u64> {
+/// The keys of every report on latencies.
+pub(crate) fn percentiles(histogram: &Histogram<u64>) -> Value {
+    json!({
+        "messages": histogram.len(),
+        "min_ns": histogram.min(),
+        "p50_ns": histogram.value_at_quantile(0.5),
+        "p90_ns": histogram.value_at_quantile(0.9),
+        "p99_ns": histogram.value_at_quantile(0.99),
+        "p999_ns": histogram.value_at_quantile(0.999),
+        "max_ns": histogram.max(),
+    })
+}
+
+/// How often other programs have taken the core from this thread.
+pub(crate) fn preemptions() -> Result<u64> {
     cpu::status("nonvoluntary_ctxt_switches")
 }
 

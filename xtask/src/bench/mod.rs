@@ -11,6 +11,7 @@ mod callgrind;
 mod conns;
 mod echo;
 mod link;
+mod load;
 mod relay;
 mod role;
 mod space;
@@ -48,6 +49,7 @@ enum Bench {
     Echo(echo::Args),
     Bulk(bulk::Args),
     Conns(conns::Args),
+    Load(load::Args),
     Alloc(alloc::Args),
     Wait(wait::Args),
     Relay(relay::Args),
@@ -61,6 +63,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         Bench::Echo(args) => echo::run(args, &bench),
         Bench::Bulk(args) => bulk::run(args, &bench),
         Bench::Conns(args) => conns::run(args, &bench),
+        Bench::Load(args) => load::run(args, &bench),
         Bench::Alloc(args) => alloc::run(args, &bench),
         Bench::Wait(args) => wait::run(args, &bench),
         Bench::Relay(args) => relay::run(args, &bench),

@@ -142,7 +142,7 @@ fn stack(nic: &Nic, end: End, heap_mib: usize) -> Result<Stack> {
 }
 
 /// Says where a server listens.
-fn announce(addr: SocketAddr) -> Result<()> {
+pub(crate) fn announce(addr: SocketAddr) -> Result<()> {
     println!("{}", json!({ "listening": addr.to_string() }));
     Ok(std::io::stdout().flush()?)
 }
