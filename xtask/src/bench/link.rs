@@ -24,6 +24,11 @@ pub(crate) enum Device {
 }
 
 impl Device {
+    /// It takes interfaces and namespaces of its own.
+    pub(crate) fn needs_root(self) -> bool {
+        self != Device::Memif
+    }
+
     /// As on a command line.
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -73,7 +78,7 @@ pub(crate) struct Link {
 impl Link {
     /// Makes what the device needs. It goes with the value.
     pub(crate) fn set_up(device: Device, mtu: usize) -> Result<Link> {
-        if device == Device::Memif {
+        if !device.needs_root() {
             return Ok(Link { device, mtu, spaces: None });
         }
         let spaces = [Space::new()?, Space::new()?];

@@ -57,6 +57,15 @@ enum Bench {
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let device = match &args.bench {
+        Bench::Echo(args) => args.device(),
+        Bench::Load(args) => args.device(),
+        _ => None,
+    };
+    // Before minutes are spent on building.
+    if device.is_some_and(link::Device::needs_root) {
+        space::Space::permitted()?;
+    }
     let binaries = compile::release(&[("demi-bench", "demi-bench")])?;
     let bench = Session { roles: Roles::new(binaries.path("demi-bench")?), json: args.json };
     match &args.bench {

@@ -27,15 +27,7 @@ pub(crate) struct Space {
 
 impl Space {
     pub(crate) fn new() -> Result<Space> {
-        if !rustix::process::geteuid().is_root() {
-            bail!(
-                "this device needs network namespaces, and these need root: run it as root, as in \
-                 `sudo -E env \"PATH=$PATH\" cargo xtask bench …`, or take --device memif, which needs no privilege"
-            );
-        }
-        if let Err(missing) = setup::ensure(&[setup::IP]) {
-            bail!("network namespaces are set up with `ip`: {missing}");
-        }
+        Space::permitted()?;
         let mut command = Command::new("unshare");
         command.args(["--net", "cat"]).stdin(Stdio::piped()).stdout(Stdio::piped());
         let holder = Process::spawn(&mut command)?;
@@ -54,6 +46,20 @@ impl Space {
         space.write("/proc/sys/net/ipv4/tcp_congestion_control", "cubic");
         space.run("ip link set lo up")?;
         Ok(space)
+    }
+
+    /// Fails, with what to do, if there can be none.
+    pub(crate) fn permitted() -> Result<()> {
+        if !rustix::process::geteuid().is_root() {
+            bail!(
+                "this device needs network namespaces, and these need root: run it as root, as in \
+                 `sudo -E env \"PATH=$PATH\" cargo xtask bench …`, or take --device memif, which needs no privilege"
+            );
+        }
+        if let Err(missing) = setup::ensure(&[setup::IP]) {
+            bail!("network namespaces are set up with `ip`: {missing}");
+        }
+        Ok(())
     }
 
     /// A command that runs in it.

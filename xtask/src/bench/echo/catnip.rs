@@ -24,7 +24,7 @@ struct Run<'a> {
 }
 
 pub(super) fn run(args: &Args, session: &Session) -> Result<()> {
-    let device = args.device.unwrap_or(Device::Memif);
+    let device = args.device().unwrap_or(Device::Memif);
     for name in &args.without {
         ensure!(
             ["raw", "dpdk", "smoltcp"].contains(&name.as_str()),

@@ -28,10 +28,10 @@ use super::{Roles, Session, number};
 ///
 /// --libos catnip: both ends are catnip over --device. Beside it run `raw` (frames of the same size over the
 /// device alone, sent back with their addresses swapped), `smoltcp` (its own sockets over the same device),
-/// `kernel` (plain spinning TCP: over loopback for memif, over the same veth pair for af_xdp, over a veth pair
-/// for tap, as both ends of a TAP are not the kernel's), and for memif `dpdk` (as `raw`, by DPDK's net_memif;
-/// needs gcc and libdpdk-dev, see `cargo xtask setup`). af_xdp and tap need root and make network namespaces,
-/// which go with this program however it ends. In --json, the last line holds `ratio_p50` and
+/// `kernel` (plain spinning TCP: over loopback for memif, over the same veth pair with other addresses for
+/// af_xdp; for tap over a veth pair between two namespaces, as the kernel can be only one end of a TAP), and for
+/// memif `dpdk` (as `raw`, by DPDK's net_memif; needs gcc and libdpdk-dev, see `cargo xtask setup`). af_xdp and
+/// tap need root and make network namespaces, which go with this program however it ends. In --json, the last line holds `ratio_p50` and
 /// `ratio_throughput` (to `kernel`), `ratio_p50_raw`, `ratio_p50_smoltcp`; for memif also `ratio_p50_fast`, over
 /// the `fast_alternations` in which the cache-line ping-pong took at most 0.2 µs before and after both, and
 /// `ratio_raw_dpdk`.
@@ -64,6 +64,13 @@ pub(crate) struct Args {
     /// Messages to measure in each turn, instead of a time
     #[arg(long)]
     count: Option<u64>,
+}
+
+impl Args {
+    /// The NIC that both ends will use, if any.
+    pub(super) fn device(&self) -> Option<Device> {
+        (self.libos == Libos::Catnip).then(|| self.device.unwrap_or(Device::Memif))
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]

@@ -55,6 +55,13 @@ pub(crate) struct Args {
     picture: Option<PathBuf>,
 }
 
+impl Args {
+    /// The NIC that both ends will use.
+    pub(super) fn device(&self) -> Option<Device> {
+        Some(self.device)
+    }
+}
+
 /// The subject and its control, as they appear everywhere.
 const SUBJECTS: [&str; 2] = ["catnip", "kernel"];
 

@@ -141,11 +141,16 @@ fn panel(area: &Area<'_>, title: &str, axes: [&str; 2], curves: &[Curve]) -> Res
         .map_err(failed)
 }
 
-/// From the least to the greatest, with some room. Never empty, so that a panel without points is still one.
+/// The decades from the least to the greatest, so that both ends have a label. Never empty, so that a panel without
+/// points is still one.
 fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
     let (low, high) =
         values.fold((f64::INFINITY, 0.0_f64), |(low, high), value| (low.min(value), high.max(value)));
-    if low > high { (1.0, 10.0) } else { (low * 0.8, high * 1.25) }
+    if low > high {
+        return (1.0, 10.0);
+    }
+    let (below, above) = (low.log10().floor(), high.log10().ceil());
+    (10_f64.powf(below), 10_f64.powf(above.max(below + 1.0)))
 }
 
 /// `20k`, `1.5M`, `0.25`
@@ -172,6 +177,19 @@ mod tests {
     fn labels_are_short() {
         let texts = [0.25, 1.0, 12.4, 1500.0, 20_000.0, 1e6].map(short);
         assert_eq!(texts, ["0.25", "1", "12", "1.5k", "20k", "1M"]);
+    }
+
+    #[test]
+    fn axes_span_whole_decades() {
+        for (values, expected) in [
+            (vec![15.0, 75.0], (10.0, 100.0)),
+            (vec![0.5, 1200.0], (0.1, 10_000.0)),
+            (vec![10.0, 10.0], (10.0, 100.0)),
+            (vec![], (1.0, 10.0)),
+        ] {
+            let (low, high) = range(values.into_iter());
+            assert!((low / expected.0 - 1.0).abs() < 1e-9 && (high / expected.1 - 1.0).abs() < 1e-9);
+        }
     }
 
     #[test]

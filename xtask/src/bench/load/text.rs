@@ -7,7 +7,8 @@ use crate::term;
 pub(super) fn print(args: &Args, points: &Points) {
     println!("latency against offered load, catnip over {}, {} B", args.device.name(), args.size);
     for connections in &args.connections {
-        println!("\n{}", term::bold(&format!("{connections} connections")));
+        let plural = if *connections == 1 { "" } else { "s" };
+        println!("\n{}", term::bold(&format!("{connections} connection{plural}")));
         by_load(args, points, *connections);
     }
     println!("\n{}", term::bold("sizes, one connection"));
