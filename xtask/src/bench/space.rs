@@ -41,9 +41,8 @@ impl Space {
         );
         let space =
             Space { path: format!("--net=/proc/{}/ns/net", holder.id()), _input: input, _holder: holder };
-        // Nothing but what is measured talks, and the kernel's TCP is the one that most machines run.
+        // Nothing but what is measured talks.
         space.write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1");
-        space.write("/proc/sys/net/ipv4/tcp_congestion_control", "cubic");
         space.run("ip link set lo up")?;
         Ok(space)
     }

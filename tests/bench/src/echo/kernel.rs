@@ -3,7 +3,9 @@
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
 use anyhow::{Result, bail};
+use rustix::fd::AsFd;
 use rustix::io::Errno;
+use rustix::net::sockopt::set_tcp_congestion;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
 use super::Exchange;
@@ -12,8 +14,11 @@ use crate::measure::Guard;
 /// As much as one receive may yield: what the subject asks for too.
 const BUFFER: usize = 16 << 10;
 
-pub(super) fn serve(addr: SocketAddr) -> Result<()> {
+pub(super) fn serve(addr: SocketAddr, loss_based: bool) -> Result<()> {
     let listener = TcpListener::bind(addr)?;
+    if loss_based {
+        heed_loss_only(&listener);
+    }
     super::announce(listener.local_addr()?)?;
     let stream = ready(listener.accept()?.0)?;
     let mut buffer = vec![0; BUFFER];
@@ -33,8 +38,11 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub(super) fn connect(addr: SocketAddr, size: usize) -> Result<Client> {
+    pub(super) fn connect(addr: SocketAddr, size: usize, loss_based: bool) -> Result<Client> {
         let stream = ready(TcpStream::connect(addr)?)?;
+        if loss_based {
+            heed_loss_only(&stream);
+        }
         Ok(Client { stream, message: vec![0x5a; size], buffer: vec![0; BUFFER] })
     }
 }
@@ -56,6 +64,13 @@ impl Exchange for Client {
         }
         Ok(count)
     }
+}
+
+/// Gives a socket, and those that it accepts, congestion control by loss, as catnip's: CUBIC, or where that is not
+/// allowed, Reno, which always is. Others pace what they send, and would be measured for that.
+pub(crate) fn heed_loss_only(socket: impl AsFd) {
+    // A system that allows neither keeps what it has: a comparison still, if with a milder control.
+    let _ = ["cubic", "reno"].into_iter().any(|name| set_tcp_congestion(&socket, name).is_ok());
 }
 
 fn ready(stream: TcpStream) -> Result<TcpStream> {

@@ -14,7 +14,7 @@
 //! smoltcp's ends are in [`smol::tcp`](crate::smol::tcp).
 
 mod demi;
-mod kernel;
+pub(crate) mod kernel;
 mod raw;
 
 use std::collections::VecDeque;
@@ -59,6 +59,9 @@ pub(crate) struct ServerArgs {
     /// Where the kernel's sockets listen
     #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     bind: IpAddr,
+    /// The kernel's sockets heed loss only, as catnip does
+    #[arg(long)]
+    loss_based: bool,
     /// The core to stay on
     #[arg(long, default_value_t = 1)]
     core: usize,
@@ -76,6 +79,9 @@ pub(crate) struct ClientArgs {
     /// The server, where it has an address of the kernel's
     #[arg(long, default_value_t = nic::server())]
     connect: SocketAddr,
+    /// The kernel's sockets heed loss only, as catnip does
+    #[arg(long)]
+    loss_based: bool,
     /// Bytes per message
     #[arg(long, default_value_t = 64)]
     size: usize,
@@ -117,7 +123,7 @@ pub(crate) fn server(args: &ServerArgs) -> Result<()> {
     cpu::pin(args.core)?;
     let any = SocketAddr::from((args.bind, 0));
     match args.subject {
-        Subject::Kernel => kernel::serve(any),
+        Subject::Kernel => kernel::serve(any, args.loss_based),
         Subject::Catnap => demi::serve(&instance::<Catnap>(args.heap_mib)?, any).map(drop),
         Subject::Catnip => {
             let demi = args.nic.instance(End::Server, args.heap_mib)?;
@@ -155,7 +161,9 @@ pub(crate) fn client(args: &ClientArgs) -> Result<()> {
         "--size times --window must not exceed {MOST_OUTSTANDING}"
     );
     match args.subject {
-        Subject::Kernel => drive(&mut kernel::Client::connect(args.connect, args.size)?, args),
+        Subject::Kernel => {
+            drive(&mut kernel::Client::connect(args.connect, args.size, args.loss_based)?, args)
+        }
         Subject::Catnap => drive_libos(instance::<Catnap>(args.heap_mib)?, args),
         Subject::Catnip => drive_libos(args.nic.instance(End::Client, args.heap_mib)?, args),
         Subject::Raw => drive(&mut raw::Client::connect(&args.nic, args.size, args.heap_mib)?, args),

@@ -11,6 +11,7 @@ use rustix::net::{RecvFlags, SendFlags, recv, send};
 
 use super::Fleet;
 use crate::echo::announce;
+use crate::echo::kernel::heed_loss_only;
 use crate::measure::Guard;
 
 /// As much as one receive may yield.
@@ -60,6 +61,7 @@ impl Ready {
 /// Echoes to `connections` until all have ended.
 pub(super) fn serve(addr: SocketAddr, connections: usize) -> Result<()> {
     let listener = TcpListener::bind(addr)?;
+    heed_loss_only(&listener);
     announce(listener.local_addr()?)?;
     let streams = (0..connections).map(|_| prepared(listener.accept()?.0)).collect::<Result<Vec<_>>>()?;
     let mut ready = Ready::of(&streams)?;
@@ -119,6 +121,7 @@ impl Clients {
     pub(super) fn connect(addr: SocketAddr, connections: usize, size: usize) -> Result<Clients> {
         let streams =
             (0..connections).map(|_| prepared(TcpStream::connect(addr)?)).collect::<Result<Vec<_>>>()?;
+        streams.iter().for_each(heed_loss_only);
         Ok(Clients {
             ready: Ready::of(&streams)?,
             unsent: vec![0; streams.len()],

@@ -92,7 +92,11 @@ impl Run<'_> {
             return dpdk.measure(roles, &self.exchange);
         }
         let over = if subject == "kernel" { Over::Kernel } else { Over::Nic };
-        let [at_server, at_client] = self.link.words(over);
+        let [at_server, at_client] = self.link.words(over).map(|words| match over {
+            Over::Nic => words,
+            // As catnip does: what paces would be measured for that.
+            Over::Kernel => format!("{words} --loss-based"),
+        });
         let words = format!("echo-server --subject {subject} --core {far} {at_server}");
         let mut server = self.link.start(roles, End::Server, over, &words)?;
         let address = server.address("listening")?;
