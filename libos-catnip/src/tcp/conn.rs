@@ -22,6 +22,7 @@
 //! posted exactly once; a connection that has ended has nothing pending.
 
 use std::collections::VecDeque;
+use std::rc::Rc;
 use std::time::Duration;
 
 use demi_api::error::Error;
@@ -34,6 +35,7 @@ use demi_api::token::QToken;
 
 use super::Ecn;
 use super::congestion::Congestion;
+use super::demux::Ends;
 use super::flight::Flight;
 use super::rack::Rack;
 use super::reassembly::Reassembly;
@@ -127,6 +129,9 @@ pub(crate) enum Timer {
 
 pub(crate) const TIMERS: usize = 6;
 
+/// How long nothing comes before a connection gives its queues' memory back.
+pub(crate) const REST: Duration = Duration::from_millis(500);
+
 /// Of a timer that is not set.
 pub(crate) const NEVER: Instant = Instant::from_nanos(u64::MAX);
 
@@ -178,6 +183,8 @@ impl Received {
     }
 }
 
+/// One connection. A million may be idle at a time, so what only data under way needs lies in queues of their own, which
+/// [`Connection::rest`] gives back.
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) path: Path,
@@ -245,7 +252,7 @@ pub(crate) struct Connection {
     pub(crate) timers: [Instant; TIMERS],
     pub(crate) loss_timer: LossTimer,
 
-    pub(crate) settings: Box<Settings>,
+    pub(crate) settings: Rc<Settings>,
     /// The handshake was completed once.
     pub(crate) established: bool,
     /// Who waits for the handshake.
@@ -269,6 +276,36 @@ pub(super) const BUFFER_START: u32 = 1 << 17;
 const SHORTEST_ROUND: Duration = Duration::from_millis(1);
 
 impl Connection {
+    /// What its segments are told from others by.
+    #[inline]
+    pub(crate) fn ends(&self) -> Ends {
+        let (local, remote) = (self.path.local(), self.path.remote());
+        Ends { local, remote, local_port: self.local_port, remote_port: self.remote_port }
+    }
+
+    /// Whether it has memory that it would not need if it were idle.
+    #[inline]
+    pub(crate) fn has_slack(&self) -> bool {
+        self.flight.has_slack() || self.send.has_slack() || self.received.ready.capacity() > 0
+    }
+
+    /// Nothing is under way, and nothing has come for a while.
+    pub(crate) fn is_idle(&self, now: Instant) -> bool {
+        self.flight.is_empty()
+            && self.send.len() == 0
+            && self.received.ready.is_empty()
+            && now - self.heard_at >= REST
+    }
+
+    /// Gives back the memory of what is not under way. The next data takes some again, so this is not for a connection that
+    /// is busy.
+    pub(crate) fn rest(&mut self) {
+        self.flight.rest();
+        self.send.rest();
+        self.received.ready.shrink_to_fit();
+        self.received.pops.shrink_to_fit();
+    }
+
     /// The right time for the next look at its timers.
     #[inline]
     pub(crate) fn next_timer(&self) -> Option<Instant> {

@@ -1,6 +1,7 @@
 //! Addresses and options of stream sockets, whatever they have become.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::rc::Rc;
 use std::time::Duration;
 
 use demi_api::addr::{Addr, Domain};
@@ -8,7 +9,7 @@ use demi_api::error::Error;
 use demi_api::libos::{OptionName, SocketOption};
 use demi_api::slab::Key;
 
-use super::sockets::{Env, Fresh, Socket, Tcp, peer};
+use super::sockets::{Env, Socket, Tcp, peer};
 
 /// Keep-alive probes that can be asked for.
 const MOST_KEEP_PROBES: u32 = 127;
@@ -24,14 +25,17 @@ impl Tcp {
                 Ok(fresh.local.unwrap_or(SocketAddr::new(any, 0)).into())
             }
             Socket::Listener(listener) => Ok(listener.local.into()),
-            Socket::Connection(entry) => Ok(SocketAddr::new(entry.ends.local, entry.ends.local_port).into()),
+            Socket::Connection(entry) => {
+                let ends = entry.conn.ends();
+                Ok(SocketAddr::new(ends.local, ends.local_port).into())
+            }
             Socket::TimeWait(_) => Err(Error::BadDescriptor),
         }
     }
 
     pub(crate) fn peer_addr(&self, key: Key) -> Result<Addr, Error> {
         match self.sockets.get(key).ok_or(Error::BadDescriptor)? {
-            Socket::Connection(entry) if entry.conn.state.is_synchronized() => Ok(peer(&entry.ends)),
+            Socket::Connection(entry) if entry.conn.state.is_synchronized() => Ok(peer(&entry.conn.ends())),
             Socket::Fresh(_) | Socket::Listener(_) | Socket::Connection(_) => Err(Error::NotConnected),
             Socket::TimeWait(_) => Err(Error::BadDescriptor),
         }
@@ -54,17 +58,19 @@ impl Tcp {
     fn note_option(&mut self, key: Key, option: SocketOption) -> Result<(), Error> {
         let socket = self.sockets.get_mut(key).ok_or(Error::BadDescriptor)?;
         let settings = match socket {
-            Socket::Fresh(Fresh { settings, reuse_port, .. }) => {
+            Socket::Fresh(fresh) => {
                 if let SocketOption::ReusePort(on) = option {
-                    *reuse_port = on;
+                    fresh.reuse_port = on;
                     return Ok(());
                 }
-                settings
+                &mut fresh.settings
             }
             Socket::Listener(listener) => &mut listener.settings,
-            Socket::Connection(entry) => &mut *entry.conn.settings,
+            Socket::Connection(entry) => &mut entry.conn.settings,
             Socket::TimeWait(_) => return Err(Error::BadDescriptor),
         };
+        // Shared with the listener and its other connections, as long as none of them is set apart.
+        let settings = Rc::make_mut(settings);
         match option {
             SocketOption::Linger(time) => settings.linger = time,
             SocketOption::KeepAlive(on) => settings.keep_alive = on,
@@ -90,7 +96,7 @@ impl Tcp {
     pub(crate) fn option(&self, key: Key, name: OptionName) -> Result<SocketOption, Error> {
         if name == OptionName::ReusePort {
             return match self.sockets.get(key).ok_or(Error::BadDescriptor)? {
-                Socket::Fresh(Fresh { reuse_port, .. }) => Ok(SocketOption::ReusePort(*reuse_port)),
+                Socket::Fresh(fresh) => Ok(SocketOption::ReusePort(fresh.reuse_port)),
                 Socket::Listener(listener) => Ok(SocketOption::ReusePort(listener.reuse_port)),
                 Socket::Connection(_) => Ok(SocketOption::ReusePort(false)),
                 Socket::TimeWait(_) => Err(Error::BadDescriptor),
@@ -99,7 +105,7 @@ impl Tcp {
         let settings = match self.sockets.get(key).ok_or(Error::BadDescriptor)? {
             Socket::Fresh(fresh) => &fresh.settings,
             Socket::Listener(listener) => &listener.settings,
-            Socket::Connection(entry) => &*entry.conn.settings,
+            Socket::Connection(entry) => &entry.conn.settings,
             Socket::TimeWait(_) => return Err(Error::BadDescriptor),
         };
         Ok(match name {

@@ -43,6 +43,8 @@ pub(crate) struct Counters {
     pub(crate) ecn_marks: u64,
     pub(crate) ecn_echoes: u64,
     pub(crate) linger_expired: u64,
+    /// Idle connections that gave memory back.
+    pub(crate) rests: u64,
     pub(crate) no_memory: u64,
     /// How long TIME-WAIT lasts, and FIN-WAIT-2 of a closed descriptor.
     pub(crate) time_wait: Duration,
@@ -104,6 +106,7 @@ impl Counters {
             ("tcp_ecn_marks", self.ecn_marks),
             ("tcp_ecn_echoes", self.ecn_echoes),
             ("tcp_linger_expired", self.linger_expired),
+            ("tcp_rests", self.rests),
             ("tcp_no_memory", self.no_memory),
         ];
         for (name, value) in all {

@@ -46,6 +46,17 @@ impl Flight {
         self.segments.is_empty()
     }
 
+    /// Whether it keeps memory, whatever for.
+    #[inline]
+    pub(crate) fn has_slack(&self) -> bool {
+        self.segments.capacity() > 0
+    }
+
+    /// Keeps no more memory than it needs.
+    pub(crate) fn rest(&mut self) {
+        self.segments.shrink_to_fit();
+    }
+
     /// Sequence numbers thought to be in the network: RFC 6675's `pipe`.
     #[inline]
     pub(crate) fn pipe(&self) -> u32 {

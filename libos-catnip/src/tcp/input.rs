@@ -374,7 +374,8 @@ impl Connection {
     fn advance(&mut self, io: &mut Io<'_, '_>, ack: SeqNum, delivered: &mut Delivered) {
         let mut count = ack - self.una;
         // The number of the SYN comes round again after four GiB, and is a byte's then.
-        if self.una == self.iss && self.send.acked() == 0 {
+        let syn = self.una == self.iss && self.send.acked() == 0;
+        if syn {
             count -= 1;
         }
         if matches!(self.fin, Fin::Sent(fin) if ack > fin && self.una <= fin) {
@@ -385,6 +386,10 @@ impl Connection {
             delivered.note(sent);
             rack.on_delivered(of(sent), now, min_rtt);
         });
+        if syn {
+            // Many connections never send more for a long time.
+            self.flight.rest();
+        }
         self.una = ack;
         self.send.ack(io.cx, count.into());
         if io.cx.now.as_nanos().saturating_sub(self.progress_at.as_nanos()) > CONFIRM {

@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::rc::Rc;
 
 use demi_api::error::Error;
 use demi_api::op::Done;
@@ -19,7 +20,7 @@ use super::cookies::{About, Extras, LIFETIME};
 use super::demux::Ends;
 use super::output::{own_mss, send_header};
 use super::segment::{Flags, Header, Options, Segment};
-use super::sockets::{Entry, Env, Fresh, Socket, Tcp, peer};
+use super::sockets::{Env, Socket, Tcp, peer};
 use super::{Ecn, SynCookies, recv_shift};
 use crate::catnip::Queue;
 
@@ -29,7 +30,7 @@ const MOST_WAITING: u32 = 65_535;
 #[derive(Debug)]
 pub(super) struct Listener {
     pub(super) local: SocketAddr,
-    pub(super) settings: Settings,
+    pub(super) settings: Rc<Settings>,
     /// Others that say so as well may have the same address.
     pub(super) reuse_port: bool,
     backlog: usize,
@@ -60,21 +61,20 @@ impl Tcp {
         let backlog = backlog.clamp(1, MOST_WAITING) as usize;
         let socket = self.sockets.get_mut(key).ok_or(Error::BadDescriptor)?;
         match socket {
-            Socket::Fresh(Fresh { local: Some(local), settings, reuse_port, .. }) => {
+            Socket::Fresh(fresh) => {
                 let listener = Listener {
-                    local: *local,
-                    settings: settings.clone(),
-                    reuse_port: *reuse_port,
+                    local: fresh.local.ok_or(Error::Invalid("listen needs a bound socket"))?,
+                    settings: fresh.settings.clone(),
+                    reuse_port: fresh.reuse_port,
                     backlog,
                     half_open: 0,
                     ready: VecDeque::new(),
                     accepts: VecDeque::new(),
                     cookie_at: None,
                 };
-                *socket = Socket::Listener(listener);
+                *socket = Socket::Listener(Box::new(listener));
                 Ok(())
             }
-            Socket::Fresh(_) => Err(Error::Invalid("listen needs a bound socket")),
             Socket::Listener(listener) => {
                 listener.backlog = backlog;
                 Ok(())
@@ -105,13 +105,14 @@ impl Tcp {
         let settings = listener.settings.clone();
         let Ok(path) = env.ip.path(env.cx, Some(ends.local), ends.remote) else { return };
         listener.half_open += 1;
-        let mut conn = self.connection(env.cx, path, ends, settings);
+        let mut entry = self.connection(env.cx, path, ends, settings, Some(key));
+        let conn = &mut entry.conn;
         conn.state = State::SynReceived;
         conn.ecn = self.agrees_to_ecn(segment);
         let mut io = Io { cx: env.cx, ip: env.ip, counters: &mut self.counters };
         conn.adopt_options(&mut io, segment);
         conn.send_syn(&mut io);
-        let child = self.sockets.insert(Socket::Connection(Entry::new(conn, ends, Some(key))));
+        let child = self.sockets.insert(Socket::Connection(entry));
         self.demux.insert(ends, child);
         self.settle(env, child);
     }
@@ -197,7 +198,8 @@ impl Tcp {
         let Ok(path) = env.ip.path(env.cx, Some(ends.local), ends.remote) else { return None };
         listener.half_open += 1;
         self.counters.cookies_accepted += 1;
-        let mut conn = self.connection(env.cx, path, ends, settings);
+        let mut entry = self.connection(env.cx, path, ends, settings, Some(key));
+        let conn = &mut entry.conn;
         let options = Options {
             mss: Some(mss),
             window_scale: extras.and_then(|extras| extras.window_scale),
@@ -221,7 +223,7 @@ impl Tcp {
         };
         let mut io = Io { cx: env.cx, ip: env.ip, counters: &mut self.counters };
         conn.resume(&mut io, cookie, &syn);
-        let child = self.sockets.insert(Socket::Connection(Entry::new(conn, ends, Some(key))));
+        let child = self.sockets.insert(Socket::Connection(entry));
         self.demux.insert(ends, child);
         self.receive_in_handshake(env, child, segment, ecn);
         None
@@ -285,7 +287,7 @@ impl Tcp {
             let done = match env.queues.insert(Queue::Stream(child)) {
                 Ok(qd) => {
                     entry.listener = None;
-                    Ok(Done::Accepted { qd, peer: peer(&entry.ends) })
+                    Ok(Done::Accepted { qd, peer: peer(&entry.conn.ends()) })
                 }
                 Err(error) => Err(error),
             };

@@ -187,6 +187,18 @@ impl SendBuffer {
         Range { chunks: &self.chunks, place, offset: rest, len }
     }
 
+    /// Whether it keeps memory, whatever for.
+    #[inline]
+    pub(crate) fn has_slack(&self) -> bool {
+        self.chunks.capacity() > 0 || self.pushes.capacity() > 0
+    }
+
+    /// Keeps no more memory than it needs.
+    pub(crate) fn rest(&mut self) {
+        self.chunks.shrink_to_fit();
+        self.pushes.shrink_to_fit();
+    }
+
     /// Notes that the next `count` bytes have been sent for the first time.
     #[inline]
     pub(crate) fn note_sent(&mut self, count: usize) {

@@ -4,6 +4,7 @@
 //! the listener's (`listen`) until it is accepted; it goes with it. What has a deadline is in the wheel, no later than that.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::rc::Rc;
 use std::time::Duration;
 
 use demi_api::addr::{Addr, Domain};
@@ -18,7 +19,7 @@ use demi_api::token::QToken;
 
 use super::congestion::{Algorithm, Congestion};
 use super::conn::{
-    BUFFER_START, Connection, Fin, Io, LossTimer, NEVER, Received, Settings, State, TIMERS, Timestamps,
+    BUFFER_START, Connection, Fin, Io, LossTimer, NEVER, REST, Received, Settings, State, TIMERS, Timestamps,
 };
 use super::cookies::Cookies;
 use super::counters::Counters;
@@ -51,14 +52,13 @@ pub(crate) struct Env<'a, 'b> {
 pub(super) struct Fresh {
     pub(super) domain: Domain,
     pub(super) local: Option<SocketAddr>,
-    pub(super) settings: Settings,
+    pub(super) settings: Rc<Settings>,
     pub(super) reuse_port: bool,
 }
 
 #[derive(Debug)]
 pub(super) struct Entry {
-    pub(super) conn: Box<Connection>,
-    pub(super) ends: Ends,
+    pub(super) conn: Connection,
     /// Where it came from, until it is accepted.
     pub(super) listener: Option<Key>,
     /// Its place in the wheel, and when that is due.
@@ -70,28 +70,31 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    pub(super) fn new(conn: Box<Connection>, ends: Ends, listener: Option<Key>) -> Entry {
-        Entry { conn, ends, listener, wheel: None, listed: false, queued: false }
-    }
-
     /// After anything was done to the connection: its timers and its acknowledgements. False: it has ended, or is about
     /// to, and there is more to be done.
     #[inline]
-    fn settle(&mut self, key: Key, soon: &mut Vec<Key>, wheel: &mut Wheel<Key>) -> bool {
+    fn settle(&mut self, now: Instant, key: Key, soon: &mut Vec<Key>, wheel: &mut Wheel<Key>) -> bool {
         let goes_on = self.conn.state < State::TimeWait;
         if goes_on {
-            self.settle_timers(key, soon, wheel);
+            self.settle_timers(now, key, soon, wheel);
         }
         goes_on
     }
 
     #[inline]
-    fn settle_timers(&mut self, key: Key, soon: &mut Vec<Key>, wheel: &mut Wheel<Key>) {
+    fn settle_timers(&mut self, now: Instant, key: Key, soon: &mut Vec<Key>, wheel: &mut Wheel<Key>) {
         if self.conn.ack_soon && !std::mem::replace(&mut self.listed, true) {
             soon.push(key);
         }
         // The wheel may call too early, which costs little, but never too late.
-        let Some(at) = self.conn.next_timer() else { return };
+        let Some(at) = self.conn.next_timer() else {
+            // Once in a while, not for every message: whether it is idle by now.
+            if self.wheel.is_none() && self.conn.has_slack() {
+                let at = now + 2 * REST;
+                self.wheel = Some((wheel.insert(at, key), at));
+            }
+            return;
+        };
         match self.wheel {
             Some((_, set)) if set <= at => {}
             Some((id, _)) if wheel.rearm(id, at) => self.wheel = Some((id, at)),
@@ -102,12 +105,15 @@ impl Entry {
 
 #[derive(Debug)]
 pub(super) enum Socket {
-    Fresh(Fresh),
-    Listener(Listener),
-    Connection(Entry),
+    Fresh(Box<Fresh>),
+    Listener(Box<Listener>),
+    Connection(Box<Entry>),
     /// No descriptor names it.
-    TimeWait(TimeWait),
+    TimeWait(Box<TimeWait>),
 }
+
+// Of the kibibyte that an idle connection may take, the rest is for the tables that it is in.
+const _: () = assert!(size_of::<Entry>() <= 880 && size_of::<Socket>() <= 16);
 
 /// All of TCP.
 #[derive(Debug)]
@@ -122,7 +128,7 @@ pub(crate) struct Tcp {
     /// Connections whose timers are being served.
     due: Vec<Key>,
     pub(crate) counters: Counters,
-    pub(super) defaults: Settings,
+    pub(super) defaults: Rc<Settings>,
     pub(super) cookies: Cookies,
     linger: Duration,
     algorithm: Algorithm,
@@ -143,7 +149,7 @@ impl Tcp {
             soon: Vec::new(),
             due: Vec::new(),
             counters: Counters::new(time_wait),
-            defaults,
+            defaults: Rc::new(defaults),
             cookies: Cookies::new(rng),
             linger,
             algorithm,
@@ -158,7 +164,8 @@ impl Tcp {
 
     pub(crate) fn socket(&mut self, domain: Domain) -> Key {
         let settings = self.defaults.clone();
-        self.sockets.insert(Socket::Fresh(Fresh { domain, local: None, settings, reuse_port: false }))
+        let fresh = Fresh { domain, local: None, settings, reuse_port: false };
+        self.sockets.insert(Socket::Fresh(Box::new(fresh)))
     }
 
     pub(crate) fn bind(&mut self, env: &mut Env<'_, '_>, key: Key, addr: SocketAddr) -> Result<(), Error> {
@@ -201,7 +208,7 @@ impl Tcp {
         self.counters.gaps.push(env.cx.now);
         let mut io = Io { cx: env.cx, ip: env.ip, counters: &mut self.counters };
         let done = entry.conn.push(&mut io, token, sga)?;
-        if !entry.settle(key, &mut self.soon, &mut self.wheel) {
+        if !entry.settle(env.cx.now, key, &mut self.soon, &mut self.wheel) {
             self.settle(env, key);
         }
         Ok(done)
@@ -304,7 +311,8 @@ impl Tcp {
             self.forget_time_wait(old);
         }
         self.unbind(key);
-        let mut conn = self.connection(env.cx, path, ends, settings);
+        let mut entry = self.connection(env.cx, path, ends, settings, None);
+        let conn = &mut entry.conn;
         if let Some(iss) = behind.filter(|behind| *behind > conn.iss) {
             (conn.iss, conn.una, conn.nxt) = (iss, iss, iss);
         }
@@ -314,7 +322,7 @@ impl Tcp {
         conn.send_syn(&mut io);
         self.demux.insert(ends, key);
         if let Some(socket) = self.sockets.get_mut(key) {
-            *socket = Socket::Connection(Entry::new(conn, ends, None));
+            *socket = Socket::Connection(entry);
         }
         self.settle(env, key);
         Ok(())
@@ -325,11 +333,12 @@ impl Tcp {
         cx: &mut Cx<'_>,
         path: Path,
         ends: Ends,
-        settings: Settings,
-    ) -> Box<Connection> {
+        settings: Rc<Settings>,
+        listener: Option<Key>,
+    ) -> Box<Entry> {
         let iss = self.demux.initial(&ends, cx.now);
         let recv_shift = recv_shift(settings.recv_buffer);
-        let mut conn = Box::new(Connection {
+        let conn = Connection {
             path,
             local_port: ends.local_port,
             remote_port: ends.remote_port,
@@ -378,15 +387,16 @@ impl Tcp {
             heard_at: cx.now,
             timers: [NEVER; TIMERS],
             loss_timer: LossTimer::Retransmission,
-            settings: Box::new(settings),
+            settings,
             established: false,
             connecting: None,
             detached: false,
             read_shut: false,
             error: None,
-        });
-        conn.set_mss(u16::MAX);
-        conn
+        };
+        let mut entry = Box::new(Entry { conn, listener, wheel: None, listed: false, queued: false });
+        entry.conn.set_mss(u16::MAX);
+        entry
     }
 
     pub(crate) fn cancel(&mut self, env: &mut Env<'_, '_>, token: QToken, key: Key) -> Result<(), Error> {
@@ -514,7 +524,7 @@ impl Tcp {
             if !gives_way(&entry.conn, &segment) {
                 let mut io = Io { cx: env.cx, ip: env.ip, counters: &mut self.counters };
                 entry.conn.receive(&mut io, segment, about.ecn);
-                if !entry.settle(key, &mut self.soon, &mut self.wheel) {
+                if !entry.settle(env.cx.now, key, &mut self.soon, &mut self.wheel) {
                     self.settle(env, key);
                 }
                 return;
@@ -637,6 +647,10 @@ impl Tcp {
             entry.wheel = None;
             let mut io = Io { cx: env.cx, ip: env.ip, counters: &mut self.counters };
             entry.conn.run_timers(&mut io);
+            if entry.conn.has_slack() && entry.conn.is_idle(env.cx.now) {
+                entry.conn.rest();
+                self.counters.rests += 1;
+            }
             self.settle(env, key);
         }
         self.due = due;
@@ -656,11 +670,11 @@ impl Tcp {
     #[inline]
     pub(super) fn settle(&mut self, env: &mut Env<'_, '_>, key: Key) {
         let Some(Socket::Connection(entry)) = self.sockets.get_mut(key) else { return };
-        if entry.settle(key, &mut self.soon, &mut self.wheel) || self.wind_up(env, key) {
+        if entry.settle(env.cx.now, key, &mut self.soon, &mut self.wheel) || self.wind_up(env, key) {
             return;
         }
         if let Some(Socket::Connection(entry)) = self.sockets.get_mut(key) {
-            entry.settle_timers(key, &mut self.soon, &mut self.wheel);
+            entry.settle_timers(env.cx.now, key, &mut self.soon, &mut self.wheel);
         }
     }
 
@@ -671,7 +685,7 @@ impl Tcp {
             let mut io = Io { cx: env.cx, ip: env.ip, counters: &mut self.counters };
             entry.conn.end_in_order(&mut io);
         }
-        let (ends, wheel, detached) = (entry.ends, entry.wheel.take(), entry.conn.detached);
+        let (ends, wheel, detached) = (entry.conn.ends(), entry.wheel.take(), entry.conn.detached);
         let (listener, queued) = (entry.listener, entry.queued);
         self.forget(key, &ends, wheel);
         match listener {
@@ -697,12 +711,12 @@ impl Tcp {
         if let Socket::Connection(entry) = socket
             && !entry.conn.established
         {
-            *socket = Socket::Fresh(Fresh {
-                domain: if entry.ends.local.is_ipv4() { Domain::Inet } else { Domain::Inet6 },
+            *socket = Socket::Fresh(Box::new(Fresh {
+                domain: if entry.conn.path.local().is_ipv4() { Domain::Inet } else { Domain::Inet6 },
                 local: None,
-                settings: (*entry.conn.settings).clone(),
+                settings: entry.conn.settings.clone(),
                 reuse_port: false,
-            });
+            }));
         }
     }
 
@@ -717,11 +731,13 @@ impl Tcp {
 
     fn unbind(&mut self, key: Key) {
         let port = match self.sockets.get(key) {
-            Some(Socket::Fresh(Fresh { local: Some(local), .. })) => local.port(),
-            Some(Socket::Listener(listener)) => listener.local.port(),
-            _ => return,
+            Some(Socket::Fresh(fresh)) => fresh.local.map(|local| local.port()),
+            Some(Socket::Listener(listener)) => Some(listener.local.port()),
+            Some(Socket::Connection(_) | Socket::TimeWait(_)) | None => None,
         };
-        self.listeners.remove(port, key);
+        if let Some(port) = port {
+            self.listeners.remove(port, key);
+        }
     }
 
     /// Where a socket is bound that is no connection, and whether it shares that.

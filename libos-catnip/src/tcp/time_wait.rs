@@ -52,7 +52,7 @@ impl Tcp {
             self.wheel.cancel(timer);
         }
         let record = TimeWait {
-            ends: entry.ends,
+            ends: entry.conn.ends(),
             nxt: conn.nxt,
             rcv_nxt: conn.rcv_nxt,
             window: conn.advertised(),
@@ -61,7 +61,7 @@ impl Tcp {
             timer: self.wheel.insert(env.cx.now + self.counters.time_wait, key),
         };
         if let Some(socket) = self.sockets.get_mut(key) {
-            *socket = Socket::TimeWait(record);
+            *socket = Socket::TimeWait(Box::new(record));
         }
         true
     }
