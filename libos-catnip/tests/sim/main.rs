@@ -9,6 +9,7 @@ mod idle;
 mod listen;
 mod pacing;
 mod raw;
+mod rest;
 mod tail;
 mod time_wait;
 mod transfer;
