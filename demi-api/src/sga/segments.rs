@@ -39,7 +39,27 @@ impl Segments {
     }
 
     /// Puts a segment before the one at `place`, or at the end.
+    #[inline]
     pub(super) fn insert(&mut self, place: usize, segment: Buf) -> Result<(), Error> {
+        match self {
+            // What is put behind or before one moves at most that one.
+            Segments::Few(few) if few.len() < IN_PLACE && place == few.len() => {
+                few.push(segment);
+                Ok(())
+            }
+            Segments::Few(few) if few.len() == 1 => {
+                if let Some(second) = few.pop() {
+                    few.push(segment);
+                    few.push(second);
+                }
+                Ok(())
+            }
+            _ => self.insert_among(place, segment),
+        }
+    }
+
+    #[inline(never)]
+    fn insert_among(&mut self, place: usize, segment: Buf) -> Result<(), Error> {
         match self {
             Segments::Few(few) if !few.is_full() => {
                 few.insert(place, segment);

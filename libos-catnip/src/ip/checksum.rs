@@ -9,11 +9,18 @@ use demi_api::sga::SgArray;
 #[inline]
 pub(crate) fn sum(bytes: &[u8]) -> u32 {
     // The order of bytes within digits does not matter until the end (RFC 1071 §2 (B)), so that words are added as the
-    // machine reads them; what they carry collects in the upper half.
-    let (chunks, rest) = bytes.as_chunks::<8>();
-    let mut wide = 0u128;
+    // machine reads them, two at a time, and what they carry is counted apart.
+    let (chunks, rest) = bytes.as_chunks::<16>();
+    let (mut pair, mut carries) = (0u128, 0u64);
     for chunk in chunks {
-        wide += u128::from(u64::from_ne_bytes(*chunk));
+        let (sum, carried) = pair.overflowing_add(u128::from_ne_bytes(*chunk));
+        pair = sum;
+        carries += u64::from(carried);
+    }
+    let mut wide = u128::from(pair as u64) + (pair >> 64) + u128::from(carries);
+    let (words, rest) = rest.as_chunks::<8>();
+    if let [word] = words {
+        wide += u128::from(u64::from_ne_bytes(*word));
     }
     if !rest.is_empty() {
         wide += u128::from(last_word(rest));

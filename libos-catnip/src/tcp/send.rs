@@ -224,9 +224,18 @@ pub(crate) struct Range<'a> {
 }
 
 impl Range<'_> {
+    /// The chunk that all of them lie in, as they mostly do. None for no bytes.
+    #[inline]
+    fn whole(&self) -> Option<&Buf> {
+        self.chunks.get(self.place).filter(|chunk| self.len > 0 && chunk.len() - self.offset >= self.len)
+    }
+
     /// How many chunks they lie in.
     #[inline]
     pub(crate) fn pieces(self) -> usize {
+        if self.whole().is_some() {
+            return 1;
+        }
         let (mut rest, mut count, mut offset) = (self.len, 0, self.offset);
         for chunk in self.chunks.range(self.place..) {
             if rest == 0 {
@@ -259,6 +268,9 @@ impl Range<'_> {
     /// References to them: at most as many as [`Range::pieces`] says, which must fit an array.
     #[inline]
     pub(crate) fn share(self) -> SgArray {
+        if let Some(chunk) = self.whole() {
+            return chunk.slice(self.offset..self.offset + self.len).into();
+        }
         let (mut rest, mut offset) = (self.len, self.offset);
         let mut sga = SgArray::new();
         for chunk in self.chunks.range(self.place..) {
