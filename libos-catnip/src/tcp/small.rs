@@ -11,8 +11,8 @@ pub(super) const FEW: usize = 32;
 /// A buffer shorter than this is copied to its neighbour,
 const SMALL: usize = 512;
 
-/// unless together they would be longer than this.
-const COPIED: usize = 2048;
+/// unless together they would be longer than this, which full segments are by themselves: those are never copied.
+const COPIED: usize = 1024;
 
 /// Whether two neighbours become one buffer.
 #[inline]
