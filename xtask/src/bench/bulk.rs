@@ -14,8 +14,9 @@ use crate::term;
 ///
 /// The kernel's TCP over its own loopback stands beside them for orientation. All take turns. The last line holds
 /// `ratio_smoltcp`, the median of catnip's throughput through smoltcp's, and what catnip copied of the payload in all
-/// turns: `payload_copied_bytes` is above the device and above the copy threshold, `device_copied_frames` what a device copied that need not. memif
-/// copies each frame once on either side by its nature; that is not counted there.
+/// turns: `payload_copied_bytes` in segments above the copy threshold, `small_copied_bytes` in those below it, which go
+/// next to their header or to a small neighbour that waits, `device_copied_frames` what a device copied that need not.
+/// memif copies each frame once on either side by its nature; that is not counted there.
 ///
 /// AF_XDP runs over a veth pair between two network namespaces of its own, which takes root.
 #[derive(clap::Args)]
@@ -91,6 +92,7 @@ pub(super) fn run(args: &Args, session: &Session) -> Result<()> {
         "gbit_per_s_kernel": Spread::of(speeds(2)?).median,
         "bytes": sum("bytes"),
         "payload_copied_bytes": sum("payload_copied_bytes"),
+        "small_copied_bytes": sum("small_copied_bytes"),
         "device_copied_frames": sum("device_copied_frames"),
         "retransmitted": sum("retransmitted"),
         "ratio_smoltcp": smoltcp.median,
@@ -107,7 +109,7 @@ pub(super) fn run(args: &Args, session: &Session) -> Result<()> {
         medians.push((subject.to_owned(), Spread::of(speeds(side)?).median));
     }
     term::bars("Gbit/s", &medians, |value| format!("{value:.2}"));
-    for key in ["payload_copied_bytes", "device_copied_frames", "retransmitted"] {
+    for key in ["payload_copied_bytes", "small_copied_bytes", "device_copied_frames", "retransmitted"] {
         println!("{key:<20} {}", last[key]);
     }
     println!("ratio_smoltcp        {smoltcp}");
@@ -144,7 +146,8 @@ fn measure(args: &Args, session: &Session, link: &Link, subject: &str) -> Result
         "bytes": received["bytes"],
     });
     if subject == "catnip" {
-        report["payload_copied_bytes"] = both(&["tcp_copied_large_bytes", "heap_joined_bytes"]).into();
+        report["payload_copied_bytes"] = both(&["tcp_copied_large_bytes"]).into();
+        report["small_copied_bytes"] = both(&["tcp_copied_bytes", "heap_joined_bytes"]).into();
         report["device_copied_frames"] = both(&["xdp_rx_copied", "xdp_tx_copied"]).into();
         report["retransmitted"] = both(&["tcp_retransmitted"]).into();
         report["timeouts"] = both(&["tcp_timeouts"]).into();

@@ -106,7 +106,12 @@ impl Nic {
             }
             Device::AfXdp => {
                 let interface = self.interface.as_ref().context("AF_XDP needs --interface")?;
-                writeln!(text, "kind = \"af_xdp\"\ninterface = {interface:?}\naddresses = [\"{addr}\"]")?;
+                // More than a receive window takes, so that even what waits for a lost segment stays where it is.
+                let buffers = "rx_buffers = 4096";
+                writeln!(
+                    text,
+                    "kind = \"af_xdp\"\ninterface = {interface:?}\naddresses = [\"{addr}\"]\n{buffers}"
+                )?;
             }
         }
         Ok(Config::parse(&text, "the command line")?)
