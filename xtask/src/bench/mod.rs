@@ -10,6 +10,7 @@ mod bulk;
 mod callgrind;
 mod conns;
 mod echo;
+mod instr;
 mod link;
 mod load;
 mod relay;
@@ -51,6 +52,7 @@ enum Bench {
     Conns(conns::Args),
     Load(load::Args),
     Alloc(alloc::Args),
+    Instr(instr::Args),
     Wait(wait::Args),
     Relay(relay::Args),
     Unreaped(unreaped::Args),
@@ -74,6 +76,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         Bench::Conns(args) => conns::run(args, &bench),
         Bench::Load(args) => load::run(args, &bench),
         Bench::Alloc(args) => alloc::run(args, &bench),
+        Bench::Instr(args) => instr::run(args, &bench),
         Bench::Wait(args) => wait::run(args, &bench),
         Bench::Relay(args) => relay::run(args, &bench),
         Bench::Unreaped(args) => unreaped::run(args, &bench),
