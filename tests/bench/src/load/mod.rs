@@ -249,3 +249,50 @@ fn drive(fleet: &mut impl Fleet, args: &ClientArgs) -> Result<()> {
     println!("{report}");
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::{Cli, Role};
+
+    fn nic() -> Nic {
+        let at = format!("@demi-bench-load-{}", std::process::id());
+        let cli = Cli::parse_from(["demi-bench", "load-server", "--subject", "catnip", "--at", &at]);
+        let Role::LoadServer(args) = cli.role else { panic!("it was given another role") };
+        args.nic
+    }
+
+    #[test]
+    fn every_byte_comes_back_on_its_connection() {
+        const SIZE: usize = 5000;
+        std::thread::scope(|scope| {
+            let server = scope.spawn(|| {
+                let demi = nic().instance(End::Server, 8)?;
+                demi::serve(&demi, nic::server(), 3)
+            });
+            let demi = nic().instance(End::Client, 8).unwrap();
+            let mut fleet = loop {
+                // Refused until the server listens.
+                match demi::Clients::connect(demi.clone(), nic::server(), 3, SIZE) {
+                    Ok(fleet) => break fleet,
+                    Err(error) => assert!(!server.is_finished(), "{error}"),
+                }
+            };
+            for connection in [0, 1, 2, 2, 1, 2] {
+                fleet.send(connection).unwrap();
+            }
+            let (mut bytes, mut arrived) = ([0; 3], Vec::new());
+            let mut guard = crate::measure::Guard::new();
+            while bytes != [SIZE, 2 * SIZE, 3 * SIZE] {
+                guard.spin().unwrap();
+                fleet.poll(&mut arrived).unwrap();
+                arrived.drain(..).for_each(|(connection, count)| bytes[connection] += count);
+                assert!(bytes.iter().sum::<usize>() <= 6 * SIZE, "{bytes:?}");
+            }
+            fleet.end().unwrap();
+            server.join().unwrap().unwrap();
+        });
+    }
+}
