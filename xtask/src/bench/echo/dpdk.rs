@@ -59,7 +59,8 @@ impl Dpdk {
         Ok(report)
     }
 
-    /// A role of the program on one core, over a memif at an abstract socket. Nothing of DPDK's is left behind.
+    /// A role of the program on one core, over a memif at an abstract socket. DPDK leaves at most
+    /// an empty directory of its own below /run.
     fn command(&self, role: &str, core: usize, socket: &str) -> Command {
         let mut command = Command::new(&self.program);
         command.arg(format!("--lcores=0@{core}"));
