@@ -453,7 +453,8 @@ impl Connection {
         if most < self.mss {
             self.mss = most.max(super::LEAST_MSS - options);
             self.congestion.set_mss(self.mss.into());
-            self.flight.lose(true);
+            // What was small enough is still on its way.
+            self.flight.judge(|sent| Some(sent.len() > most.into()));
             self.output(io);
         }
     }
