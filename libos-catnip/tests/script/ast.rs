@@ -8,6 +8,8 @@ use demi_api::Shutdown;
 #[derive(Debug, Default)]
 pub(crate) struct Script {
     pub(crate) ipv6: bool,
+    /// It is about IPv4 alone.
+    pub(crate) ipv4: bool,
     pub(crate) mtu: Option<usize>,
     pub(crate) seed: u64,
     /// Lines of the configuration, each with its section.

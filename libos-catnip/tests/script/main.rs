@@ -1,7 +1,7 @@
 //! Conversations with one stack, packet by packet, in a form that can be read beside the RFC.
 //!
 //! Each file of `tests/scripts` is a test of its own, named by its folder and file: `cargo test --test script close/`
-//! runs a folder. A line is a comment (`#`), a setting (`ipv6`, `mtu 1280`, `config key = value`, before all else), or
+//! runs a folder. A script that names no family is run over both; the name of the second test ends in `+v6`. A line is a comment (`#`), a setting (`ipv4`, `ipv6`, `mtu 1280`, `config key = value`, before all else), or
 //!
 //! ```text
 //! [+10ms] [@flow] [repeat 3] statement [; statement …]
@@ -42,6 +42,8 @@ use std::path::{Path, PathBuf};
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
+use self::ast::Script;
+
 /// Every script below a folder, by its name: `group/name`.
 fn scripts(root: &Path) -> Vec<(String, PathBuf)> {
     let mut found = Vec::new();
@@ -60,19 +62,38 @@ fn scripts(root: &Path) -> Vec<(String, PathBuf)> {
     found
 }
 
-fn run(path: &Path) -> Result<(), Failed> {
+/// The tests of one script. What does not name a family runs over both, over links that leave equal room for segments.
+fn trials(name: &str, path: &Path) -> Vec<Trial> {
     let file = path.display().to_string();
-    let text = std::fs::read_to_string(path)?;
-    let script = parse::parse(&text).map_err(|(line, what)| format!("{file}:{line}: {what}"))?;
-    run::run(&file, &script).map_err(Failed::from)
+    let text = std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{file}: {error}"));
+    let trial = move |name: String, change: fn(&mut Script)| {
+        let (file, text) = (file.clone(), text.clone());
+        Trial::test(name, move || {
+            let mut script = parse::parse(&text).map_err(|(line, what)| format!("{file}:{line}: {what}"))?;
+            change(&mut script);
+            run::run(&file, &script).map_err(Failed::from)
+        })
+    };
+    let mut trials = vec![trial(name.into(), |_| {})];
+    if has_no_family(path) {
+        trials.push(trial(format!("{name}+v6"), |script| {
+            script.ipv6 = true;
+            script.mtu = Some(script.mtu.unwrap_or(1500) + 20);
+        }));
+    }
+    trials
+}
+
+fn has_no_family(path: &Path) -> bool {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    !parse::parse(&text).is_ok_and(|script| script.ipv4 || script.ipv6)
 }
 
 fn main() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
     let scripts = scripts(&folder.join("tests/scripts"));
     let names: Vec<String> = scripts.iter().map(|(name, _)| name.clone()).collect();
-    let mut trials: Vec<Trial> =
-        scripts.into_iter().map(|(name, path)| Trial::test(name, move || run(&path))).collect();
+    let mut trials: Vec<Trial> = scripts.iter().flat_map(|(name, path)| trials(name, path)).collect();
     trials.extend(conformance::trials(folder, names));
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }

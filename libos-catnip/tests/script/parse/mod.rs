@@ -281,7 +281,7 @@ pub(crate) fn parse(text: &str) -> Result<Script, (usize, String)> {
         let fault = |what: String| (index + 1, what);
         let mut words = Words { rest: text };
         let word = words.next().unwrap_or_default();
-        if !matches!(word, "ipv6" | "mtu" | "seed" | "config") {
+        if !matches!(word, "ipv4" | "ipv6" | "mtu" | "seed" | "config") {
             script.lines.append(&mut line(index + 1, text).map_err(fault)?);
             continue;
         }
@@ -289,6 +289,7 @@ pub(crate) fn parse(text: &str) -> Result<Script, (usize, String)> {
             return Err(fault(format!("{word:?} belongs before the first statement")));
         }
         match word {
+            "ipv4" => script.ipv4 = true,
             "ipv6" => script.ipv6 = true,
             "mtu" => script.mtu = Some(words.number("the MTU").map_err(fault)?),
             "seed" => script.seed = words.number("the seed").map_err(fault)?,
