@@ -22,13 +22,20 @@ impl Namespace {
         std::thread::spawn(make).join().unwrap_or(Err(io::Errno::AGAIN)).map(Namespace)
     }
 
-    /// Does something with this thread in the namespace, and comes back.
+    /// Does something with this thread in the namespace, and comes back, also from a panic.
     pub(crate) fn inside<T>(&self, action: impl FnOnce() -> T) -> T {
-        let outside = current().expect("a thread can open its own namespace");
+        let _back = Outside(current().expect("a thread can open its own namespace"));
         enter(&self.0);
-        let result = action();
-        enter(&outside);
-        result
+        action()
+    }
+}
+
+/// Where a thread was before.
+struct Outside(File);
+
+impl Drop for Outside {
+    fn drop(&mut self) {
+        enter(&self.0);
     }
 }
 
