@@ -131,3 +131,43 @@ impl PcapSection {
         Ok(Box::new(Pcap::create(device, &config)?))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::CatnipSection;
+
+    fn load(text: &str) -> Result<CatnipSection, Error> {
+        CatnipSection::load(&Config::parse(text, "demi.toml").unwrap())
+    }
+
+    #[test]
+    fn the_documented_sections_show_the_defaults() {
+        let file = include_str!("../../docs/demi.toml");
+        let (_, aids) = file.split_once("# [catnip.fault]\n").unwrap();
+        let keys = |line: &&str| line.starts_with("# [") || line.split(' ').nth(2) == Some("=");
+        let lines: Vec<&str> = aids.lines().filter(keys).map(|line| &line[2..]).collect();
+        let section = load(&format!("[catnip.fault]\n{}\n", lines.join("\n"))).unwrap();
+        assert_eq!(section.fault, Some(FaultSection::default()));
+        let pcap = section.pcap.unwrap();
+        assert_eq!((pcap.file.to_str(), pcap.snap_len), (Some("/tmp/catnip.pcapng"), whole_frames()));
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused() {
+        assert_eq!(load("").unwrap().fault, None);
+        assert_eq!(load("[catnip.fault]\n").unwrap().fault, Some(FaultSection::default()));
+        for (text, expected) in [
+            ("[catnip.fault]\nloss = 1.5\n", "demi.toml:2: catnip.fault.loss = 1.5 is no probability"),
+            ("[catnip.fault]\nreorder = -0.1\n", "demi.toml:2: catnip.fault.reorder"),
+            ("[catnip.fault]\ncorrupt = nan\n", "demi.toml:2: catnip.fault.corrupt"),
+            ("[catnip.fault]\ndelay_us = 60000001\n", "demi.toml:2: catnip.fault.delay_us"),
+            ("[catnip.fault]\nlosses = 1\n", "losses"),
+            ("[catnip.pcap]\n", "file"),
+            ("[catnip.pcap]\nfile = \"x\"\nsnap_len = 1\n", "demi.toml:3: catnip.pcap.snap_len"),
+        ] {
+            let message = load(text).unwrap_err().to_string();
+            assert!(message.contains(expected), "{message}");
+        }
+    }
+}
