@@ -121,15 +121,16 @@ pub(super) fn run(args: &Args, session: &Session) -> Result<()> {
 fn measure(args: &Args, session: &Session, link: &Link, subject: &str) -> Result<Value> {
     let [near, far] = session.roles.cores();
     let verify = if args.verify { "--verify" } else { "" };
-    let mut receiver = session.roles.start(&format!(
-        "bulk-receive --subject {subject} --core {far} --spin {verify} {}",
-        link.words(args, 0)
-    ))?;
+    // The kernel's loopback is this namespace's.
+    let words = |side| if subject == "kernel" { String::new() } else { link.words(args, side) };
+    let mut receiver = session
+        .roles
+        .start(&format!("bulk-receive --subject {subject} --core {far} --spin {verify} {}", words(0)))?;
     let address = receiver.address("listening")?;
     let sent = session.roles.report(&format!(
         "bulk-send --subject {subject} --core {near} --connect {address} --seconds {} --spin {verify} {}",
         args.seconds,
-        link.words(args, 1)
+        words(1)
     ))?;
     let received = receiver.read()?;
     receiver.finish()?;
