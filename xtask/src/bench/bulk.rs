@@ -18,6 +18,9 @@ use crate::term;
 /// next to their header or to a small neighbour that waits, `device_copied_frames` what a device copied that need not.
 /// memif copies each frame once on either side by its nature; that is not counted there.
 ///
+/// Over memif there is also `ratio_smoltcp_in_one_thread`: both ends take turns on one core, and what is compared is bytes
+/// per time that the thread was running. It means something on a busy machine too, but leaves out what two cores cost.
+///
 /// AF_XDP runs over a veth pair between two network namespaces of its own, which takes root.
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -80,6 +83,10 @@ pub(super) fn run(args: &Args, session: &Session) -> Result<()> {
     };
     let sum = |key: &str| -> u64 { turns.iter().filter_map(|turn| turn[1][key].as_u64()).sum() };
     let (smoltcp, kernel) = (ratio(0)?, ratio(2)?);
+    let in_one_thread = match link {
+        Link::Memif => in_one_thread(args, session, &link)?,
+        Link::Veth(_) => f64::NAN,
+    };
     let last = json!({
         "subject": "catnip",
         "control": "smoltcp",
@@ -95,6 +102,7 @@ pub(super) fn run(args: &Args, session: &Session) -> Result<()> {
         "small_copied_bytes": sum("small_copied_bytes"),
         "device_copied_frames": sum("device_copied_frames"),
         "retransmitted": sum("retransmitted"),
+        "ratio_smoltcp_in_one_thread": in_one_thread,
         "ratio_smoltcp": smoltcp.median,
         "ratio_smoltcp_quartiles": smoltcp.quartiles(),
         "ratio_kernel": kernel.median,
@@ -112,7 +120,7 @@ pub(super) fn run(args: &Args, session: &Session) -> Result<()> {
     for key in ["payload_copied_bytes", "small_copied_bytes", "device_copied_frames", "retransmitted"] {
         println!("{key:<20} {}", last[key]);
     }
-    println!("ratio_smoltcp        {smoltcp}");
+    println!("ratio_smoltcp        {smoltcp}, {in_one_thread:.3} in one thread");
     println!("ratio_kernel         {kernel}");
     Ok(())
 }
@@ -156,6 +164,18 @@ fn measure(args: &Args, session: &Session, link: &Link, subject: &str) -> Result
         report["acknowledgements"] = received["tcp_sent"].clone();
     }
     Ok(report)
+}
+
+/// Catnip's bytes per time of one core through smoltcp's: the median of some turns.
+fn in_one_thread(args: &Args, session: &Session, link: &Link) -> Result<f64> {
+    let [near, _] = session.roles.cores();
+    let words = link.words(args, 0);
+    let speed = |subject: &str| -> Result<f64> {
+        let role = format!("bulk-pair --subject {subject} --core {near} --mib 128 --spin {words}");
+        number(&session.roles.report(&role)?, "gbit_per_cpu_s")
+    };
+    let turns = (0..args.alternations.min(5)).map(|_| Ok(speed("catnip")? / speed("smoltcp")?));
+    Ok(Spread::of(turns.collect::<Result<Vec<_>>>()?).median)
 }
 
 /// What both ends hang on.

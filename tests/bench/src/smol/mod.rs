@@ -1,7 +1,7 @@
 //! smoltcp's own sockets, over the same devices as catnip: what a good stack that copies costs.
 //!
 //! - [`port`]: a device queue as smoltcp wants it
-//! - [`tcp`], [`udp`]: both ends of an echo, and the pieces of a bulk transfer
+//! - [`tcp`]: both ends of an echo, and a connection as such; [`udp`]: datagrams
 //!
 //! It spins, reads the clock once a turn, and hands what it sends to the device in bursts, as catnip does. smoltcp's
 //! settings are those that it ships with, but for Nagle's algorithm, which is off.

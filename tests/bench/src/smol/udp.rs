@@ -1,10 +1,10 @@
-//! UDP over smoltcp.
+//! Datagrams over smoltcp.
 
 use std::net::SocketAddr;
 
 use anyhow::Result;
 use smoltcp::iface::SocketHandle;
-use smoltcp::socket::udp::{PacketBuffer, PacketMetadata, Socket, UdpMetadata};
+use smoltcp::socket::udp::{PacketBuffer, PacketMetadata, Socket};
 use smoltcp::wire::IpEndpoint;
 
 use super::Stack;
