@@ -193,10 +193,6 @@ fn quoted_v6(data: &SgArray, kind: ProblemKind) -> Option<Problem> {
     if protocol == ICMP6 {
         return None;
     }
-    // A router has no cause to say so of a packet that fits.
-    if matches!(kind, ProblemKind::TooBig(told) if told >= IPV6 + usize::from(ip.payload_len())) {
-        return None;
-    }
     let quoted = *rest.first_chunk()?;
     Some(Problem { local: ip.src_addr().into(), remote: ip.dst_addr().into(), protocol, quoted, kind })
 }
