@@ -3,12 +3,13 @@
 use super::net::{BESIDE, DEVICES, Device, ECHO, Net, OURS, run, with_port};
 
 /// Echo requests of usual size, of several fragments, and in a quick train.
-fn ping(command: impl Fn(&[&str]) -> std::process::Command, to: &str) {
+fn ping(device: Device, command: impl Fn(&[&str]) -> std::process::Command, to: &str) {
     for more in
         [&["-c", "3", "-i", "0.01"][..], &["-c", "2", "-i", "0.01", "-s", "5000"], &["-c", "200", "-f"]]
     {
-        let said = run(command(&[&["-q", "-W", "5"], more, &[to]].concat()));
-        assert!(said.contains(" 0% packet loss"), "{more:?}: {said}");
+        let command = command(&[&["-q", "-W", "5"], more, &[to]].concat());
+        let said = run(command);
+        assert!(said.contains(" 0% packet loss"), "{device:?}, {more:?}: {said}");
     }
 }
 
@@ -18,7 +19,7 @@ fn the_kernel_pings_catnip() {
         let Some(net) = Net::new(device, &["ping"]) else { return };
         let server = net.serve(ECHO, &["server", "--listen", &with_port(OURS[0], 7)], "");
         for to in OURS {
-            ping(|args| net.theirs("ping", args), to);
+            ping(device, |args| net.theirs("ping", args), to);
         }
         server.stop();
     }
@@ -29,10 +30,10 @@ fn what_is_not_for_catnip_reaches_the_kernel_beside_it() {
     let Some(net) = Net::new(Device::AfXdp, &["ping"]) else { return };
     let server = net.serve(ECHO, &["server", "--listen", &with_port(OURS[0], 7)], "");
     for to in BESIDE {
-        ping(|args| net.theirs("ping", args), to);
+        ping(Device::AfXdp, |args| net.theirs("ping", args), to);
     }
     for to in super::net::THEIRS {
-        ping(|args| net.beside("ping", args), to);
+        ping(Device::AfXdp, |args| net.beside("ping", args), to);
     }
     server.stop();
 }
