@@ -82,6 +82,12 @@ impl Catnip {
         match op {
             // Results are made only here: nothing large is moved for them.
             Op::Push { sga, to: None } => {
+                if self.tcp.push_brief(&mut env, key, sga) {
+                    self.flush(cx);
+                    let mut env = Env { cx, ip: &mut self.ip, queues: &mut self.queues };
+                    self.tcp.note_brief(&mut env, key, sga);
+                    return Ok(Step::Done(Ok(Done::Pushed(Position(0)))));
+                }
                 let done = self.tcp.push(&mut env, token, key, sga);
                 self.flush(cx);
                 Ok(match done? {

@@ -11,11 +11,35 @@ use super::output::send_one;
 use super::segment::{Flags, Plain};
 
 impl Connection {
-    /// Sends the array as one segment, if nothing is in its way. False: nothing was done.
+    /// Keeps the array for the next turn, if it follows another of its round: what an application pushes without a look
+    /// at what became of it goes together, in as few segments as it fits. False: nothing was done.
     #[inline]
-    pub(super) fn push_brief(&mut self, io: &mut Io<'_, '_>, sga: &mut SgArray, len: usize) -> bool {
-        let sent = self.nxt - self.una;
+    pub(super) fn push_gathered(&mut self, io: &mut Io<'_, '_>, sga: &mut SgArray, len: usize) -> bool {
+        let follows = self.round == io.cx.done.round()
+            && (1..=COPY_THRESHOLD).contains(&len)
+            && self.state == State::Established
+            && self.fin == Fin::No
+            && !self.send.has_pushes()
+            && self.send.len() + len as u64 <= self.send_room();
+        if !follows {
+            return false;
+        }
+        self.send.append_small(io.cx.heap, sga);
+        if self.send.unsent() >= u64::from(self.mss) {
+            self.output(io);
+        } else {
+            self.gathered = true;
+        }
+        true
+    }
+
+    /// Sends the array as one segment, if nothing is in its way: true, and [`note_brief`](Connection::note_brief) is to
+    /// follow once the segment is with the device. False: nothing was done.
+    #[inline]
+    pub(super) fn push_brief(&mut self, io: &mut Io<'_, '_>, sga: &SgArray) -> bool {
+        let (len, sent) = (sga.len(), self.nxt - self.una);
         let free = (1..=COPY_THRESHOLD.min(self.mss.into())).contains(&len)
+            && self.round != io.cx.done.round()
             && self.state == State::Established
             && self.fin == Fin::No
             && self.ecn == Ecn::Off
@@ -41,12 +65,20 @@ impl Connection {
         };
         let (headroom, header_len) = (self.path.headroom(), header.len());
         let Ok(mut head) = io.cx.heap.alloc(headroom + header_len + len) else { return false };
-        if sent == 0 {
-            self.note_idle(io.cx.now);
-        }
         let (fixed, payload) = head[headroom..].split_at_mut(header_len);
         header.write(fixed);
         sga.copy_to(payload);
+        send_one(io, &mut self.path, head, 0);
+        true
+    }
+
+    /// Notes what was sent, while the peer is at work on it already.
+    #[inline]
+    pub(super) fn note_brief(&mut self, io: &mut Io<'_, '_>, sga: &mut SgArray) {
+        let len = sga.len();
+        if self.nxt == self.una {
+            self.note_idle(io.cx.now);
+        }
         io.counters.copied_bytes += len as u64;
         self.send.append_small(io.cx.heap, sga);
         self.send.note_sent(len);
@@ -57,8 +89,7 @@ impl Connection {
         self.acked_to = self.rcv_nxt;
         self.ack_soon = false;
         self.set_timer(Timer::DelayedAck, None);
-        send_one(io, &mut self.path, head, 0);
-        true
+        self.round = io.cx.done.round();
     }
 
     /// Nothing is missing either way, so that there is nothing to repeat and nothing to report.

@@ -225,6 +225,10 @@ pub(crate) struct Connection {
     pub(crate) peer_fin: Option<SeqNum>,
     /// An acknowledgement is to be sent at the end of this burst.
     pub(crate) ack_soon: bool,
+    /// Pushes of this round are waiting for the next turn, to go in one segment.
+    pub(crate) gathered: bool,
+    /// The round in which the last small push was sent: see [`Completions::round`](demi_api::token::Completions::round).
+    pub(crate) round: u32,
     /// Segments that are acknowledged without delay, as the peer is starting.
     pub(crate) quick_acks: u8,
 
@@ -369,7 +373,7 @@ impl Connection {
         sga: &mut SgArray,
     ) -> Result<Option<Result<(), Error>>, Error> {
         let len = sga.len();
-        if self.push_brief(io, sga, len) {
+        if self.push_gathered(io, sga, len) {
             return Ok(Some(Ok(())));
         }
         if let Some(error) = &self.error {

@@ -83,7 +83,7 @@ impl Entry {
 
     #[inline]
     fn settle_timers(&mut self, now: Instant, key: Key, soon: &mut Vec<Key>, wheel: &mut Wheel<Key>) {
-        if self.conn.ack_soon && !std::mem::replace(&mut self.listed, true) {
+        if (self.conn.ack_soon | self.conn.gathered) && !std::mem::replace(&mut self.listed, true) {
             soon.push(key);
         }
         // The wheel may call too early, which costs little, but never too late.
@@ -191,6 +191,26 @@ impl Tcp {
         }
         self.listeners.add(port, key);
         Ok(())
+    }
+
+    /// Sends a push at once, if it is small and nothing is in its way. True: it is done, and
+    /// [`note_brief`](Tcp::note_brief) is to follow once the device has it.
+    #[inline]
+    pub(crate) fn push_brief(&mut self, env: &mut Env<'_, '_>, key: Key, sga: &SgArray) -> bool {
+        let Some(Socket::Connection(entry)) = self.sockets.get_mut(key) else { return false };
+        let mut io = Io { cx: env.cx, ip: env.ip, counters: &mut self.counters };
+        entry.conn.push_brief(&mut io, sga)
+    }
+
+    #[inline]
+    pub(crate) fn note_brief(&mut self, env: &mut Env<'_, '_>, key: Key, sga: &mut SgArray) {
+        let Some(Socket::Connection(entry)) = self.sockets.get_mut(key) else { return };
+        self.counters.gaps.push(env.cx.now);
+        let mut io = Io { cx: env.cx, ip: env.ip, counters: &mut self.counters };
+        entry.conn.note_brief(&mut io, sga);
+        if !entry.settle(env.cx.now, key, &mut self.soon, &mut self.wheel) {
+            self.settle(env, key);
+        }
     }
 
     /// Takes a push in. `Some`: it is done.
@@ -366,6 +386,8 @@ impl Tcp {
             reassembly: Reassembly::default(),
             peer_fin: None,
             ack_soon: false,
+            gathered: false,
+            round: 0,
             quick_acks: 0,
             timestamps: Some(Timestamps {
                 offset: self.demux.timestamp_offset(&ends),
@@ -610,7 +632,7 @@ impl Tcp {
 
     // --- time
 
-    /// Begins a turn: sends the acknowledgements that have waited for it.
+    /// Begins a turn: sends what was gathered, and the acknowledgements that have waited for it.
     #[inline]
     pub(crate) fn poll(&mut self, env: &mut Env<'_, '_>) -> usize {
         self.counters.gaps.turn(env.cx.now);
@@ -618,8 +640,14 @@ impl Tcp {
         while let Some(key) = self.soon.pop() {
             let Some(Socket::Connection(entry)) = self.sockets.get_mut(key) else { continue };
             entry.listed = false;
+            let mut io = Io { cx: env.cx, ip: env.ip, counters: &mut self.counters };
+            if std::mem::take(&mut entry.conn.gathered) {
+                entry.conn.output(&mut io);
+                entry.settle_timers(io.cx.now, key, &mut self.soon, &mut self.wheel);
+                done += 1;
+            }
+            // What has just gone may have carried it.
             if std::mem::take(&mut entry.conn.ack_soon) && entry.conn.acked_to != entry.conn.rcv_nxt {
-                let mut io = Io { cx: env.cx, ip: env.ip, counters: &mut self.counters };
                 entry.conn.send_ack(&mut io);
                 done += 1;
             }

@@ -35,33 +35,36 @@ pub(crate) fn end_with_parent() -> Result<()> {
 
 /// Bounces one cache line between two threads, each on its core: the floor under every other figure, and a
 /// sign of how the machine has placed its cores at this moment.
+/// Each end writes a line of its own and spins on the other's, as the ends of a ring do.
 pub(crate) fn cacheline(args: &CachelineArgs) -> Result<()> {
     #[repr(align(128))]
     struct Line(AtomicU64);
-    let line = Line(AtomicU64::new(0));
+    let lines = [Line(AtomicU64::new(0)), Line(AtomicU64::new(0))];
     let rounds = args.count.max(1);
     let warmup = rounds / 4;
-    let turns = 2 * (warmup + rounds);
-    let bounce = |core: usize, parity: u64| -> Result<f64> {
-        pin(core)?;
-        let mut begin = Instant::now();
-        let mut turn = parity;
-        while turn < turns {
-            while line.0.load(Ordering::Acquire) != turn {
-                std::hint::spin_loop();
+    let spin = |line: &Line, value: u64| while line.0.load(Ordering::Acquire) != value {};
+    // Whoever cannot stay on its core would leave the other spinning: so both are tried first.
+    pin(args.far_core)?;
+    pin(args.core)?;
+    let nanos = std::thread::scope(|scope| {
+        let far = scope.spawn(|| -> Result<()> {
+            let pinned = pin(args.far_core);
+            for round in 1..=warmup + rounds {
+                spin(&lines[0], round);
+                lines[1].0.store(round, Ordering::Release);
             }
-            if turn / 2 == warmup {
+            pinned
+        });
+        let mut begin = Instant::now();
+        for round in 1..=warmup + rounds {
+            if round == warmup + 1 {
                 begin = Instant::now();
             }
-            line.0.store(turn + 1, Ordering::Release);
-            turn += 2;
+            lines[0].0.store(round, Ordering::Release);
+            spin(&lines[1], round);
         }
-        Ok(begin.elapsed().as_nanos() as f64 / rounds as f64)
-    };
-    let nanos = std::thread::scope(|scope| {
-        let far = scope.spawn(|| bounce(args.far_core, 1));
-        let near = bounce(args.core, 0);
-        far.join().expect("the bouncing thread does not panic").and(near)
+        let nanos = begin.elapsed().as_nanos() as f64 / rounds as f64;
+        far.join().expect("the far thread does not panic").map(|()| nanos)
     })?;
     println!("{}", json!({ "cacheline_ns": nanos }));
     Ok(())

@@ -32,6 +32,9 @@ pub(crate) struct Nic {
     /// Largest packet behind the Ethernet header
     #[arg(long, default_value_t = 1500)]
     mtu: usize,
+    /// Descriptors in each ring of a memif, as a power of two
+    #[arg(long, default_value_t = 10)]
+    ring_log2: u8,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -83,7 +86,10 @@ impl Nic {
         let device = match self.device {
             Kind::Memif => {
                 let role = if end == End::Server { "server" } else { "client" };
-                format!("kind = \"memif\"\nsocket = {at:?}\nrole = {role:?}\nmtu = {mtu}\nmac = {mac:?}")
+                format!(
+                    "kind = \"memif\"\nsocket = {at:?}\nrole = {role:?}\nmtu = {mtu}\nmac = {mac:?}\nring_log2 = {}",
+                    self.ring_log2
+                )
             }
             Kind::AfXdp => format!("kind = \"af_xdp\"\ninterface = {at:?}"),
             Kind::Tap => format!("kind = \"tap\"\nname = {at:?}\nmtu = {mtu}\nmac = {mac:?}"),
@@ -150,7 +156,7 @@ mod tests {
     use super::*;
 
     fn nic(device: Kind, at: &str) -> Nic {
-        Nic { device, at: at.to_owned(), mtu: 1500 }
+        Nic { device, at: at.to_owned(), mtu: 1500, ring_log2: 10 }
     }
 
     #[test]
