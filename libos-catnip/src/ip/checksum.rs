@@ -9,17 +9,10 @@ use demi_api::sga::SgArray;
 #[inline]
 pub(crate) fn sum(bytes: &[u8]) -> u32 {
     // The order of bytes within digits does not matter until the end (RFC 1071 §2 (B)), so that words are added as the
-    // machine reads them, two at a time, and what they carry is counted apart.
-    let (chunks, rest) = bytes.as_chunks::<16>();
-    let (mut pair, mut carries) = (0u128, 0u64);
-    for chunk in chunks {
-        let (sum, carried) = pair.overflowing_add(u128::from_ne_bytes(*chunk));
-        pair = sum;
-        carries += u64::from(carried);
-    }
-    let mut wide = u128::from(pair as u64) + (pair >> 64) + u128::from(carries);
-    let (words, rest) = rest.as_chunks::<8>();
-    if let [word] = words {
+    // machine reads them; what they carry collects in the upper half.
+    let (mut wide, short) = if bytes.len() > SHORT { sum_pairs(bytes) } else { (0, bytes) };
+    let (words, rest) = short.as_chunks::<8>();
+    for word in words {
         wide += u128::from(u64::from_ne_bytes(*word));
     }
     if !rest.is_empty() {
@@ -31,6 +24,22 @@ pub(crate) fn sum(bytes: &[u8]) -> u32 {
     let total = (total & 0xffff_ffff) + (total >> 32);
     let digits = fold(total as u32);
     u32::from(u16::from_be_bytes(digits.to_ne_bytes()))
+}
+
+/// Bytes for which setting up [`sum_pairs`] costs more than it saves.
+const SHORT: usize = 256;
+
+/// The sum of sixteen bytes at a time, and fewer than sixteen that are left.
+#[inline(never)]
+fn sum_pairs(bytes: &[u8]) -> (u128, &[u8]) {
+    let (pairs, rest) = bytes.as_chunks::<16>();
+    let (mut sum, mut carries) = (0u128, 0u64);
+    for pair in pairs {
+        let (next, carried) = sum.overflowing_add(u128::from_ne_bytes(*pair));
+        sum = next;
+        carries += u64::from(carried);
+    }
+    (u128::from(sum as u64) + (sum >> 64) + u128::from(carries), rest)
 }
 
 /// Fewer than eight bytes as the machine would read them with zeroes behind.
