@@ -18,6 +18,10 @@ pub(crate) const MAX_ACK_DELAY: u64 = 200_000_000;
 /// RFC 8985 §7.2: the probe timeout while nothing was measured.
 const INITIAL_PTO: u64 = 1_000_000_000;
 
+/// No probe comes earlier, in nanoseconds: over memory twice the round-trip time is less than a peer is held up for now and
+/// then by whatever else its core does. The granularity of RFC 6298 §2.3.
+const LEAST_PTO: u64 = 1_000_000;
+
 /// RFC 8985 §6.2 step 4: recoveries without a duplicate, after which the window shrinks again.
 const PERSIST: u8 = 16;
 
@@ -238,14 +242,15 @@ impl Rack {
 }
 
 /// RFC 8985 §7.2: after how many nanoseconds without an acknowledgment to probe, from the last transmission. `srtt`: 0 if
-/// nothing was measured; `single`: no more than one segment is on its way. The caller takes the retransmission timer instead if that expires earlier.
+/// nothing was measured; `single`: no more than one segment is on its way. The caller takes the
+/// retransmission timer instead if that expires earlier.
 #[inline]
 pub(crate) fn probe_timeout(srtt: u64, single: bool, max_ack_delay: u64) -> u64 {
     if srtt == 0 {
         return INITIAL_PTO;
     }
     // A single segment may have to wait for its acknowledgment.
-    srtt.saturating_mul(2).saturating_add(if single { max_ack_delay } else { 0 })
+    srtt.saturating_mul(2).max(LEAST_PTO).saturating_add(if single { max_ack_delay } else { 0 })
 }
 
 /// RFC 8985 §6.2: whether segment 1 was sent after segment 2. Those sent at the same time were sent in order.
