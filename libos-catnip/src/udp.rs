@@ -243,6 +243,8 @@ impl Udp {
             return Err(Error::PermissionDenied);
         }
         let bound = socket.local.map(|addr| addr.ip()).filter(|addr| !addr.is_unspecified());
+        // Until it is on its way: the path may become another's before that.
+        socket.last = None;
         let fits = |path: &Path| path.remote() == to.ip() && bound.is_none_or(|local| path.local() == local);
         let path = match &mut socket.path {
             Some(path) if fits(path) => path,

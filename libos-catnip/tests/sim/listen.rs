@@ -13,7 +13,7 @@ use demi_api::{Domain, SocketKind, SocketOption};
 use demi_libos_catnip::device::fault::Faults;
 use demi_libos_catnip::device::{Caps, DeviceCx, Frame, Loopback, Queue};
 
-use crate::raw::{ACK, CWR, ECE, PSH, RST, Raw, SYN, Seg};
+use crate::raw::{ACK, CWR, ECE, PSH, RAW, RST, Raw, SYN, Seg};
 use crate::world::World;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -432,4 +432,29 @@ fn datagram_sockets_may_share_a_port_and_keep_their_peers() {
     assert!(counts[0] > 5 && counts[1] > 5, "{counts:?}");
     // RFC 6056: nobody can tell the next port from the last.
     assert!(ports.windows(2).filter(|pair| pair[1].wrapping_sub(pair[0]) < 100).count() < 10, "{ports:?}");
+}
+
+#[test]
+fn a_datagram_that_was_refused_does_not_bend_the_way_of_the_next() {
+    let world = world("");
+    let mut raw = Raw::new(&world);
+    let (client, server) = (&world.hosts[0], &world.hosts[1]);
+    let socket = server.socket(Domain::Inet, SocketKind::Datagram).unwrap();
+    server.bind(socket, address()).unwrap();
+    let from = client.socket(Domain::Inet, SocketKind::Datagram).unwrap();
+    let [first, lost, second] = [1u8, 2, 3].map(|byte| client.copy_from(&[byte]).unwrap());
+    client.push_to(from, first, address()).unwrap();
+    raw.settle(&world);
+    let mut held = Vec::new();
+    for size in [1 << 20, 1 << 16, 1 << 12, 1 << 9, 1 << 6, 1] {
+        held.extend(std::iter::from_fn(|| client.alloc(size).ok()));
+    }
+    client.push_to(from, lost, SocketAddr::new(RAW.into(), address().port())).unwrap_err();
+    drop(held);
+    client.push_to(from, second, address()).unwrap();
+    raw.settle(&world);
+    for byte in [1, 3] {
+        let pop = server.pop(socket).unwrap();
+        assert_eq!(world.take(1, pop).expect("it has come").popped().unwrap().to_vec(), [byte]);
+    }
 }
