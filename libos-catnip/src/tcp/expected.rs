@@ -33,6 +33,8 @@ impl Connection {
             && ack <= self.nxt
             // One that says nothing new may be a duplicate that says something.
             && (len > 0 || ack != self.una)
+            // An acknowledgement that has overtaken it may have told of a newer window.
+            && self.wl1 <= segment.seq
             && segment.options.sacks.is_empty()
             && ecn != CONGESTION_EXPERIENCED
             && self.is_calm();
@@ -40,14 +42,15 @@ impl Connection {
             return false;
         }
         self.heard_at = io.cx.now;
-        if ack != self.una {
-            self.take_ack(io, segment);
-        }
+        // Before what is acknowledged: into a closed window goes no probe for a lost tail.
         self.window = u32::from(segment.window) << self.send_shift;
         self.max_window = self.max_window.max(self.window);
         (self.wl1, self.wl2) = (segment.seq, ack);
         if self.window > 0 {
             self.set_timer(Timer::Persist, None);
+        }
+        if ack != self.una {
+            self.take_ack(io, segment);
         }
         if len > 0 {
             self.take_text(io, segment, len);
@@ -61,10 +64,11 @@ impl Connection {
         true
     }
 
-    /// Nothing is missing either way, and neither side is on its way out.
+    /// Nothing is missing either way, no window is closed that could open, and neither side is on its way out.
     #[inline]
     fn is_calm(&self) -> bool {
         self.state == State::Established
+            && self.window > 0
             && self.fin == Fin::No
             && self.peer_fin.is_none()
             && !self.detached
