@@ -524,6 +524,8 @@ impl Completions {
         let pending = slot.is_some_and(|slot| {
             slot.generation == token.generation() && slot.state == State::Pending && slot.owner == Owner::App
         });
+        // A call that a panic has ended leaves what has come behind, for whoever asks for it again.
+        let pending = pending && self.arrived.is_none();
         self.awaited = pending.then_some(token);
         pending
     }
@@ -545,10 +547,8 @@ impl Completions {
         if self.awaited == Some(token) {
             return Ok(None);
         }
-        if let Some(arrived) = self.take_arrived()
-            && arrived.token == token
-        {
-            return Ok(Some(arrived));
+        if self.arrived.as_ref().is_some_and(|arrived| arrived.token == token) {
+            return Ok(self.take_arrived());
         }
         if self.is_finished(token)? {
             return Ok(Some(self.take_finished(token)));

@@ -482,3 +482,28 @@ fn a_panicking_closure_costs_one_element() {
     host.demi.close(f).unwrap();
     host.assert_clean();
 }
+
+#[test]
+fn a_panicking_closure_takes_no_result_from_whoever_waits_for_another_queue() {
+    let host = Host::new();
+    let (base, other, third) = (host.messages(), host.messages(), host.messages());
+    let f =
+        host.demi.filter(base, |sga| if *sga == b"boom"[..] { panic!("as asked") } else { true }).unwrap();
+    let (filtered, waited, pending) =
+        (host.demi.pop(f).unwrap(), host.demi.pop(other).unwrap(), host.demi.pop(third).unwrap());
+    host.feed(other, b"mine");
+    host.feed(base, b"boom");
+    let wait = || host.demi.wait(waited, None);
+    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(wait)).is_err());
+    let none = host.demi.wait(pending, Some(std::time::Duration::ZERO));
+    assert_eq!(none.map(|completion| completion.token), Err(Error::TimedOut));
+    host.feed(third, b"theirs");
+    let next = host.demi.wait(pending, None).unwrap();
+    assert_eq!((next.token, next.popped().unwrap().to_vec()), (pending, b"theirs".to_vec()));
+    let first = host.demi.wait(waited, None).unwrap();
+    assert_eq!((first.token, first.popped().unwrap().to_vec()), (waited, b"mine".to_vec()));
+    host.feed(base, b"fine");
+    assert_eq!(host.popped(filtered).unwrap(), b"fine");
+    host.demi.close(f).unwrap();
+    host.assert_clean();
+}
