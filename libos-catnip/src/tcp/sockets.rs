@@ -686,7 +686,8 @@ impl Tcp {
     }
 
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        self.wheel.next_deadline()
+        // What waits for the next turn has no timer.
+        if self.is_quiet() { self.wheel.next_deadline() } else { Some(Instant::default()) }
     }
 
     /// Nothing waits for the next turn.
