@@ -48,7 +48,7 @@ impl<L: LibOs> Demikernel<L> {
     fn wait_for(&self, token: QToken, timeout: Option<Duration>) -> Result<Completion, Error> {
         // An operation under way that one turn completes: what comes of it is moved once.
         let mut core = self.core()?;
-        if core.may_take() && core.done.await_pending(token) {
+        if timeout != Some(Duration::ZERO) && core.may_take() && core.done.await_pending(token) {
             core.turn();
             if let Some(completion) = core.done.take_arrived() {
                 return Ok(completion);

@@ -55,7 +55,7 @@ impl Connection {
         if len > 0 {
             self.take_text(io, segment, len);
         }
-        if self.send.unsent() > 0 {
+        if self.send.unsent() > 0 || self.flight.has_lost() {
             self.output(io);
         }
         if len > 0 && self.acked_to != self.rcv_nxt {
@@ -163,6 +163,10 @@ impl Connection {
                 srtt: self.rtt.srtt(),
             });
             self.detect_losses(io, true);
+            if self.congestion.in_recovery() {
+                // RFC 9937 §6: what the acknowledgement has delivered that recovery begins with counts as well.
+                self.congestion.on_delivered(count);
+            }
         }
         self.arm_loss_timer(now);
     }
