@@ -5,7 +5,7 @@
 //! answer with its SHA-256. Connections are kept alive; requests may follow each other without waiting.
 //!
 //! Invariant: what a client can make the server hold is bounded: one head, one popped array, and
-//! [`MOST_UNSENT`](client) bytes that are pushed and not acknowledged. What is no request is answered with a status of
+//! `MOST_UNSENT` bytes that are pushed and not acknowledged. What is no request is answered with a status of
 //! 400 or above, and then the connection is closed.
 //!
 //! | module | what it holds |

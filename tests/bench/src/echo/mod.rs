@@ -11,7 +11,7 @@
 //! - [`demi`]: catnap and catnip
 //! - [`raw`]: frames over a device, without a stack
 //!
-//! smoltcp's ends are in [`smol::tcp`](crate::smol::tcp).
+//! smoltcp's ends are in [`smol::tcp`].
 
 mod demi;
 pub(crate) mod kernel;
