@@ -1,6 +1,5 @@
 //! The same echo over a libOS.
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -10,12 +9,6 @@ use serde_json::Value;
 
 use super::Exchange;
 use crate::measure::PATIENCE;
-
-/// A push above this many bytes may take until the peer has acknowledged it. The server goes on meanwhile,
-const LARGE: usize = 512;
-
-/// with so many of them under way.
-const UNDER_WAY: usize = 64;
 
 /// How long a client waits for the server to close, too: in vain if the last frames were lost, which is no harm.
 const FAREWELL: Duration = Duration::from_millis(200);
@@ -27,20 +20,13 @@ pub(super) fn serve<L: LibOs>(demi: &Demikernel<L>, addr: SocketAddr) -> Result<
     super::announce(demi.local_addr(listener)?.inet().context("the address of a TCP listener")?)?;
     let (qd, _) = demi.wait(demi.accept(listener)?, None)?.accepted()?;
     demi.set_option(qd, SocketOption::NoDelay(true))?;
-    let mut under_way = VecDeque::with_capacity(UNDER_WAY);
     loop {
         let sga = demi.wait(demi.pop(qd)?, Some(PATIENCE))?.popped()?;
         if sga.is_empty() {
             return Ok(demi.close(qd)?);
         }
-        let large = sga.len() > LARGE;
-        under_way.push_back(demi.push(qd, sga).map_err(Error::from)?);
-        // What is small is done at once; what is large, once the client has it.
-        let most = if large { UNDER_WAY } else { 0 };
-        while under_way.len() > most {
-            let Some(oldest) = under_way.pop_front() else { break };
-            demi.wait(oldest, Some(PATIENCE))?.pushed()?;
-        }
+        let token = demi.push(qd, sga).map_err(Error::from)?;
+        demi.wait(token, Some(PATIENCE))?.pushed()?;
     }
 }
 
