@@ -2,6 +2,7 @@
 //!
 //! | file | what it holds |
 //! |---|---|
+//! | `arrive` | what comes from the network finds its socket |
 //! | `sockets`, `control` | what the application holds: fresh sockets, listeners, connections; their options |
 //! | `listen`, `cookies` | handshakes that others begin, and those of which nothing is kept |
 //! | `demux` | which connection a segment is for; local ports; initial sequence numbers |
@@ -13,6 +14,7 @@
 //! | `gaps` | when what was pushed was pushed |
 //! | `segment`, `seq` | headers, sequence numbers |
 
+mod arrive;
 mod brief;
 mod congestion;
 mod conn;

@@ -1,4 +1,4 @@
-//! What the application holds, and how segments find it.
+//! What the application holds: sockets, and what is done to them in time.
 //!
 //! Invariants: a connection is in the table of ends from its first SYN until it is closed. One that came to a listener is
 //! the listener's (`listen`) until it is accepted; it goes with it. What has a deadline is in the wheel, no later than that.
@@ -26,18 +26,15 @@ use super::counters::Counters;
 use super::demux::{Demux, Ends, pick_port};
 use super::flight::Flight;
 use super::listen::Listener;
-use super::output::{PROTOCOL, send_header};
 use super::rack::Rack;
 use super::reassembly::Reassembly;
 use super::rtt::Rtt;
-use super::segment::{Flags, Header, Segment};
 use super::send::SendBuffer;
 use super::seq::SeqNum;
-use super::time_wait::{TimeWait, gives_way, taken_over};
+use super::time_wait::{TimeWait, taken_over};
 use super::{Ecn, EcnPolicy, Policy, SynCookies, recv_shift};
 use crate::catnip::Queue;
-use crate::device::Checksum;
-use crate::ip::{About, Cast, Ip, Path, Problem, ProblemKind, checksum, pseudo_sum};
+use crate::ip::{Ip, Path};
 use crate::ports::{Ports, share};
 use crate::timer::{TimerId, Wheel};
 
@@ -73,7 +70,13 @@ impl Entry {
     /// After anything was done to the connection: its timers and its acknowledgements. False: it has ended, or is about
     /// to, and there is more to be done.
     #[inline]
-    fn settle(&mut self, now: Instant, key: Key, soon: &mut Vec<Key>, wheel: &mut Wheel<Key>) -> bool {
+    pub(super) fn settle(
+        &mut self,
+        now: Instant,
+        key: Key,
+        soon: &mut Vec<Key>,
+        wheel: &mut Wheel<Key>,
+    ) -> bool {
         let goes_on = self.conn.state < State::TimeWait;
         if goes_on {
             self.settle_timers(now, key, soon, wheel);
@@ -124,7 +127,7 @@ pub(crate) struct Tcp {
     listeners: Ports,
     pub(super) wheel: Wheel<Key>,
     /// Connections that acknowledge at the beginning of the next turn.
-    soon: Vec<Key>,
+    pub(super) soon: Vec<Key>,
     /// Connections whose timers are being served.
     due: Vec<Key>,
     pub(crate) counters: Counters,
@@ -506,130 +509,6 @@ impl Tcp {
         }
     }
 
-    // --- the network's side
-
-    /// A segment arrives.
-    #[inline]
-    pub(crate) fn receive(&mut self, env: &mut Env<'_, '_>, about: About, data: &mut SgArray) {
-        self.counters.received += 1;
-        // MUST-57: nothing that was sent to several is answered.
-        if about.cast != Cast::Unicast {
-            return;
-        }
-        if about.checksum == Checksum::Unknown {
-            let pseudo = pseudo_sum(about.local, about.remote, PROTOCOL, data.len());
-            if !checksum::verify(pseudo, data) {
-                self.counters.bad_checksum += 1;
-                return;
-            }
-        }
-        let Some(segment) = Segment::parse(data) else {
-            self.counters.malformed += 1;
-            return;
-        };
-        let ends = Ends {
-            local: about.local,
-            remote: about.remote,
-            local_port: segment.to,
-            remote_port: segment.from,
-        };
-        if let Some(key) = self.demux.find(&ends) {
-            let Some(Socket::Connection(entry)) = self.sockets.get_mut(key) else {
-                if self.receive_in_time_wait(env, key, &segment) {
-                    self.receive_for_nobody(env, ends, segment, about.ecn);
-                }
-                return;
-            };
-            if entry.conn.state == State::SynReceived {
-                return self.receive_in_handshake(env, key, segment, about.ecn);
-            }
-            if !gives_way(&entry.conn, &segment) {
-                let mut io = Io { cx: env.cx, ip: env.ip, counters: &mut self.counters };
-                entry.conn.receive(&mut io, segment, about.ecn);
-                if !entry.settle(env.cx.now, key, &mut self.soon, &mut self.wheel) {
-                    self.settle(env, key);
-                }
-                return;
-            }
-            // RFC 9293 §3.6.1, MAY-2, and RFC 6191: a new incarnation of a connection in TIME-WAIT.
-            entry.conn.state = State::Closed;
-            self.settle(env, key);
-        }
-        self.receive_for_nobody(env, ends, segment, about.ecn);
-    }
-
-    /// RFC 9293 §3.10.7.1 and §3.10.7.2: a segment for no connection.
-    fn receive_for_nobody(&mut self, env: &mut Env<'_, '_>, ends: Ends, mut segment: Segment<'_>, ecn: u8) {
-        if segment.flags.has(Flags::RST) {
-            return;
-        }
-        if let Some(listener) = self.listener(&ends) {
-            match (segment.flags.has(Flags::SYN), segment.flags.has(Flags::ACK)) {
-                (true, false) => return self.receive_syn(env, listener, ends, &segment),
-                // §3.10.7.2, fourth: without SYN, it means nothing here.
-                (false, false) => return,
-                (false, true) => match self.receive_cookie(env, listener, ends, segment, ecn) {
-                    Some(stray) => segment = stray,
-                    None => return,
-                },
-                (true, true) => {}
-            }
-        }
-        self.send_reset(env, &ends, &segment);
-    }
-
-    fn send_reset(&mut self, env: &mut Env<'_, '_>, ends: &Ends, segment: &Segment<'_>) {
-        if env.ip.is_congested() {
-            return;
-        }
-        let Ok(mut path) = env.ip.path(env.cx, Some(ends.local), ends.remote) else { return };
-        let (seq, ack, flags) = if segment.flags.has(Flags::ACK) {
-            (segment.ack, SeqNum(0), Flags::RST)
-        } else {
-            (SeqNum(0), segment.seq + segment.space(), Flags::RST.with(Flags::ACK))
-        };
-        let header = Header::bare(ends.local_port, ends.remote_port, seq, ack, flags);
-        self.counters.resets_sent += 1;
-        let mut io = Io { cx: env.cx, ip: env.ip, counters: &mut self.counters };
-        send_header(&mut io, &mut path, &header);
-    }
-
-    /// An ICMP error about a segment of ours.
-    pub(crate) fn problem(&mut self, env: &mut Env<'_, '_>, problem: &Problem) {
-        let quoted = problem.quoted;
-        let ends = Ends {
-            local: problem.local,
-            remote: problem.remote,
-            local_port: u16::from_be_bytes([quoted[0], quoted[1]]),
-            remote_port: u16::from_be_bytes([quoted[2], quoted[3]]),
-        };
-        let seq = SeqNum(u32::from_be_bytes([quoted[4], quoted[5], quoted[6], quoted[7]]));
-        let Some(key) = self.demux.find(&ends) else { return };
-        let Some(Socket::Connection(entry)) = self.sockets.get_mut(key) else { return };
-        let conn = &mut entry.conn;
-        // RFC 5927 §4.1: about something that is under way, or whoever sent it is guessing.
-        if seq - conn.una >= conn.nxt - conn.una {
-            return;
-        }
-        let mut io = Io { cx: env.cx, ip: env.ip, counters: &mut self.counters };
-        match problem.kind {
-            ProblemKind::TooBig(_) => {
-                io.ip.learn_mtu(io.cx.now, problem);
-                let _ = io.ip.refresh(io.cx, &mut conn.path);
-                conn.path_narrowed(&mut io);
-            }
-            // RFC 9293 §3.9.2.2: soft errors but for a connection that has not begun (RFC 5461 §4).
-            ProblemKind::Unreachable(_) | ProblemKind::TimeExceeded => {
-                if conn.state == State::SynSent {
-                    let error =
-                        if problem.is_refusal() { Error::ConnectionRefused } else { Error::Unreachable };
-                    conn.end(&mut io, error);
-                }
-            }
-        }
-        self.settle(env, key);
-    }
-
     // --- time
 
     /// Begins a turn: sends what was gathered, and the acknowledgements that have waited for it.
@@ -792,7 +671,7 @@ impl Tcp {
     }
 
     /// The listener for a call: one that names the address before one for any, and of several always the same.
-    fn listener(&self, ends: &Ends) -> Option<Key> {
+    pub(super) fn listener(&self, ends: &Ends) -> Option<Key> {
         let keys = self.listeners.get(ends.local_port);
         let find = |wanted: &dyn Fn(IpAddr) -> bool| {
             let those = || {
