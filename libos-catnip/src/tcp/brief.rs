@@ -1,4 +1,5 @@
-//! A small array pushed on a quiet connection, which nearly every question and answer is: one segment, at once.
+//! A small array pushed on a quiet connection, which nearly every question and answer is: one segment, at once. Those
+//! that follow it in the same round are gathered.
 //!
 //! Invariant: what is done here is what [`Connection::push`] does with the same array; whatever could hold a segment up,
 //! or add to it, is left to that.

@@ -8,12 +8,9 @@ use demi_api::op::Done;
 
 use super::congestion::Acked;
 use super::conn::{Connection, Fin, Io, LossTimer, State, Timer};
-use super::input::{CONFIRM, of};
+use super::input::{CONFIRM, CONGESTION_EXPERIENCED, of};
 use super::rack::Reordering;
 use super::segment::{Flags, Segment};
-
-/// ECN field of the IP header: congestion experienced (RFC 3168 §5).
-const CONGESTION_EXPERIENCED: u8 = 3;
 
 impl Connection {
     /// Takes the segment, if it is such a one. False: nothing was done.
@@ -133,10 +130,10 @@ impl Connection {
         self.retries = 0;
         self.progress_at = now;
         let sample = newest_once.and_then(|at| self.measured(io, at));
-        if let Some(sample) = sample {
-            self.sample(sample, self.flight.pipe() + count);
-        }
         let before = self.flight.pipe() + count;
+        if let Some(sample) = sample {
+            self.sample(sample, before);
+        }
         self.congestion.on_ack(&Acked {
             now,
             acked: count,

@@ -26,7 +26,7 @@ const DELAYED_ACK: Duration = Duration::from_millis(20);
 pub(super) const CONFIRM: u64 = 1_000_000_000;
 
 /// ECN field of the IP header: congestion experienced (RFC 3168 §5).
-const CONGESTION_EXPERIENCED: u8 = 3;
+pub(super) const CONGESTION_EXPERIENCED: u8 = 3;
 
 /// What an acknowledgement newly delivered.
 #[derive(Clone, Copy, Default)]
