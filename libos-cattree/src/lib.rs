@@ -8,5 +8,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`device`] | the seam to block devices, and those that there are |
+//! | [`format`] | what lies on the device: `docs/log-format.md` in code, without I/O |
 
 pub mod device;
+pub mod format;
