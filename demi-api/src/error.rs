@@ -2,6 +2,7 @@
 //! them to these, and at the C edge, which translates them back.
 
 use crate::desc::QDesc;
+use crate::op::Position;
 
 /// What went wrong, named by what the caller can do about it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -140,6 +141,15 @@ pub enum Error {
     /// The device or file system is read-only.
     #[error("read-only")]
     ReadOnly,
+    /// What lies in a log at this position is not what was written there.
+    #[error("the log is damaged at position {}: seek past it, or look at it with demi-fsck", .0.0)]
+    Damaged(Position),
+    /// The cursor is at an element that was discarded.
+    #[error("the element was discarded: seek to the head of the log")]
+    Discarded,
+    /// Somebody else uses it in a way that excludes this.
+    #[error("in use: {0}")]
+    InUse(&'static str),
     /// The device failed.
     #[error("input/output error on the device")]
     Io,

@@ -6,7 +6,7 @@
 
 use std::cell::{RefCell, RefMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -199,6 +199,24 @@ impl<L: LibOs> Demikernel<L> {
     /// Discards what lies at and behind `position`.
     pub fn truncate(&self, qd: QDesc, position: Position) -> Result<(), Error> {
         self.control(|libos, cx| libos.truncate(cx, qd, position))
+    }
+
+    /// Discards what lies before `position`, so that its space can be used again.
+    pub fn discard(&self, qd: QDesc, position: Position) -> Result<(), Error> {
+        self.control(|libos, cx| libos.discard(cx, qd, position))
+    }
+
+    /// Removes a file or log. A log must not be open.
+    pub fn unlink(&self, path: impl AsRef<Path>) -> Result<(), Error> {
+        self.control(|libos, cx| libos.unlink(cx, path.as_ref()))
+    }
+
+    /// The names of the logs that there are, in order.
+    pub fn list(&self) -> Result<Vec<PathBuf>, Error> {
+        let mut names = Vec::new();
+        self.control(|libos, _| libos.list(&mut |name| names.push(name.to_owned())))?;
+        names.sort();
+        Ok(names)
     }
 
     /// Starts to make everything pushed so far durable.

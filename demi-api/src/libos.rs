@@ -85,6 +85,21 @@ pub trait LibOs: Sized {
         Err(Error::NotSupported("truncate"))
     }
 
+    /// Discards what lies before `position`, so that its space can be used again.
+    fn discard(&mut self, _cx: &mut Cx<'_>, _qd: QDesc, _position: Position) -> Result<(), Error> {
+        Err(Error::NotSupported("discard"))
+    }
+
+    /// Removes a file or log.
+    fn unlink(&mut self, _cx: &mut Cx<'_>, _path: &Path) -> Result<(), Error> {
+        Err(Error::NotSupported("this libOS has no files"))
+    }
+
+    /// Names the logs that there are, in no particular order.
+    fn list(&self, _visit: &mut dyn FnMut(&Path)) -> Result<(), Error> {
+        Err(Error::NotSupported("this libOS has no logs to list"))
+    }
+
     /// Ends one direction of a connection. What was pushed before a shut-down of the sending side is still sent.
     fn shutdown(&mut self, _cx: &mut Cx<'_>, _qd: QDesc, _how: Shutdown) -> Result<(), Error> {
         Err(Error::NotSupported("shutdown"))

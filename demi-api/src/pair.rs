@@ -79,6 +79,18 @@ impl<N: LibOs, S: LibOs> LibOs for Pair<N, S> {
         route!(self, qd, side => side.truncate(cx, qd, position))
     }
 
+    fn discard(&mut self, cx: &mut Cx<'_>, qd: QDesc, position: Position) -> Result<(), Error> {
+        route!(self, qd, side => side.discard(cx, qd, position))
+    }
+
+    fn unlink(&mut self, cx: &mut Cx<'_>, path: &Path) -> Result<(), Error> {
+        self.storage.unlink(cx, path)
+    }
+
+    fn list(&self, visit: &mut dyn FnMut(&Path)) -> Result<(), Error> {
+        self.storage.list(visit)
+    }
+
     fn shutdown(&mut self, cx: &mut Cx<'_>, qd: QDesc, how: Shutdown) -> Result<(), Error> {
         route!(self, qd, side => side.shutdown(cx, qd, how))
     }

@@ -15,6 +15,7 @@ use demi_api::token::QToken;
 use crate::config::CatnapSection;
 use crate::files::Files;
 use crate::net::Net;
+use crate::sys::file;
 use demi_api::slab::Key;
 
 /// The POSIX libOS. See the [crate's documentation](crate).
@@ -93,6 +94,10 @@ impl LibOs for Catnap {
     fn truncate(&mut self, _cx: &mut Cx<'_>, qd: QDesc, position: Position) -> Result<(), Error> {
         let key = self.file_key(qd)?;
         self.files.truncate(&mut self.net.io.counters, key, position)
+    }
+
+    fn unlink(&mut self, _cx: &mut Cx<'_>, path: &Path) -> Result<(), Error> {
+        file::unlink(path)
     }
 
     fn shutdown(&mut self, cx: &mut Cx<'_>, qd: QDesc, how: Shutdown) -> Result<(), Error> {

@@ -38,6 +38,10 @@ pub(crate) fn open(path: &Path, options: &OpenOptions) -> Result<(Fd, u64), Erro
     }
 }
 
+pub(crate) fn unlink(path: &Path) -> Result<(), Error> {
+    call(|| fs::unlink(path))
+}
+
 pub(crate) fn length(fd: &Fd) -> Result<u64, Error> {
     call(|| fs::fstat(fd)).map(|stat| stat.st_size.max(0).cast_unsigned())
 }

@@ -17,6 +17,8 @@ pub struct Checkpoint {
     pub next_sequence: u64,
     /// Next log's number.
     pub next_log: u32,
+    /// Nothing was written after this checkpoint.
+    pub closed: bool,
     /// Segments that will be given away next, in order.
     pub set_aside: Vec<u32>,
     /// In rising order of numbers.
@@ -89,7 +91,7 @@ impl Checkpoint {
     }
 
     /// Writes it to the front of `out`, which is zero and at least [`len`](Checkpoint::len) long.
-    pub fn emit(&self, out: &mut [u8]) {
+    pub fn emit(&self, out: &mut [u8], seed: u32) {
         let len = self.len();
         out[..8].copy_from_slice(MAGIC);
         put32(out, 12, len as u32);
@@ -100,6 +102,7 @@ impl Checkpoint {
         put64(out, 40, self.next_sequence);
         put32(out, 48, self.next_log);
         put32(out, 52, self.set_aside.len() as u32);
+        put32(out, 56, u32::from(self.closed));
         let mut at = Checkpoint::HEADER_LEN;
         for (place, index) in self.set_aside.iter().enumerate() {
             put32(out, at + 4 * place, *index);
@@ -122,7 +125,7 @@ impl Checkpoint {
                 at += LogEntry::SEGMENT_LEN;
             }
         }
-        let crc = crc32c::crc32c(&out[12..len]);
+        let crc = crc32c::crc32c_append(seed, &out[12..len]);
         put32(out, 8, crc);
     }
 
@@ -141,10 +144,10 @@ impl Checkpoint {
     }
 
     /// Reads a checkpoint. Every index is a segment's, no segment is used twice, positions are in their log's segments.
-    pub fn parse(bytes: &[u8], geometry: &Geometry) -> Result<Checkpoint, Damage> {
+    pub fn parse(bytes: &[u8], geometry: &Geometry, seed: u32) -> Result<Checkpoint, Damage> {
         let len = Checkpoint::declared_len(bytes, geometry)?;
         let Some(bytes) = bytes.get(..len) else { return Err(Damage::Short) };
-        if get32(bytes, 8) != crc32c::crc32c(&bytes[12..]) {
+        if get32(bytes, 8) != crc32c::crc32c_append(seed, &bytes[12..]) {
             return Err(Damage::Checksum);
         }
         let mut used = vec![false; geometry.segments as usize];
@@ -161,6 +164,7 @@ impl Checkpoint {
             epoch: get32(bytes, 32),
             next_sequence: get64(bytes, 40),
             next_log: get32(bytes, 48),
+            closed: get32(bytes, 56) == 1,
             ..Checkpoint::default()
         };
         let (logs, aside) = (get32(bytes, 36), get32(bytes, 52));
@@ -238,6 +242,7 @@ mod tests {
             epoch: 4,
             next_sequence: 31,
             next_log: 8,
+            closed: true,
             set_aside: vec![9, 3, 11],
             logs: vec![
                 LogEntry { id: 1, name: b"a".to_vec(), ..LogEntry::default() },
@@ -258,12 +263,12 @@ mod tests {
     fn what_is_written_is_read_and_no_flipped_bit_goes_unnoticed() {
         let geometry = Geometry::plan(8 << 20, 4096, None).unwrap();
         let mut bytes = vec![0; geometry.checkpoint_len()];
-        sample().emit(&mut bytes);
-        assert_eq!(Checkpoint::parse(&bytes, &geometry), Ok(sample()));
-        assert_eq!(Checkpoint::parse(&bytes[..sample().len() - 1], &geometry), Err(Damage::Short));
+        sample().emit(&mut bytes, 5);
+        assert_eq!(Checkpoint::parse(&bytes, &geometry, 5), Ok(sample()));
+        assert_eq!(Checkpoint::parse(&bytes[..sample().len() - 1], &geometry, 5), Err(Damage::Short));
         for bit in 0..8 * sample().len() {
             bytes[bit / 8] ^= 1 << (bit % 8);
-            assert!(Checkpoint::parse(&bytes, &geometry).is_err(), "bit {bit}");
+            assert!(Checkpoint::parse(&bytes, &geometry, 5).is_err(), "bit {bit}");
             bytes[bit / 8] ^= 1 << (bit % 8);
         }
     }
@@ -287,9 +292,9 @@ mod tests {
             let mut checkpoint = sample();
             spoil(&mut checkpoint);
             let mut bytes = vec![0; geometry.checkpoint_len()];
-            checkpoint.emit(&mut bytes);
+            checkpoint.emit(&mut bytes, 5);
             assert!(
-                matches!(Checkpoint::parse(&bytes, &geometry), Err(Damage::Field(_))),
+                matches!(Checkpoint::parse(&bytes, &geometry, 5), Err(Damage::Field(_))),
                 "spoiled by {which}"
             );
         }

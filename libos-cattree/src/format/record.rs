@@ -71,10 +71,10 @@ impl Next {
 }
 
 impl Header {
-    /// Reads a header. Its lengths are within the segment.
-    pub fn parse(bytes: &[u8], geometry: &Geometry) -> Result<Header, Damage> {
+    /// Reads a header of the image that `seed` belongs to. Its lengths are within the segment.
+    pub fn parse(bytes: &[u8], geometry: &Geometry, seed: u32) -> Result<Header, Damage> {
         let Some(bytes) = bytes.get(..HEADER_LEN) else { return Err(Damage::Short) };
-        if get32(bytes, 0) != crc32c::crc32c(&bytes[4..]) {
+        if get32(bytes, 0) != crc32c::crc32c_append(seed, &bytes[4..]) {
             let blank = bytes.iter().all(|byte| *byte == 0);
             return Err(if blank { Damage::Blank } else { Damage::Checksum });
         }
@@ -120,7 +120,7 @@ impl Header {
     }
 
     /// Writes the header to the first [`HEADER_LEN`] bytes.
-    pub fn emit(&self, bytes: &mut [u8]) {
+    pub fn emit(&self, bytes: &mut [u8], seed: u32) {
         put32(bytes, 4, self.length);
         put32(bytes, 8, self.total);
         put32(bytes, 12, self.log);
@@ -132,7 +132,7 @@ impl Header {
         bytes[41] = if self.ends_batch { ENDS_BATCH } else { 0 };
         put16(bytes, 42, self.lead);
         put32(bytes, 44, self.payload_crc);
-        let crc = crc32c::crc32c(&bytes[4..HEADER_LEN]);
+        let crc = crc32c::crc32c_append(seed, &bytes[4..HEADER_LEN]);
         put32(bytes, 0, crc);
     }
 
@@ -175,7 +175,7 @@ impl Head {
     pub const LEN: usize = 24;
 
     /// Reads the payload, whose checksum the header gives.
-    pub fn parse(header: &Header, payload: &[u8]) -> Result<Head, Damage> {
+    pub fn parse(header: &Header, payload: &[u8], seed: u32) -> Result<Head, Damage> {
         let Some(payload) = payload.get(..Head::LEN) else { return Err(Damage::Short) };
         if header.kind != Kind::Head
             || header.length as usize != Head::LEN
@@ -184,7 +184,7 @@ impl Head {
         {
             return Err(Damage::Field("head"));
         }
-        if payload_crc(0, payload) != header.payload_crc {
+        if payload_crc(seed, payload) != header.payload_crc {
             return Err(Damage::Checksum);
         }
         Ok(Head { ordinal: get64(payload, 0), head: get64(payload, 8), checkpoint: get64(payload, 16) })
@@ -200,7 +200,7 @@ impl Head {
     }
 }
 
-/// The checksum of a payload, a piece at a time: `sum` is that of the pieces before, 0 at first.
+/// The checksum of a payload, a piece at a time: `sum` is that of the pieces before, the image's seed at first.
 #[inline]
 pub fn payload_crc(sum: u32, piece: &[u8]) -> u32 {
     crc32c::crc32c_append(sum, piece)
@@ -209,6 +209,8 @@ pub fn payload_crc(sum: u32, piece: &[u8]) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const SEED: u32 = 0x1234_5678;
 
     fn header() -> Header {
         Header {
@@ -230,14 +232,22 @@ mod tests {
     fn what_is_written_is_read_and_no_flipped_bit_goes_unnoticed() {
         let geometry = Geometry::plan(64 << 20, 4096, None).unwrap();
         let mut bytes = [0; HEADER_LEN];
-        header().emit(&mut bytes);
-        assert_eq!(Header::parse(&bytes, &geometry), Ok(header()));
+        header().emit(&mut bytes, SEED);
+        assert_eq!(Header::parse(&bytes, &geometry, SEED), Ok(header()));
         for bit in 0..8 * HEADER_LEN {
             bytes[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(Header::parse(&bytes, &geometry), Err(Damage::Checksum), "bit {bit}");
+            assert_eq!(Header::parse(&bytes, &geometry, SEED), Err(Damage::Checksum), "bit {bit}");
             bytes[bit / 8] ^= 1 << (bit % 8);
         }
-        assert_eq!(Header::parse(&[0; HEADER_LEN], &geometry), Err(Damage::Blank));
+        assert_eq!(Header::parse(&[0; HEADER_LEN], &geometry, SEED), Err(Damage::Blank));
+    }
+
+    #[test]
+    fn a_record_of_another_image_is_none() {
+        let geometry = Geometry::plan(64 << 20, 4096, None).unwrap();
+        let mut bytes = [0; HEADER_LEN];
+        header().emit(&mut bytes, SEED);
+        assert_eq!(Header::parse(&bytes, &geometry, SEED + 1), Err(Damage::Checksum));
     }
 
     #[test]
@@ -245,15 +255,15 @@ mod tests {
         let geometry = Geometry::plan(64 << 20, 4096, None).unwrap();
         let mut bytes = [0; HEADER_LEN];
         for (length, offset) in [(u32::MAX, 0), (65536, 8), (0, 65528), (0, u32::MAX - 7), (0, 12)] {
-            Header { length, total: u32::MAX, lead: 0, offset, ..header() }.emit(&mut bytes);
+            Header { length, total: u32::MAX, lead: 0, offset, ..header() }.emit(&mut bytes, SEED);
             assert_eq!(
-                Header::parse(&bytes, &geometry),
+                Header::parse(&bytes, &geometry, SEED),
                 Err(Damage::Field("length")),
                 "{length} at {offset}"
             );
         }
-        Header { total: 99, ..header() }.emit(&mut bytes);
-        assert_eq!(Header::parse(&bytes, &geometry), Err(Damage::Field("total")));
+        Header { total: 99, ..header() }.emit(&mut bytes, SEED);
+        assert_eq!(Header::parse(&bytes, &geometry, SEED), Err(Damage::Field("total")));
     }
 
     #[test]

@@ -53,6 +53,12 @@ impl Superblock {
         })
     }
 
+    /// What every other checksum of the image begins with, so that nothing of another image, which may have been in
+    /// the same place, passes for a part of this one.
+    pub fn seed(&self) -> u32 {
+        crc32c::crc32c(&self.identity)
+    }
+
     /// Fills a block, which is at least [`SUPERBLOCK_LEN`] long.
     pub fn emit(&self, block: &mut [u8]) {
         block.fill(0);
