@@ -4,6 +4,14 @@
 //! writes to it meanwhile but the device. Every request that was taken completes exactly once, in any order. A device
 //! never blocks and never sleeps; each call does bounded work. Dropping a device waits, within a bound, until
 //! it has let go of all memory; what it does not give back by then is leaked, never freed.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | `check` | whether a request is one that a device allows |
+//! | [`mem`] | blocks in memory |
+
+mod check;
+pub mod mem;
 
 use std::os::fd::BorrowedFd;
 
