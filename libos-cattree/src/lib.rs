@@ -9,6 +9,17 @@
 //! |---|---|
 //! | [`device`] | the seam to block devices, and those that there are |
 //! | [`format`] | what lies on the device: `docs/log-format.md` in code, without I/O |
+//! | `log` | one log: elements become batches at its end, and are read at cursors |
+//! | `store` | the image: logs and segments, checkpoints, opening, control calls |
+//! | `cattree` | the [`LibOs`](demi_api::libos::LibOs): descriptors above, logs below |
 
+mod cattree;
+mod config;
 pub mod device;
 pub mod format;
+mod log;
+mod store;
+
+pub use self::cattree::Cattree;
+pub use self::config::{CattreeSection, DeviceSection, MemSection};
+pub use self::store::{MakeOptions, OpenError};

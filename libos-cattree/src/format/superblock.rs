@@ -53,6 +53,11 @@ impl Superblock {
         })
     }
 
+    /// The part of the identity that checkpoints bear.
+    pub fn identity_half(&self) -> u64 {
+        u64::from_le_bytes(self.identity[..8].try_into().expect("eight bytes were taken"))
+    }
+
     /// What every other checksum of the image begins with, so that nothing of another image, which may have been in
     /// the same place, passes for a part of this one.
     pub fn seed(&self) -> u32 {

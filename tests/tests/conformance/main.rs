@@ -6,6 +6,7 @@
 mod cables;
 mod catnap;
 mod catnip;
+mod cattree;
 mod facing;
 mod loopback;
 #[allow(unsafe_code, reason = "each block states its proof")]
