@@ -17,6 +17,7 @@
 //! |---|---|
 //! | [`echo`] | server and client over TCP, UDP and UNIX sockets, with a latency histogram |
 //! | [`http`] | an HTTP/1.1 server of files in memory, for `curl` |
+//! | [`iperf3`] | bulk transfer in the protocol of iperf3, as its server or as its client |
 //! | [`kv`] | a key-value server that speaks RESP2: `redis-cli` and `redis-benchmark` talk to it |
 //! | [`relay`] | a UDP relay |
 //! | [`pipeline`] | merge, filter, map and sort on live queues |
@@ -30,6 +31,7 @@
 pub mod cli;
 pub mod echo;
 pub mod http;
+pub mod iperf3;
 pub mod kv;
 pub mod latency;
 pub mod net;

@@ -108,6 +108,11 @@ impl Listener {
         self.accept == Some(completion.token)
     }
 
+    /// The accept that is outstanding, for who awaits it.
+    pub fn token(&self) -> Option<QToken> {
+        self.accept
+    }
+
     /// The connection that an accept has brought, and the next accept. A failure is logged; where it is one of
     /// resources, [`Listener::again`] tries again later.
     pub fn accepted<L: LibOs>(&mut self, demi: &Demikernel<L>, result: Result<Done, Error>) -> Option<QDesc> {
