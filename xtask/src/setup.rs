@@ -64,6 +64,9 @@ pub(crate) const NETCAT: Tool =
 
 pub(crate) const CURL: Tool = Tool { program: "curl", package: "curl", purpose: "is catnip's peer in tests" };
 
+pub(crate) const IPERF3: Tool =
+    Tool { program: "iperf3", package: "iperf3", purpose: "measures, and is measured by, ours in tests" };
+
 /// Install the packages that the other commands use.
 ///
 /// As root: installs them with apt-get, without a question. Otherwise: prints the one line to run, and exits
@@ -94,7 +97,7 @@ impl std::fmt::Display for Missing {
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let tools = [REDIS, VALGRIND, IP, PING, NETCAT, CURL, GCC, PKG_CONFIG, DPDK];
+    let tools = [REDIS, VALGRIND, IP, PING, NETCAT, CURL, IPERF3, GCC, PKG_CONFIG, DPDK];
     let missing = if args.check { None } else { ensure(&tools).err() };
     for tool in tools {
         let place = tool.place().unwrap_or_else(|| "missing".to_owned());

@@ -39,7 +39,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     if let Err(missing) = setup::ensure(&[setup::REDIS]) {
         steps.skip("tests with redis's own clients", missing.to_string());
     }
-    if let Err(missing) = setup::ensure(&[setup::IP, setup::PING, setup::NETCAT, setup::CURL]) {
+    if let Err(missing) = setup::ensure(&[setup::IP, setup::PING, setup::NETCAT, setup::CURL, setup::IPERF3])
+    {
         steps.skip("tests with the kernel's programs", missing.to_string());
     }
     let mut tests = cargo(&["test", "--workspace", "--lib", "--bins", "--tests", "--no-fail-fast"]);

@@ -7,6 +7,7 @@
 mod aside;
 mod bulk;
 mod http;
+mod iperf3;
 mod kv;
 mod life;
 mod net;

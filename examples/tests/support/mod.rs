@@ -1,6 +1,7 @@
 //! Running the binaries: every wait has a bound, every child is ended by its own id.
 #![allow(dead_code, unreachable_pub, reason = "each test binary is a crate of its own and uses a part of it")]
 
+pub mod iperf3;
 pub mod resp;
 
 use std::io::{BufRead, BufReader, Read};
