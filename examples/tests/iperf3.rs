@@ -158,7 +158,7 @@ impl Hostile {
     }
 
     #[track_caller]
-    fn is_refused(mut self, number: u8) {
+    fn expect_refusal(mut self, number: u8) {
         self.hear(&[SERVER_ERROR, 0, 0, 0, number, 0, 0, 0, 0]);
         assert_eq!(self.0.read(&mut [0]).unwrap(), 0);
     }
@@ -174,42 +174,42 @@ fn a_hostile_client_ends_its_own_test_only() {
     // Parameters that are none.
     let mut control = Hostile::greeted(addr);
     control.say(&u32::MAX.to_be_bytes());
-    control.is_refused(114);
+    control.expect_refusal(114);
     let mut control = Hostile::greeted(addr);
     control.say(&[0; 4]);
-    control.is_refused(114);
+    control.expect_refusal(114);
     for text in ["nonsense", "7", "{\"tcp\": tru", &"[".repeat(8000)] {
         let mut control = Hostile::greeted(addr);
         control.json(text);
-        control.is_refused(114);
+        control.expect_refusal(114);
     }
     let mut control = Hostile::greeted(addr);
     control.json(r#"{"tcp": true, "parallel": 1000000}"#);
-    control.is_refused(6);
+    control.expect_refusal(6);
 
     // States that are none, or not now.
     let mut control = Hostile::greeted(addr);
     control.json(r#"{"tcp": true}"#);
     control.hear(&[CREATE_STREAMS]);
     control.say(&[99]);
-    control.is_refused(110);
+    control.expect_refusal(110);
     let mut control = Hostile::greeted(addr);
     control.json(r#"{"tcp": true}"#);
     control.hear(&[CREATE_STREAMS]);
     let _stream = Hostile::connect(addr, COOKIE);
     control.hear(&[1, 2]);
     control.say(&[16]);
-    control.is_refused(110);
+    control.expect_refusal(110);
 
     // Results that are none.
     let (mut control, _stream) = Hostile::ended(addr);
     control.say(&u32::MAX.to_be_bytes());
-    control.is_refused(117);
+    control.expect_refusal(117);
     for text in ["{}", r#"{"streams": [{"id": 2, "bytes": 4}]}"#, r#"{"streams": [{"id": 1, "bytes": -4}]}"#]
     {
         let (mut control, _stream) = Hostile::ended(addr);
         control.json(text);
-        control.is_refused(117);
+        control.expect_refusal(117);
     }
 
     // Others than the client of the test: one of another cookie, one of none, one who comes too late.
@@ -225,7 +225,7 @@ fn a_hostile_client_ends_its_own_test_only() {
     assert!(text(&output.stderr).contains("busy with another test"), "{}", text(&output.stderr));
     // It says that it gives up.
     control.say(&[12]);
-    control.is_refused(119);
+    control.expect_refusal(119);
 
     // One that claims more than it has sent is waited for, but not for ever.
     let (mut control, _stream) = Hostile::ended(addr);
@@ -287,7 +287,7 @@ fn a_client_may_leave_at_any_point() {
         stream.hear(b"dddd");
         if first {
             drop(stream);
-            control.is_refused(206);
+            control.expect_refusal(206);
         }
     }
     drop(Hostile::ended(addr));
