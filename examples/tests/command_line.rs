@@ -7,7 +7,7 @@ mod support;
 use std::net::{TcpListener, UdpSocket};
 use std::path::Path;
 
-use support::{ECHO, KV, PIPELINE, RELAY, command, run, text, wait_output};
+use support::{ECHO, IPERF3, KV, PIPELINE, RELAY, command, run, text, wait_output};
 
 #[test]
 fn help_is_as_recorded() {
@@ -16,6 +16,7 @@ fn help_is_as_recorded() {
         (ECHO, &["server", "--help"], "echo-server"),
         (ECHO, &["client", "--help"], "echo-client"),
         (KV, &["--help"], "kv"),
+        (IPERF3, &["--help"], "iperf3"),
         (RELAY, &["--help"], "relay"),
         (PIPELINE, &["--help"], "pipeline"),
     ] {
@@ -41,6 +42,9 @@ fn wrong_arguments_name_the_argument() {
         (ECHO, &["client"], &["--connect"]),
         (ECHO, &["client", "--connect", "127.0.0.1:1", "--size", "0"], &["--size", "1.."]),
         (ECHO, &["sever"], &["sever", "server"]),
+        (IPERF3, &["--time", "1"], &["--server", "--client <ADDR>"]),
+        (IPERF3, &["--client", "nowhere"], &["nowhere", "--client", "IP:PORT"]),
+        (IPERF3, &["--client", "127.0.0.1", "--parallel", "129"], &["129", "--parallel", "1..=128"]),
         (RELAY, &["--listen", "127.0.0.1:0"], &["--forward"]),
         (PIPELINE, &[], &["--listen", "--demo"]),
         (PIPELINE, &["--listen", "tcp:here"], &["tcp:here", "IP:PORT"]),

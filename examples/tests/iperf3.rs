@@ -7,9 +7,8 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 
 use support::iperf3::{RUNS, RealServer, agree, run_json};
-use support::{PATIENCE, Server, command, run, text, wait_output};
+use support::{IPERF3, PATIENCE, Server, command, run, text, wait_output};
 
-const IPERF3: &str = env!("CARGO_BIN_EXE_iperf3-catnap");
 const SERVER: [&str; 3] = ["--server", "--listen", "127.0.0.1:0"];
 
 const COOKIE: &[u8; 37] = b"abcdefghijklmnopqrstuvwxyz2345678901\0";

@@ -8,15 +8,16 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use support::resp::Client;
-use support::{ECHO, KV, PIPELINE, RELAY, Server};
+use support::{ECHO, IPERF3, KV, PIPELINE, RELAY, Server};
 
 /// Arguments of each server, all on a port of its own.
-fn servers() -> [(&'static str, &'static [&'static str]); 6] {
+fn servers() -> [(&'static str, &'static [&'static str]); 7] {
     [
         (ECHO, &["server", "--listen", "127.0.0.1:0"]),
         (ECHO, &["server", "--udp", "--listen", "127.0.0.1:0"]),
         (KV, &["--listen", "127.0.0.1:0"]),
         (RELAY, &["--listen", "127.0.0.1:0", "--forward", "127.0.0.1:9"]),
+        (IPERF3, &["--server", "--listen", "127.0.0.1:0"]),
         (PIPELINE, &["--listen", "127.0.0.1:0"]),
         (PIPELINE, &["--listen", "tcp:127.0.0.1:0"]),
     ]

@@ -135,6 +135,8 @@ pub fn run<L: LibOs + 'static>(demi: &Demikernel<L>, args: Args) -> anyhow::Resu
         // The peer may be gone, or not read.
         let _ = demi.wait(token, Some(Duration::from_millis(100)));
     }
+    // What is left of them belongs to connections that are over.
+    demi.abort_tasks()?;
     if args.server {
         say(format_args!("stopped: {} tests done", grouped(progress.done.get())));
     }

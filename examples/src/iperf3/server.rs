@@ -1,6 +1,6 @@
 //! The server: one test after the other; whoever comes during one is told so.
 
-use std::future::{Future, pending};
+use std::future::Future;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -87,13 +87,16 @@ impl<L: LibOs + 'static> Door<'_, L> {
             loop {
                 match self.next().await {
                     Ok(qd) => drop(Conn::new(self.demi, qd).send_state(State::AccessDenied)),
-                    Err(_) => return pending::<()>().await,
+                    Err(error) => {
+                        tracing::debug!("nobody can be turned away: {error}");
+                        self.demi.sleep_async(PATIENCE).await;
+                    }
                 }
             }
         };
         match select(pin!(test), pin!(busy)).await {
             Either::Left((result, _)) => result,
-            Either::Right(((), _)) => Err(Fault::new(Code::Stream, "nothing can be accepted")),
+            Either::Right((never, _)) => never,
         }
     }
 }

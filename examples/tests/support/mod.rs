@@ -18,6 +18,7 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 
 pub const ECHO: &str = env!("CARGO_BIN_EXE_echo-catnap");
 pub const KV: &str = env!("CARGO_BIN_EXE_kv-catnap");
+pub const IPERF3: &str = env!("CARGO_BIN_EXE_iperf3-catnap");
 pub const RELAY: &str = env!("CARGO_BIN_EXE_relay-catnap");
 pub const PIPELINE: &str = env!("CARGO_BIN_EXE_pipeline-catnap");
 
