@@ -15,8 +15,8 @@ use futures::stream::FuturesUnordered;
 use super::params::{Params, Results};
 use super::wire::{Code, Conn, Fault, PATIENCE};
 
-/// Bytes that a stream has pushed and that are not taken over, if that is two blocks at the least: as many as a path of
-/// 10 Gbit/s and 3 ms holds. No more, for a sender that stops waits for all.
+/// Bytes that all streams together have pushed and that are not taken over, if that is two blocks of each at the
+/// least: as many as a path of 10 Gbit/s and 3 ms holds. No more, for a sender that stops waits for all.
 const WINDOW: usize = 4 << 20;
 const MOST_PUSHES: usize = 64;
 
@@ -79,7 +79,7 @@ impl<L: LibOs + 'static> Flows<L> {
     }
 
     async fn send(&self, stream: &Stream<L>) -> Result<(), Error> {
-        let most = (WINDOW / self.block.len()).clamp(2, MOST_PUSHES);
+        let most = (WINDOW / self.streams.len() / self.block.len()).clamp(2, MOST_PUSHES);
         let mut pushes = VecDeque::with_capacity(most);
         let mut count = 0;
         loop {
