@@ -61,12 +61,14 @@ pub trait LibOs: Sized {
     }
 
     /// Gives a socket its local address; port 0 picks an ephemeral one.
-    fn bind(&mut self, _cx: &mut Cx<'_>, _qd: QDesc, _addr: &Addr) -> Result<(), Error> {
+    fn bind(&mut self, _cx: &mut Cx<'_>, qd: QDesc, _addr: &Addr) -> Result<(), Error> {
+        self.kind(qd)?;
         Err(Error::NotSupported("bind"))
     }
 
     /// Makes a bound stream socket accept connections, at most `backlog` of them waiting.
-    fn listen(&mut self, _cx: &mut Cx<'_>, _qd: QDesc, _backlog: u32) -> Result<(), Error> {
+    fn listen(&mut self, _cx: &mut Cx<'_>, qd: QDesc, _backlog: u32) -> Result<(), Error> {
+        self.kind(qd)?;
         Err(Error::NotSupported("listen"))
     }
 
@@ -76,17 +78,20 @@ pub trait LibOs: Sized {
     }
 
     /// Moves the read cursor of a file or log; returns where it is now.
-    fn seek(&mut self, _cx: &mut Cx<'_>, _qd: QDesc, _to: SeekTo) -> Result<Position, Error> {
+    fn seek(&mut self, _cx: &mut Cx<'_>, qd: QDesc, _to: SeekTo) -> Result<Position, Error> {
+        self.kind(qd)?;
         Err(Error::NotSupported("seek"))
     }
 
     /// Discards what lies at and behind `position`.
-    fn truncate(&mut self, _cx: &mut Cx<'_>, _qd: QDesc, _position: Position) -> Result<(), Error> {
+    fn truncate(&mut self, _cx: &mut Cx<'_>, qd: QDesc, _position: Position) -> Result<(), Error> {
+        self.kind(qd)?;
         Err(Error::NotSupported("truncate"))
     }
 
     /// Discards what lies before `position`, so that its space can be used again.
-    fn discard(&mut self, _cx: &mut Cx<'_>, _qd: QDesc, _position: Position) -> Result<(), Error> {
+    fn discard(&mut self, _cx: &mut Cx<'_>, qd: QDesc, _position: Position) -> Result<(), Error> {
+        self.kind(qd)?;
         Err(Error::NotSupported("discard"))
     }
 
@@ -101,7 +106,8 @@ pub trait LibOs: Sized {
     }
 
     /// Ends one direction of a connection. What was pushed before a shut-down of the sending side is still sent.
-    fn shutdown(&mut self, _cx: &mut Cx<'_>, _qd: QDesc, _how: Shutdown) -> Result<(), Error> {
+    fn shutdown(&mut self, _cx: &mut Cx<'_>, qd: QDesc, _how: Shutdown) -> Result<(), Error> {
+        self.kind(qd)?;
         Err(Error::NotSupported("shutdown"))
     }
 
@@ -110,22 +116,26 @@ pub trait LibOs: Sized {
     fn close(&mut self, cx: &mut Cx<'_>, qd: QDesc) -> Result<(), Error>;
 
     /// Sets a socket option.
-    fn set_option(&mut self, _cx: &mut Cx<'_>, _qd: QDesc, _option: SocketOption) -> Result<(), Error> {
+    fn set_option(&mut self, _cx: &mut Cx<'_>, qd: QDesc, _option: SocketOption) -> Result<(), Error> {
+        self.kind(qd)?;
         Err(Error::NotSupported("set_option"))
     }
 
     /// Reads a socket option back.
-    fn option(&self, _qd: QDesc, _name: OptionName) -> Result<SocketOption, Error> {
+    fn option(&self, qd: QDesc, _name: OptionName) -> Result<SocketOption, Error> {
+        self.kind(qd)?;
         Err(Error::NotSupported("option"))
     }
 
     /// The local address of a socket.
-    fn local_addr(&self, _qd: QDesc) -> Result<Addr, Error> {
+    fn local_addr(&self, qd: QDesc) -> Result<Addr, Error> {
+        self.kind(qd)?;
         Err(Error::NotSupported("local_addr"))
     }
 
     /// The address of a connected socket's peer.
-    fn peer_addr(&self, _qd: QDesc) -> Result<Addr, Error> {
+    fn peer_addr(&self, qd: QDesc) -> Result<Addr, Error> {
+        self.kind(qd)?;
         Err(Error::NotSupported("peer_addr"))
     }
 

@@ -43,6 +43,8 @@ pub(crate) struct Log {
     pub(crate) has_writer: bool,
     /// It takes no push until it is opened again.
     pub(crate) failed: Option<Error>,
+    /// The instance is going: nobody is told of what becomes of pushes.
+    pub(crate) is_orphan: bool,
     /// It is in the store's list of logs to be looked after.
     pub(crate) marked: bool,
     /// Readers at its end.
@@ -121,6 +123,7 @@ impl Log {
             readers: Vec::new(),
             has_writer: false,
             failed: None,
+            is_orphan: false,
             marked: false,
             at_end: Vec::new(),
             waiting: VecDeque::new(),
@@ -176,7 +179,8 @@ impl Log {
     pub(crate) fn cut(&mut self, geometry: &Geometry, tail: u64, epoch: u32) -> Vec<Segment> {
         let (ordinal, offset) = geometry.split(tail);
         let keep = ordinal.saturating_sub(self.first_ordinal) as usize + usize::from(offset > 0);
-        (self.next, self.acked, self.stable, self.epoch) = (tail, tail, tail, epoch);
+        (self.next, self.acked, self.epoch) = (tail, tail, epoch);
+        self.stable = self.stable.min(tail);
         self.head = self.head.min(tail);
         self.failed = None;
         if keep >= self.segments.len() { Vec::new() } else { self.segments.drain(keep..).collect() }
@@ -253,7 +257,9 @@ impl Log {
                 Expecting::Flushed if *end <= self.stable => Done::Flushed,
                 _ => break,
             };
-            cx.done.post(*token, Ok(done));
+            if !self.is_orphan {
+                cx.done.post(*token, Ok(done));
+            }
             self.unacknowledged.pop_front();
         }
     }
@@ -264,13 +270,14 @@ impl Log {
             return;
         }
         self.acknowledge(cx);
-        let tokens = self.unacknowledged.drain(..).map(|unacknowledged| unacknowledged.token);
-        for token in tokens {
-            cx.done.post(token, Err(error.clone()));
-        }
+        let mut tokens: Vec<QToken> =
+            self.unacknowledged.drain(..).map(|unacknowledged| unacknowledged.token).collect();
         for waiting in self.waiting.drain(..) {
             self.unneeded += waiting.promised;
-            cx.done.post(waiting.token, Err(error.clone()));
+            tokens.push(waiting.token);
+        }
+        for token in tokens.into_iter().filter(|_| !self.is_orphan) {
+            cx.done.post(token, Err(error.clone()));
         }
         self.filling = None;
         self.sealed.clear();

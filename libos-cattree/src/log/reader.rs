@@ -161,6 +161,9 @@ impl Reader {
                 self.at = cx.geometry.position(ordinal + 1, 0);
                 continue;
             } else {
+                if self.at + HEADER_LEN as u64 > log.acked {
+                    return Err(self.damaged());
+                }
                 let mut bytes = [0; HEADER_LEN];
                 if !self.copy_out(&mut bytes)? {
                     return Ok(Wanted::Data);

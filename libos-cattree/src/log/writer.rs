@@ -315,7 +315,9 @@ impl Log {
         let waiting: VecDeque<Waiting> = std::mem::take(&mut self.waiting);
         for Waiting { token, promised, .. } in waiting {
             space.release(promised);
-            cx.done.post(token, Err(error.clone()));
+            if !self.is_orphan {
+                cx.done.post(token, Err(error.clone()));
+            }
         }
     }
 

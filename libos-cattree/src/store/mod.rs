@@ -80,8 +80,10 @@ pub(crate) struct Store {
     saving: Option<Saving>,
     /// Why the last checkpoint could not be written.
     save_failed: Option<Error>,
-    /// Something was written since the last checkpoint.
-    changed: bool,
+    /// A checkpoint lies in its area that the superblock could not be made to name.
+    unnamed: bool,
+    /// A control call is between two states: no checkpoint is begun of itself.
+    held: bool,
     calls: Vec<Option<Completion>>,
     pub(crate) counters: Counters,
 }
@@ -227,7 +229,7 @@ impl Store {
             self.take_up(cx, ended);
         }
         self.write_marked(cx);
-        if self.space.is_low() && self.saving.is_none() && self.save_failed.is_none() {
+        if self.space.is_low() && !self.held && self.saving.is_none() && self.save_failed.is_none() {
             self.begin_save(cx, false);
         }
         done
@@ -239,7 +241,6 @@ impl Store {
                 let Some(log) = self.logs.get_mut(key) else { return };
                 let goes_on = log.batch_ended(cx, number, result);
                 self.space.release(std::mem::take(&mut log.unneeded));
-                self.changed = true;
                 if goes_on {
                     for reader in std::mem::take(&mut log.at_end) {
                         if let Some(reader) = self.readers.get_mut(reader) {
@@ -341,7 +342,7 @@ impl Store {
 
     /// A log needs a segment that only a checkpoint can set aside.
     fn wait_for_space(&mut self, cx: &mut Cx<'_>, key: Key) {
-        if self.saving.is_none() {
+        if self.saving.is_none() && !self.held {
             // A failure is told to one that needs the space; the next tries again.
             if let Some(error) = self.save_failed.take() {
                 if let Some(log) = self.logs.get_mut(key) {

@@ -6,10 +6,10 @@ use demi_api::op::Position;
 use demi_api::slab::Key;
 use demi_api::token::QToken;
 
-use super::io::aligned;
+use super::io::{MAX_PIECE, aligned};
 use super::{Store, write_cx};
 use crate::device::{Buffers, Command};
-use crate::format::{HEADER_LEN, Header, LogEntry, Next, payload_crc};
+use crate::format::{HEAD_LEN, HEADER_LEN, Header, Kind, LogEntry, Next, Segment, payload_crc};
 use crate::log::{Log, Reader};
 
 /// An open log: what a descriptor names.
@@ -84,7 +84,8 @@ impl Store {
         let log = self.log(key)?;
         if log.failed.is_some() {
             let tail = log.acked;
-            self.cut(cx, key, tail)?;
+            self.settle(cx, |store| store.saving.is_none())?;
+            self.cut(cx, key, tail, None)?;
         }
         let log = self.log(key)?;
         if options.durable && log.stable < log.acked {
@@ -107,9 +108,11 @@ impl Store {
         self.quiet(cx, key)?;
         self.settle(cx, |store| store.saving.is_none())?;
         self.names.remove(name);
-        if let Err(error) = self.save(cx, false) {
+        let saved = self.save(cx, false);
+        if saved.is_err() {
             self.names.insert(name.to_vec(), key);
-            return Err(error);
+            self.lock_unless(key, &saved)?;
+            return saved;
         }
         if let Some(log) = self.logs.remove(key) {
             log.segments.into_iter().for_each(|segment| self.space.give_back(segment));
@@ -176,15 +179,16 @@ impl Store {
     fn first_record(&self, position: u64) -> u64 {
         let (ordinal, offset) = self.geometry.split(position);
         match Next::from(offset, &self.geometry) {
-            Next::At(0) => self.geometry.position(ordinal, crate::format::HEAD_LEN),
+            Next::At(0) => self.geometry.position(ordinal, HEAD_LEN),
             Next::At(_) => position,
-            Next::NextSegment => self.geometry.position(ordinal + 1, crate::format::HEAD_LEN),
+            Next::NextSegment => self.geometry.position(ordinal + 1, HEAD_LEN),
         }
     }
 
     /// Gives up what is before a position.
     pub(crate) fn discard(&mut self, cx: &mut Cx<'_>, key: Key, position: Position) -> Result<(), Error> {
         self.writable(key)?;
+        self.is_boundary(cx, key, position.0)?;
         self.settle(cx, |store| store.saving.is_none())?;
         let geometry = self.geometry;
         let given_up = self.log(key)?.discard(&geometry, position.0);
@@ -201,66 +205,127 @@ impl Store {
         if let Some(error) = &log.failed {
             return Err(error.clone());
         }
-        let tail = position.0.max(log.head);
+        let (head, tail) = (log.head, position.0.max(log.head));
         if tail >= log.acked {
             return Ok(());
         }
-        let head = log.head;
-        let (ordinal, offset) = self.geometry.split(tail);
-        if tail == head && offset % self.geometry.block_size != 0 {
-            // Nothing is left.
-            self.cut_to_nothing(cx, key)
-        } else if offset % self.geometry.block_size == 0 {
-            self.cut(cx, key, tail)
-        } else if offset == crate::format::HEAD_LEN {
-            self.cut(cx, key, self.geometry.position(ordinal, 0))
+        self.is_boundary(cx, key, tail)?;
+        self.settle(cx, |store| store.saving.is_none())?;
+        self.held = true;
+        let cut = self.truncate_held(cx, key, head, tail);
+        self.held = false;
+        cut
+    }
+
+    fn truncate_held(&mut self, cx: &mut Cx<'_>, key: Key, head: u64, tail: u64) -> Result<(), Error> {
+        let geometry = self.geometry;
+        let (ordinal, offset) = geometry.split(tail);
+        if offset % geometry.block_size == 0 {
+            self.cut(cx, key, tail, None)
+        } else if offset == HEAD_LEN {
+            self.cut(cx, key, geometry.position(ordinal, 0), None)
+        } else if tail == head {
+            // Nothing is left: the log goes on behind all that there was.
+            let log = self.log(key)?;
+            let end = geometry.position(log.first_ordinal + log.segments.len() as u64, 0);
+            let given_up: Vec<Segment> = log.segments.drain(..).collect();
+            (log.head, log.first_ordinal) = (end, geometry.split(end).0);
+            given_up.into_iter().for_each(|segment| self.space.give_back(segment));
+            self.cut(cx, key, end, None)
         } else {
-            let tail = self.copy_segment(cx, key, ordinal, offset)?;
-            self.cut(cx, key, tail)
+            let copy = self.copy_segment(cx, key, ordinal, offset)?;
+            let cut = self.cut(
+                cx,
+                key,
+                geometry.position(ordinal, geometry.block_up(offset)),
+                Some((ordinal, copy)),
+            );
+            cut
         }
     }
 
-    /// Moves head and tail behind everything that there was.
-    fn cut_to_nothing(&mut self, cx: &mut Cx<'_>, key: Key) -> Result<(), Error> {
+    /// Refuses a position within the log at which no element begins.
+    fn is_boundary(&mut self, cx: &mut Cx<'_>, key: Key, position: u64) -> Result<(), Error> {
         let geometry = self.geometry;
         let log = self.log(key)?;
-        let ordinal = log.first_ordinal + log.segments.len() as u64;
-        let tail = geometry.position(ordinal, 0);
-        self.settle(cx, |store| store.saving.is_none())?;
-        let epoch = self.next_epoch()?;
+        if position <= log.head || position >= log.acked || position == self.first_record_of(key)? {
+            return Ok(());
+        }
+        let (ordinal, offset) = geometry.split(position);
+        let nothing = Error::Invalid("no element begins at this position");
         let log = self.log(key)?;
-        let given_up: Vec<_> = log.segments.drain(..).collect();
-        log.first_ordinal = ordinal;
-        log.cut(&geometry, tail, epoch);
-        log.head = tail;
-        given_up.into_iter().for_each(|segment| self.space.give_back(segment));
-        self.moved(cx, key);
-        self.save(cx, false)
+        let (id, Some(segment)) = (log.id, log.segment(ordinal)) else { return Err(nothing) };
+        let from = offset / geometry.block_size * geometry.block_size;
+        let len = (2 * geometry.block_size).min(geometry.segment_size - from);
+        let into = self.heap.alloc(len)?;
+        let at = geometry.segment_at(segment.index) + from as u64;
+        let Buffers::Read(bytes) = self.call(cx, Command::Read { offset: at, into })? else {
+            return Err(Error::Io);
+        };
+        match Header::parse(&bytes[offset - from..], &geometry, self.seed) {
+            Ok(header)
+                if header.is_at(id, segment.sequence, offset)
+                    && matches!(header.kind, Kind::Whole | Kind::First) =>
+            {
+                Ok(())
+            }
+            _ => Err(nothing),
+        }
     }
 
-    /// Cuts a log at a boundary of batches, with a new epoch, durably.
-    fn cut(&mut self, cx: &mut Cx<'_>, key: Key, tail: u64) -> Result<(), Error> {
-        self.settle(cx, |store| store.saving.is_none())?;
+    fn first_record_of(&mut self, key: Key) -> Result<u64, Error> {
+        let head = self.log(key)?.head;
+        Ok(self.first_record(head))
+    }
+
+    /// Cuts a log at a boundary of batches, with a new epoch, durably; a segment may be replaced by a copy. No checkpoint is being
+    /// written.
+    fn cut(
+        &mut self,
+        cx: &mut Cx<'_>,
+        key: Key,
+        tail: u64,
+        copy: Option<(u64, Segment)>,
+    ) -> Result<(), Error> {
         let epoch = self.next_epoch()?;
         let geometry = self.geometry;
-        let given_up = self.log(key)?.cut(&geometry, tail, epoch);
+        let log = self.log(key)?;
+        let mut given_up = log.cut(&geometry, tail, epoch);
+        if let Some((ordinal, copy)) = copy {
+            let place = (ordinal - log.first_ordinal) as usize;
+            given_up.push(std::mem::replace(&mut log.segments[place], copy));
+        }
         given_up.into_iter().for_each(|segment| self.space.give_back(segment));
         self.moved(cx, key);
         let saved = self.save(cx, false);
-        if let Err(error) = &saved {
-            // Nothing may be written in the new epoch before a checkpoint says so.
-            self.log(key)?.failed = Some(error.clone());
-        }
+        self.lock_unless(key, &saved)?;
         saved
     }
 
-    /// Copies what is before `offset` of a segment to another that takes its place; returns the position behind it.
-    fn copy_segment(&mut self, cx: &mut Cx<'_>, key: Key, ordinal: u64, offset: usize) -> Result<u64, Error> {
+    /// A checkpoint that failed may be found all the same: what it changed must stay as it is until another has succeeded.
+    fn lock_unless(&mut self, key: Key, saved: &Result<(), Error>) -> Result<(), Error> {
+        if let Err(error) = saved {
+            self.log(key)?.failed = Some(error.clone());
+        }
+        Ok(())
+    }
+
+    /// Copies what is before `offset` of a segment to another.
+    fn copy_segment(
+        &mut self,
+        cx: &mut Cx<'_>,
+        key: Key,
+        ordinal: u64,
+        offset: usize,
+    ) -> Result<Segment, Error> {
         let geometry = self.geometry;
-        let old = self.log(key)?.segment(ordinal).ok_or(Error::Invalid("the position is not in the log"))?;
+        let log = self.log(key)?;
+        let (id, Some(old)) = (log.id, log.segment(ordinal)) else {
+            return Err(Error::Invalid("the position is not in the log"));
+        };
         let len = geometry.block_up(offset);
         let mut bytes = vec![0; len];
-        let piece = self.io.caps().max_transfer.min(super::io::MAX_PIECE);
+        let piece = self.io.caps().max_transfer.min(MAX_PIECE);
         for (place, part) in bytes.chunks_mut(piece).enumerate() {
             let mut into = self.heap.alloc(part.len().next_power_of_two())?;
             into.truncate(part.len());
@@ -274,14 +339,16 @@ impl Store {
         if !self.space.promise(1) {
             return Err(Error::NoSpace);
         }
-        if self.space.is_exhausted() {
-            self.save(cx, false)?;
+        if self.space.is_exhausted()
+            && let Err(error) = self.save(cx, false)
+        {
+            self.space.release(1);
+            return Err(error);
         }
         let Some(new) = self.space.take() else {
             self.space.release(1);
             return Err(Error::NoSpace);
         };
-        let id = self.log(key)?.id;
         let copied = self.restamp(&mut bytes, id, old.sequence, new.sequence, offset);
         let written =
             copied.map_err(|at| Error::Damaged(Position(geometry.position(ordinal, at)))).and_then(|()| {
@@ -296,11 +363,7 @@ impl Store {
             self.space.give_back(new);
             return Err(error);
         }
-        let log = self.log(key)?;
-        let place = (ordinal - log.first_ordinal) as usize;
-        log.segments[place] = new;
-        self.space.give_back(old);
-        Ok(geometry.position(ordinal, len))
+        Ok(new)
     }
 
     /// Gives the records of a segment another sequence number; the last before `end` ends its batch. On failure: where.

@@ -46,6 +46,14 @@ pub enum OpenError {
     /// A length is impossible.
     #[error("the image does not fit the device: {0}")]
     Geometry(#[from] GeometryError),
+    /// The device takes too little at a time.
+    #[error("the device takes {most} bytes at a time, but batches need {least}: choose a smaller block size")]
+    Transfer {
+        /// What it takes.
+        most: usize,
+        /// What is needed.
+        least: usize,
+    },
     /// The device writes more than a block at a time.
     #[error(
         "the image has blocks of {image} bytes and the device of {device}: it needs a device of smaller blocks"
@@ -102,6 +110,7 @@ pub(crate) fn make(
     if options.block_size < caps.block_size {
         return Err(OpenError::BlockSize { image: options.block_size, device: caps.block_size });
     }
+    check_transfer(caps.max_transfer, options.block_size)?;
     let geometry = Geometry::plan(caps.capacity, options.block_size, options.segment_size)?;
     let mut identity = [0; 16];
     rng.fill(&mut identity);
@@ -124,6 +133,12 @@ pub(crate) fn make(
     superblock.emit(&mut bytes);
     io.write(heap, geometry.superblock_at(0), &bytes)?;
     Ok(io.device)
+}
+
+/// A batch has a head, a gap before a payload, and a payload.
+fn check_transfer(most: usize, block_size: usize) -> Result<(), OpenError> {
+    let least = 4 * block_size;
+    if most < least { Err(OpenError::Transfer { most, least }) } else { Ok(()) }
 }
 
 /// Whether there is an image on a device, for one who has only the device.
@@ -167,6 +182,7 @@ pub(crate) fn look(io: &mut Io, heap: &Heap) -> Result<Superblock, OpenError> {
     if superblock.geometry.block_size < unit {
         return Err(OpenError::BlockSize { image: superblock.geometry.block_size, device: unit });
     }
+    check_transfer(io.caps().max_transfer, superblock.geometry.block_size)?;
     Ok(superblock)
 }
 
@@ -209,7 +225,8 @@ impl Store {
             marked: Vec::new(),
             saving: None,
             save_failed: None,
-            changed: false,
+            unnamed: false,
+            held: false,
             calls: Vec::new(),
             counters: Counters::default(),
         };
@@ -236,6 +253,12 @@ impl Store {
     /// Writes what was pushed, and a checkpoint that says that nothing follows.
     fn shut(&mut self, cx: &mut Cx<'_>) -> Result<(), Error> {
         let keys: Vec<_> = self.names.values().copied().collect();
+        self.readers = Slab::new();
+        for key in &keys {
+            let log = self.log(*key)?;
+            log.is_orphan = true;
+            log.at_end.clear();
+        }
         for key in keys {
             self.quiet(cx, key)?;
         }

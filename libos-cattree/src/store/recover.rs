@@ -31,11 +31,11 @@ pub(crate) fn find(io: &mut Io, heap: &Heap, superblock: &Superblock) -> Result<
     let checkpoint = newest_checkpoint(io, heap, superblock)?;
     let mut logs = checkpoint.logs.clone();
     if !checkpoint.closed {
-        let heads = heads(io, heap, superblock, &checkpoint)?;
+        let given = given(io, heap, superblock, &checkpoint)?;
         for log in &mut logs {
             let first = log.first_ordinal;
             let mut taken: BTreeMap<u64, Segment> = (first..).zip(log.segments.iter().copied()).collect();
-            for ((id, ordinal), segment) in &heads {
+            for ((id, ordinal), segment) in &given.heads {
                 if *id == log.id && *ordinal >= first + log.segments.len() as u64 {
                     taken.insert(*ordinal, *segment);
                 }
@@ -47,6 +47,7 @@ pub(crate) fn find(io: &mut Io, heap: &Heap, superblock: &Superblock) -> Result<
             let end = ordinal + u64::from(offset > 0);
             log.segments = taken.range(..end).map(|(_, segment)| *segment).collect();
         }
+        look_for_lost(io, heap, superblock, &given.suspects, &logs)?;
     }
     Ok(Found { checkpoint, logs })
 }
@@ -84,35 +85,69 @@ fn newest_checkpoint(io: &mut Io, heap: &Heap, superblock: &Superblock) -> Resul
         .ok_or(OpenError::Checkpoint { number: superblock.checkpoint, damage })
 }
 
-/// The segments that were given away since the checkpoint, by log and ordinal.
-fn heads(
+/// Segments that were given to logs since a checkpoint.
+struct Given {
+    /// Those with a valid head, by log and ordinal.
+    heads: BTreeMap<(u32, u64), Segment>,
+    /// All that may have been given away, by the sequence number that each would have got. None was given behind the last with
+    /// a valid head, but for one whose head may be damaged.
+    suspects: Vec<Segment>,
+}
+
+/// Segments are given away in the order in which they were set aside, and get their sequence numbers in that order.
+fn given(
     io: &mut Io,
     heap: &Heap,
     superblock: &Superblock,
     checkpoint: &Checkpoint,
-) -> Result<BTreeMap<(u32, u64), Segment>, OpenError> {
+) -> Result<Given, OpenError> {
     let geometry = &superblock.geometry;
     let mut commands = Vec::new();
     for index in &checkpoint.set_aside {
         let into = heap.alloc(geometry.block_size).map_err(|error| OpenError::Device(error.into()))?;
         commands.push(Command::Read { offset: geometry.segment_at(*index), into });
     }
-    let mut heads = BTreeMap::new();
-    for (index, read) in checkpoint.set_aside.iter().zip(io.run(heap, commands)?) {
+    let mut given = Given { heads: BTreeMap::new(), suspects: Vec::new() };
+    let mut last = 0;
+    let sequences = checkpoint.next_sequence..;
+    for ((index, read), sequence) in checkpoint.set_aside.iter().zip(io.run(heap, commands)?).zip(sequences) {
+        let segment = Segment { index: *index, sequence };
+        given.suspects.push(segment);
         let Buffers::Read(bytes) = read else { continue };
         let Ok((header, head)) = parse_head(&bytes, geometry, superblock.seed()) else { continue };
         let Some(log) = checkpoint.logs.iter().find(|log| log.id == header.log) else { continue };
-        let segment = Segment { index: *index, sequence: header.sequence };
-        let given = checkpoint.next_sequence..checkpoint.next_sequence + u64::from(geometry.reserve);
-        if header.epoch != log.epoch || !given.contains(&header.sequence) {
-            continue;
-        }
-        if heads.insert((log.id, head.ordinal), segment).is_some() {
-            let position = geometry.position(head.ordinal, 0);
-            return Err(OpenError::Log { log: text(&log.name), position });
+        if header.epoch == log.epoch && header.sequence == sequence {
+            last = given.suspects.len();
+            // A second one is the copy that a cut had begun to make.
+            given.heads.entry((log.id, head.ordinal)).or_insert(segment);
         }
     }
-    Ok(heads)
+    given.suspects.truncate(last + 1);
+    Ok(given)
+}
+
+/// Looks for acknowledged records in segments that no log has been found to have, as their heads, or others, are damaged.
+fn look_for_lost(
+    io: &mut Io,
+    heap: &Heap,
+    superblock: &Superblock,
+    suspects: &[Segment],
+    logs: &[LogEntry],
+) -> Result<(), OpenError> {
+    let geometry = &superblock.geometry;
+    let owned = |segment: &Segment| logs.iter().any(|log| log.segments.contains(segment));
+    for segment in suspects.iter().filter(|segment| !owned(segment)) {
+        let bytes = io.read(heap, geometry.segment_at(segment.index), geometry.segment_size)?;
+        for (block, bytes) in bytes.chunks_exact(geometry.block_size).enumerate() {
+            let Ok(header) = Header::parse(bytes, geometry, superblock.seed()) else { continue };
+            let Some(log) = logs.iter().find(|log| log.id == header.log) else { continue };
+            let here = header.is_at(log.id, segment.sequence, block * geometry.block_size);
+            if here && header.epoch == log.epoch && header.stable > log.tail {
+                return Err(OpenError::Log { log: text(&log.name), position: log.tail });
+            }
+        }
+    }
+    Ok(())
 }
 
 fn parse_head(bytes: &[u8], geometry: &Geometry, seed: u32) -> Result<(Header, Head), Damage> {

@@ -18,6 +18,8 @@ pub(crate) struct Saving {
     left: usize,
     failed: Option<Error>,
     closed: bool,
+    /// A superblock that could not be written is being written again; the checkpoint comes after it.
+    again: bool,
 }
 
 #[derive(Debug)]
@@ -31,6 +33,13 @@ enum Stage {
 impl Store {
     /// Begins to write a checkpoint. None is being written.
     pub(super) fn begin_save(&mut self, cx: &mut Cx<'_>, closed: bool) {
+        self.save_failed = None;
+        if self.unnamed {
+            let saving = Saving { stage: Stage::Superblock, left: 0, failed: None, closed, again: true };
+            let begun = self.write_superblock(cx);
+            self.went_on(saving, begun);
+            return;
+        }
         let mut unstable = Vec::new();
         for key in self.names.values() {
             if let Some(log) = self.logs.get(*key)
@@ -39,10 +48,14 @@ impl Store {
                 unstable.push((*key, log.acked));
             }
         }
-        self.save_failed = None;
         let flushes = !unstable.is_empty();
-        self.saving =
-            Some(Saving { stage: Stage::Flush(unstable), left: usize::from(flushes), failed: None, closed });
+        self.saving = Some(Saving {
+            stage: Stage::Flush(unstable),
+            left: usize::from(flushes),
+            failed: None,
+            closed,
+            again: false,
+        });
         if flushes {
             let device_cx = DeviceCx { heap: &self.heap, now: cx.now };
             self.counters.flushes += 1;
@@ -68,6 +81,8 @@ impl Store {
     fn save_next(&mut self, cx: &mut Cx<'_>) {
         let Some(mut saving) = self.saving.take() else { return };
         if let Some(error) = saving.failed.take() {
+            // It may be on the medium nevertheless, and name a checkpoint that must not be overwritten then.
+            self.unnamed |= matches!(saving.stage, Stage::Superblock);
             self.save_failed = Some(error);
             return;
         }
@@ -89,19 +104,31 @@ impl Store {
                 self.write_superblock(cx)
             }
             Stage::Superblock => {
+                self.unnamed = false;
                 self.superblock.checkpoint += 1;
                 self.superblock.generation += 1;
                 self.space.complete();
                 self.counters.checkpoints += 1;
+                if saving.again {
+                    self.begin_save(cx, saving.closed);
+                }
                 return;
             }
         };
-        match written {
+        self.went_on(saving, written);
+    }
+
+    /// The next stage has begun with so many requests, or cannot begin.
+    fn went_on(&mut self, mut saving: Saving, begun: Result<usize, Error>) {
+        match begun {
             Ok(left) => {
                 saving.left = left;
                 self.saving = Some(saving);
             }
-            Err(error) => self.save_failed = Some(error),
+            Err(error) => {
+                self.unnamed |= matches!(saving.stage, Stage::Superblock);
+                self.save_failed = Some(error);
+            }
         }
     }
 
@@ -121,7 +148,6 @@ impl Store {
             set_aside,
             logs,
         };
-        self.changed = false;
         let mut bytes = vec![0; self.geometry.block_up(checkpoint.len())];
         checkpoint.emit(&mut bytes, self.seed);
         let piece = self.io.caps().max_transfer.min(io::MAX_PIECE);
