@@ -9,9 +9,11 @@
 //! |---|---|
 //! | `check` | whether a request is one that a device allows |
 //! | [`mem`] | blocks in memory |
+//! | [`uring`] | files and block devices, through io_uring |
 
 mod check;
 pub mod mem;
+pub mod uring;
 
 use std::os::fd::BorrowedFd;
 
