@@ -206,8 +206,8 @@ fn probe(config: &UringConfig, fd: Fd) -> Result<File, Error> {
         // What the disk below has will do, or be refused by the first read.
         false => queue.number("logical_block_size").unwrap_or(LEAST_BLOCK as u64) as usize,
     };
-    if !block.is_power_of_two() {
-        return Err(config.refuse(format_args!("has blocks of {block} bytes, which is not a power of two")));
+    if !block.is_power_of_two() || block > *TRANSFER.start() {
+        return Err(config.refuse(format_args!("has blocks of {block} bytes: no power of two up to 128 KiB")));
     }
     let block_size = block.max(LEAST_BLOCK);
     let memory_align = match config.direct {
@@ -232,7 +232,7 @@ fn probe(config: &UringConfig, fd: Fd) -> Result<File, Error> {
     let caps = Caps {
         block_size,
         capacity,
-        max_transfer: longest.clamp(*TRANSFER.start(), *TRANSFER.end()).max(block_size),
+        max_transfer: longest.clamp(*TRANSFER.start(), *TRANSFER.end()) / block_size * block_size,
         max_segments: MAX_SEGMENTS,
         memory_align,
         depth: config.depth as usize,

@@ -32,7 +32,7 @@ mod sys;
 mod tests;
 
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use demi_api::error::Error;
@@ -132,10 +132,10 @@ impl BlockDevice for Uring {
         }
         let Request { tag, command } = request;
         let writes = matches!(command, Command::Write { .. } | Command::Discard { .. });
-        let checked = self.caps.check(&command).and_then(|()| match writes && self.caps.read_only {
-            true => Err(Error::ReadOnly),
-            false => Ok(()),
-        });
+        let mut checked = self.caps.check(&command);
+        if checked.is_ok() && writes && self.caps.read_only {
+            checked = Err(Error::ReadOnly);
+        }
         let (offset, held) = match command {
             Command::Read { offset, into } => (offset, Held::Read(into)),
             Command::Write { offset, data, durable } => (offset, Held::Write { data, durable }),
@@ -198,7 +198,10 @@ impl Drop for Uring {
     fn drop(&mut self) {
         if !self.ring.settle() {
             let left = self.ring.under_way();
-            eprintln!("io_uring: {left} requests do not end: their buffers, and the ring, stay allocated");
+            let said =
+                "requests do not end: their buffers, the ring and the file's lock are never given back";
+            // Nobody is left to be told otherwise; and who has closed its standard error does not want to know.
+            let _ = writeln!(io::stderr(), "io_uring: {left} {said}");
         } else if let Some(map) = self.map.take() {
             self.heap.detach(map);
         }

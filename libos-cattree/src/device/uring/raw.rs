@@ -281,12 +281,13 @@ impl Ring {
 /// The ring that serves a polling thread best: one that completes when it is asked to, and so never interrupts the thread.
 /// Kernels before 6.1 do not have it.
 fn set_up(entries: u32) -> io::Result<IoUring> {
-    let mut builder = IoUring::builder();
-    builder.dontfork().setup_submit_all();
-    let plain = builder.clone();
-    builder.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag();
-    match builder.build(entries) {
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => plain.build(entries),
+    let mut deferring = IoUring::builder();
+    deferring.dontfork().setup_submit_all();
+    deferring.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag();
+    match deferring.build(entries) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            IoUring::builder().dontfork().build(entries)
+        }
         result => result,
     }
 }
