@@ -1,27 +1,19 @@
-//! The file or block device: opening, locking and making it, and finding out what it can do.
+//! The file or block device: opening, locking and making it.
 //!
 //! Invariant: whoever may write holds the file's exclusive lock from before it looks at the file until its last
 //! request has ended. All of this may block, and happens once.
 
-use std::fs::read_to_string;
 use std::io;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use demi_api::error::Error;
 use demi_api::fd::Fd;
-use demi_api::sga::MAX_SEGMENTS;
 use rustix::fs::{self, AtFlags, FallocateFlags, FileType, FlockOperation, Mode, OFlags, Statx, StatxFlags};
 use rustix::io::Errno;
 
-use super::super::Caps;
-use super::config::{Durability, UringConfig};
-
-/// The least that counts as a block.
-const LEAST_BLOCK: usize = 512;
-
-/// Bounds of the longest transfer. A longer one would be cut up by the kernel, a shorter one costs throughput.
-const TRANSFER: std::ops::RangeInclusive<usize> = 128 << 10..=1 << 20;
+use super::config::UringConfig;
+use super::probe::{Findings, probe};
 
 /// How long another's lock on a block device is waited for: udev takes it for as long as it looks at the device.
 const LOCK_WAIT: Duration = Duration::from_secs(1);
@@ -30,31 +22,22 @@ const LOCK_STEP: Duration = Duration::from_millis(10);
 /// Bytes that are written at a time to a new file.
 const ZEROS: usize = 1 << 20;
 
-/// An open file, and what was found out about it.
-#[derive(Debug)]
-pub(super) struct File {
-    pub(super) fd: Fd,
-    pub(super) caps: Caps,
-    /// Durable writes are made so one by one.
-    pub(super) each: bool,
-}
-
-impl File {
-    /// # Errors
-    /// [`Error::Config`], with what to change.
-    pub(super) fn open(config: &UringConfig) -> Result<File, Error> {
-        let (fd, made) = open_or_make(config)?;
-        let file = lock(config, &fd).and_then(|()| match (made, config.size) {
-            (true, Some(size)) => allocate(config, &fd, size),
-            _ => Ok(()),
-        });
-        let file = file.and_then(|()| probe(config, fd));
-        if file.is_err() && made {
-            // Nothing is lost with it: it was not there before.
-            let _ = fs::unlink(&config.path);
-        }
-        file
+/// Opens the file or block device, and finds out about it.
+///
+/// # Errors
+/// [`Error::Config`], with what to change.
+pub(super) fn open(config: &UringConfig) -> Result<(Fd, Findings), Error> {
+    let (fd, made) = open_or_make(config)?;
+    let allocated = lock(config, &fd).and_then(|()| match (made, config.size) {
+        (true, Some(size)) => allocate(config, &fd, size),
+        _ => Ok(()),
+    });
+    let opened = allocated.and_then(|()| probe(config, &fd)).map(|findings| (fd, findings));
+    if opened.is_err() && made {
+        // Nothing is lost with it: it was not there before.
+        let _ = fs::unlink(&config.path);
     }
+    opened
 }
 
 /// Opens the file, or makes it; says whether it was made.
@@ -170,113 +153,9 @@ fn sync_directory(config: &UringConfig) {
     }
 }
 
-/// Finds out what the file can do, and takes it past the page cache if that is wanted.
-fn probe(config: &UringConfig, fd: Fd) -> Result<File, Error> {
-    let failed = |what: &str, errno| config.refuse(format_args!("{what}: {}", io::Error::from(errno)));
-    if config.direct {
-        let flags = fs::fcntl_getfl(&fd).map_err(|errno| failed("cannot be asked for its flags", errno))?;
-        fs::fcntl_setfl(&fd, flags | OFlags::DIRECT).map_err(|errno| match errno {
-            Errno::INVAL => config.refuse(
-                "the file system has no O_DIRECT: choose another, or set `direct` to false, which goes through the \
-                 page cache and copies",
-            ),
-            errno => failed("cannot be switched to O_DIRECT", errno),
-        })?;
-    }
-    let stat = stat(config, &fd)?;
-    let is_device = FileType::from_raw_mode(stat.stx_mode.into()) == FileType::BlockDevice;
-    let queue = match is_device {
-        true => Queue::find(stat.stx_rdev_major, stat.stx_rdev_minor),
-        false => Queue::find(stat.stx_dev_major, stat.stx_dev_minor),
-    };
-    let length = match is_device {
-        true => {
-            fs::seek(&fd, fs::SeekFrom::End(0)).map_err(|errno| failed("its size cannot be read", errno))?
-        }
-        false => stat.stx_size,
-    };
-    let in_memory = !is_device && fs::fstatfs(&fd).is_ok_and(|fs| fs.f_type == libc::TMPFS_MAGIC);
-
-    let told = stat.stx_mask & StatxFlags::DIOALIGN.bits() != 0 && stat.stx_dio_offset_align > 0;
-    let block = match is_device {
-        true => {
-            fs::ioctl_blksszget(&fd).map_err(|errno| failed("its block size cannot be read", errno))? as usize
-        }
-        false if told => stat.stx_dio_offset_align as usize,
-        // What the disk below has will do, or be refused by the first read.
-        false => queue.number("logical_block_size").unwrap_or(LEAST_BLOCK as u64) as usize,
-    };
-    if !block.is_power_of_two() || block > *TRANSFER.start() {
-        return Err(config.refuse(format_args!("has blocks of {block} bytes: no power of two up to 128 KiB")));
-    }
-    let block_size = block.max(LEAST_BLOCK);
-    let memory_align = match config.direct {
-        true if told && (stat.stx_dio_mem_align as usize).is_power_of_two() => {
-            stat.stx_dio_mem_align as usize
-        }
-        true if !in_memory => block_size,
-        _ => 1,
-    };
-    let capacity = length - length % block_size as u64;
-    if capacity == 0 {
-        return Err(config.refuse(format_args!(
-            "{length} bytes are less than one block of {block_size}: remove it, and set the `size` of the one to be made"
-        )));
-    }
-    let longest =
-        queue.number("max_sectors_kb").map_or(*TRANSFER.end(), |kib| (kib as usize).saturating_mul(1024));
-    let useful = match is_device {
-        true => queue.number("discard_max_bytes").is_some_and(|most| most > 0),
-        false => in_memory,
-    };
-    let caps = Caps {
-        block_size,
-        capacity,
-        max_transfer: longest.clamp(*TRANSFER.start(), *TRANSFER.end()) / block_size * block_size,
-        max_segments: MAX_SEGMENTS,
-        memory_align,
-        depth: config.depth as usize,
-        read_only: config.read_only,
-        discard: config.discard.unwrap_or(useful) && !config.read_only,
-    };
-    let each = match config.durability {
-        Durability::Each => true,
-        Durability::Group => false,
-        // A block device orders its flushes itself; a file system can leave them out if the disk writes through.
-        Durability::Auto => is_device || in_memory || queue.writes_through(),
-    };
-    Ok(File { fd, caps, each })
-}
-
-fn stat(config: &UringConfig, fd: &Fd) -> Result<Statx, Error> {
+pub(super) fn stat(config: &UringConfig, fd: &Fd) -> Result<Statx, Error> {
     let wanted = StatxFlags::BASIC_STATS | StatxFlags::DIOALIGN;
     fs::statx(fd, "", AtFlags::EMPTY_PATH, wanted).map_err(|errno| {
         config.refuse(format_args!("cannot be asked what it is: {}", io::Error::from(errno)))
     })
-}
-
-/// Where the kernel tells about the queue of a block device. Nothing is told of what is not on one.
-struct Queue(String);
-
-impl Queue {
-    fn find(major: u32, minor: u32) -> Queue {
-        let device = format!("/sys/dev/block/{major}:{minor}");
-        // A partition has the queue of its disk.
-        let own = format!("{device}/queue");
-        if std::path::Path::new(&own).exists() { Queue(own) } else { Queue(format!("{device}/../queue")) }
-    }
-
-    fn text(&self, name: &str) -> Option<String> {
-        read_to_string(format!("{}/{name}", self.0)).ok()
-    }
-
-    fn number(&self, name: &str) -> Option<u64> {
-        self.text(name)?.trim().parse().ok()
-    }
-
-    /// Whether single writes can be durable at once.
-    fn writes_through(&self) -> bool {
-        self.number("fua") == Some(1)
-            || self.text("write_cache").is_some_and(|cache| cache.trim() == "write through")
-    }
 }

@@ -11,7 +11,8 @@
 //! | file | what it holds |
 //! |---|---|
 //! | `config` | [`UringConfig`] |
-//! | `file` | opening, locking, making and probing the file |
+//! | `file` | opening, locking and making the file |
+//! | `probe` | what it can do |
 //! | `raw` | the ring, and the slots that keep memory alive |
 //! | `slot` | one request: short transfers go on, errors are translated |
 //! | `group` | group commit, for disks on which single writes are not durable cheaply |
@@ -22,6 +23,7 @@ mod config;
 mod counters;
 mod file;
 mod group;
+mod probe;
 #[allow(unsafe_code, reason = "each block states its proof")]
 mod raw;
 mod region;
@@ -40,7 +42,7 @@ use demi_api::memalloc::{Heap, MapId};
 
 pub use self::config::{Durability, UringConfig};
 use self::counters::Counters;
-use self::file::File;
+use self::probe::Findings;
 use self::raw::Ring;
 use self::region::{PIECE, Registered, RingMap};
 use self::slot::{Ended, Held};
@@ -72,7 +74,7 @@ impl Uring {
     /// As [`open`](Uring::open), with the heap registered in pieces of `piece` bytes.
     fn open_in_pieces(heap: &Heap, config: &UringConfig, piece: usize) -> Result<Uring, Error> {
         config.check()?;
-        let File { fd, caps, each } = File::open(config)?;
+        let (fd, Findings { caps, each }) = file::open(config)?;
         let mut ring = Ring::new(config.depth, fd, each).map_err(|error| no_ring(config, &error))?;
         let map = RingFd::duplicate(ring.as_fd()).map_err(|error| no_ring(config, &error))?;
         // Refused beyond `ulimit -l`, or to one device too many: then the kernel looks pages up for each request.

@@ -227,6 +227,7 @@ impl Ring {
         slot.point();
         let (offset, done) = (slot.offset + slot.done as u64, slot.done);
         let name = slot.name(index);
+        let flags = if slot.may_wait { squeue::Flags::ASYNC } else { squeue::Flags::empty() };
         let entry = match &mut slot.held {
             Some(Held::Read(buf)) => {
                 let (start, len) = (buf.as_mut_ptr().wrapping_add(done), buf.len() - done);
@@ -239,22 +240,22 @@ impl Ring {
                 }
             }
             Some(Held::Write { durable, .. }) => {
-                let flags = if *durable && self.each { libc::RWF_DSYNC } else { 0 };
+                let durable = if *durable && self.each { libc::RWF_DSYNC } else { 0 };
                 let at = self.registered.common_index(&slot.iovecs);
                 let (start, count) = (slot.iovecs.as_ptr(), slot.iovecs.len() as u32);
                 match (&slot.iovecs[..], at) {
                     ([only], Some(at)) => {
                         let (start, len) = (only.iov_base.cast_const().cast(), only.iov_len as u32);
                         let write = opcode::WriteFixed::new(FILE, start, len, at);
-                        write.offset(offset).rw_flags(flags).build()
+                        write.offset(offset).rw_flags(durable).build()
                     }
                     (_, Some(at)) if self.writev_fixed => {
                         let write = opcode::WritevFixed::new(FILE, start, count, at);
-                        write.offset(offset).rw_flags(flags).build()
+                        write.offset(offset).rw_flags(durable).build()
                     }
                     _ => {
                         self.counters.unregistered += 1;
-                        opcode::Writev::new(FILE, start, count).offset(offset).rw_flags(flags).build()
+                        opcode::Writev::new(FILE, start, count).offset(offset).rw_flags(durable).build()
                     }
                 }
             }
@@ -266,7 +267,7 @@ impl Ring {
             // All that is complete by now is what the next sync makes durable.
             Some(Held::Flush) | None => return self.group.join(index),
         };
-        self.push(&entry.user_data(name));
+        self.push(&entry.user_data(name).flags(flags));
     }
 
     #[inline]

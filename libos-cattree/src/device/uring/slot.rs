@@ -58,6 +58,8 @@ pub(super) struct Slot {
     len: usize,
     generation: u32,
     tries: u8,
+    /// The kernel could not do it without waiting: one of its own threads is to.
+    pub(super) may_wait: bool,
 }
 
 impl Slot {
@@ -65,7 +67,7 @@ impl Slot {
     pub(super) fn occupy(&mut self, tag: u64, offset: u64, held: Held) {
         self.generation = self.generation.wrapping_add(1);
         (self.tag, self.offset, self.len) = (tag, offset, held.len());
-        (self.done, self.tries) = (0, 0);
+        (self.done, self.tries, self.may_wait) = (0, 0, false);
         self.held = Some(held);
     }
 
@@ -125,8 +127,9 @@ impl Slot {
                     std::cmp::Ordering::Greater => Step::Failed(Error::Io),
                 }
             }
-            (Err(Errno::INTR | Errno::AGAIN), _) if self.tries < TRIES => {
+            (Err(errno @ (Errno::INTR | Errno::AGAIN)), _) if self.tries < TRIES => {
                 self.tries += 1;
+                self.may_wait |= errno == Errno::AGAIN;
                 Step::Again
             }
             (Err(errno), _) => Step::Failed(error_of(errno)),
@@ -191,6 +194,7 @@ mod tests {
         slot.occupy(1, 0, Held::Read(heap.alloc(512).unwrap()));
         for _ in 0..TRIES {
             assert_eq!(slot.advance(Err(Errno::AGAIN)), Step::Again);
+            assert!(slot.may_wait);
         }
         assert_eq!(slot.advance(Err(Errno::AGAIN)), Step::Failed(Error::Io));
     }

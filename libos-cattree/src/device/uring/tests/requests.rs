@@ -232,6 +232,29 @@ fn a_disk_without_o_direct_is_used_through_the_page_cache() {
 }
 
 #[test]
+fn holes_are_read_as_zeros_and_filled() {
+    let heap = heap(16 << 20);
+    for directory in directories() {
+        File::create(path_in(&directory)).unwrap().set_len(SIZE).unwrap();
+        let mut rig = Rig::new(&heap, &config(&path_in(&directory)));
+        assert_eq!(rig.read(8192, 4096).unwrap(), [0; 4096]);
+        for durable in [false, true] {
+            let tags: Vec<u64> = (0..64)
+                .map(|at| {
+                    let data = pattern(&heap, at, 4096).into();
+                    rig.submit(Command::Write { offset: at * 65536 / 2, data, durable })
+                })
+                .collect();
+            for tag in tags {
+                assert_eq!(rig.wait(tag).result, Ok(()));
+            }
+        }
+        assert_eq!(rig.read(63 * 65536 / 2, 4096).unwrap(), pattern(&heap, 63, 4096)[..]);
+        assert_eq!(rig.read(4096, 4096).unwrap(), [0; 4096]);
+    }
+}
+
+#[test]
 fn a_heap_larger_than_a_registered_piece_is_registered_whole() {
     let directory = tempfile::tempdir_in("/dev/shm").unwrap();
     let heap = heap((1 << 30) + (256 << 20));
