@@ -14,6 +14,7 @@
 //! - [`conns`]: many connections, all idle but one
 //! - [`alloc`]: allocation and release
 //! - [`instr`]: both ends of an echo in one thread, for callgrind
+//! - [`log`]: durable writes and reads of a device
 //! - [`smol`]: smoltcp, beside which catnip is measured
 //! - [`cpu`]: pinning, and the cache-line ping-pong; [`measure`]: warm-up, stop, percentiles
 //!
@@ -26,6 +27,7 @@ mod cpu;
 mod echo;
 mod instr;
 mod load;
+mod log;
 mod measure;
 mod nic;
 mod relay;
@@ -79,6 +81,8 @@ enum Role {
     Unreaped(unreaped::Args),
     /// Both ends of an echo in one thread, and nothing else: for callgrind
     Instr(instr::Args),
+    /// Durable writes, or reads, by a bare io_uring
+    LogRaw(log::RawArgs),
     /// Time allocation and release against the system's malloc
     Alloc(alloc::Args),
     /// Allocate and release, and nothing else: for callgrind
@@ -120,6 +124,7 @@ fn run(cli: &Cli) -> Result<()> {
         Role::Wait(args) => wait::run(args),
         Role::Unreaped(args) => unreaped::run(args),
         Role::Instr(args) => instr::run(args),
+        Role::LogRaw(args) => log::raw(args),
         Role::Alloc(args) => alloc::compare(args),
         Role::Pairs(args) => alloc::pairs(args),
     }
