@@ -49,7 +49,7 @@ use self::slot::{Ended, Held};
 use self::sys::RingFd;
 use super::{BlockDevice, Buffers, Caps, Command, Completion, DeviceCx, Request};
 
-/// A file or block device, through io_uring.
+/// A file or block device, through io_uring. As the heap, it belongs to its thread.
 #[derive(Debug)]
 pub struct Uring {
     ring: Ring,
@@ -186,6 +186,9 @@ impl BlockDevice for Uring {
     }
 
     fn arm(&mut self, _: &DeviceCx<'_>) -> bool {
+        if self.ring.under_way() == 0 {
+            return self.early.is_empty();
+        }
         self.ring.sync_group();
         self.early.is_empty() && self.ring.arm()
     }

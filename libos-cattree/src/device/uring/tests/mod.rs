@@ -5,6 +5,7 @@ mod opening;
 mod requests;
 mod waiting;
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -27,9 +28,18 @@ fn heap(size: usize) -> Heap {
     Heap::new(&HeapConfig { size, huge_pages: HugePages::Never, lock: false }).unwrap()
 }
 
-/// One directory on a disk, as far as the temporary directory is on one, and one in memory.
-fn directories() -> [TempDir; 2] {
-    [tempfile::tempdir().unwrap(), tempfile::tempdir_in("/dev/shm").unwrap()]
+/// One directory on a disk, as far as the temporary directory is on one, and one in memory. None at all, and a line that
+/// says so, where io_uring is not permitted.
+fn directories() -> Vec<TempDir> {
+    if let Err(error) = io_uring::IoUring::new(1) {
+        skipped("io_uring", &error.to_string());
+        return Vec::new();
+    }
+    vec![tempfile::tempdir().unwrap(), tempfile::tempdir_in("/dev/shm").unwrap()]
+}
+
+fn skipped(test: &str, why: &str) {
+    let _ = std::io::stderr().write_all(format!("SKIPPED {test}: {why}\n").as_bytes());
 }
 
 fn config(path: &Path) -> UringConfig {
@@ -56,6 +66,14 @@ impl Rig {
 
     fn of(heap: &Heap, device: Uring) -> Rig {
         Rig { device, heap: heap.clone(), done: Vec::new(), tags: 0 }
+    }
+
+    /// Whether the heap is registered. A line says so if it is not: what a user may lock can be less.
+    fn is_registered(&self) -> bool {
+        if !self.device.is_registered() {
+            skipped("registered memory", "raise `ulimit -l`");
+        }
+        self.device.is_registered()
     }
 
     fn submit(&mut self, command: Command) -> u64 {

@@ -74,7 +74,7 @@ fn one_writes_or_several_read() {
 #[test]
 fn what_cannot_be_opened_is_said_with_what_to_do() {
     let heap = heap(2 << 20);
-    let [directory, _] = directories();
+    let Some(directory) = directories().into_iter().next() else { return };
     let path = path_in(&directory);
     let no_size = UringConfig { size: None, ..config(&path) };
     assert!(refusal(&heap, &no_size).contains("set its `size`"));
