@@ -10,8 +10,10 @@
 //! | `check` | whether a request is one that a device allows |
 //! | [`mem`] | blocks in memory |
 //! | [`uring`] | files and block devices, through io_uring |
+//! | [`fault`] | failures and delays |
 
 mod check;
+pub mod fault;
 pub mod mem;
 pub mod uring;
 
