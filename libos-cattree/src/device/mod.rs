@@ -11,8 +11,10 @@
 //! | [`mem`] | blocks in memory |
 //! | [`uring`] | files and block devices, through io_uring |
 //! | [`fault`] | failures and delays |
+//! | [`crash`] | what a loss of power can leave |
 
 mod check;
+pub mod crash;
 pub mod fault;
 pub mod mem;
 pub mod uring;
