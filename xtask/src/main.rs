@@ -4,6 +4,7 @@
 //! - [`mod@test`]: everything that must pass
 //! - [`lint`]: everything that must be clean
 //! - [`mod@bench`]: comparisons, each against its control within one interleaved run
+//! - [`vm`]: a command in a virtual machine with NVMe controllers and an IOMMU
 //! - [`setup`]: the packages that the others need
 //!
 //! Below them: [`process`] (children that are always stopped), [`step`] (what runs and how long it took),
@@ -23,6 +24,7 @@ mod step;
 mod tally;
 mod term;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -43,6 +45,7 @@ enum Command {
     Test(test::Args),
     Lint(lint::Args),
     Bench(bench::Args),
+    Vm(vm::Args),
     Setup(setup::Args),
 }
 
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Command::Test(args) => test::run(&args),
         Command::Lint(args) => lint::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Vm(args) => vm::run(&args),
         Command::Setup(args) => setup::run(&args),
     });
     process::await_stop_if_stopping();

@@ -4,7 +4,7 @@
 //! under the lock that reaping takes, so no signal ever reaches a stranger that got its number.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -94,8 +94,12 @@ impl Process {
 
     /// Its standard output by lines, if that was piped.
     pub(crate) fn lines(&self) -> Result<Lines> {
-        let stdout = lock(&self.child).stdout.take().context("standard output is not piped")?;
-        Ok(Lines::of(stdout))
+        Ok(Lines::of(self.output()?))
+    }
+
+    /// Its standard output byte by byte, if that was piped.
+    pub(crate) fn output(&self) -> Result<ChildStdout> {
+        lock(&self.child).stdout.take().context("standard output is not piped")
     }
 
     /// Its standard input, if that was piped.

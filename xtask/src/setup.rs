@@ -67,6 +67,21 @@ pub(crate) const CURL: Tool = Tool { program: "curl", package: "curl", purpose: 
 pub(crate) const IPERF3: Tool =
     Tool { program: "iperf3", package: "iperf3", purpose: "measures, and is measured by, ours in tests" };
 
+/// What a virtual machine is made of, and runs on.
+pub(crate) const VM: [Tool; 7] = [
+    vm("qemu-system-x86_64", "qemu-system-x86", "is the virtual machine of `vm` and of tests with NVMe"),
+    vm("busybox", "busybox-static", "is the first program in the virtual machine"),
+    vm("depmod", "kmod", "finds the virtual machine's kernel modules"),
+    vm("cpio", "cpio", "packs the virtual machine's first files"),
+    vm("zstd", "zstd", "unpacks the virtual machine's kernel"),
+    vm("xz", "xz-utils", "unpacks the virtual machine's kernel"),
+    vm("ip", "iproute2", "brings up the virtual machine's loop-back interface"),
+];
+
+const fn vm(program: &'static str, package: &'static str, purpose: &'static str) -> Tool {
+    Tool { program, package, purpose }
+}
+
 /// Install the packages that the other commands use.
 ///
 /// As root: installs them with apt-get, without a question. Otherwise: prints the one line to run, and exits
@@ -97,11 +112,12 @@ impl std::fmt::Display for Missing {
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let tools = [REDIS, VALGRIND, IP, PING, NETCAT, CURL, IPERF3, GCC, PKG_CONFIG, DPDK];
+    let mut tools = vec![REDIS, VALGRIND, IP, PING, NETCAT, CURL, IPERF3, GCC, PKG_CONFIG, DPDK];
+    tools.extend(VM.into_iter().filter(|tool| tool.program != IP.program));
     let missing = if args.check { None } else { ensure(&tools).err() };
-    for tool in tools {
+    for tool in &tools {
         let place = tool.place().unwrap_or_else(|| "missing".to_owned());
-        println!("{:16} {:32} {}", tool.program, place, tool.purpose);
+        println!("{:18} {:32} {}", tool.program, place, tool.purpose);
     }
     if let Some(missing) = missing {
         println!("{missing}");
