@@ -12,12 +12,14 @@
 //! | [`uring`] | files and block devices, through io_uring |
 //! | [`fault`] | failures and delays |
 //! | [`crash`] | what a loss of power can leave |
+//! | [`nvme`] | an NVMe controller in user space |
 
 mod check;
 pub mod crash;
 pub mod fault;
 pub mod mem;
 pub mod uring;
+pub mod nvme;
 
 use std::os::fd::BorrowedFd;
 
