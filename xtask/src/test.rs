@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use crate::compile::cargo;
+use crate::compile::{cargo, root};
 use crate::setup;
 use crate::step::{AtLimit, Outcome, Steps, run_alone};
+use crate::vm;
 
 /// All of it, on a slow machine from nothing, ends within 20 minutes.
 const TESTS_LIMIT: Duration = Duration::from_secs(660);
@@ -15,6 +16,8 @@ const DOCS_LIMIT: Duration = Duration::from_secs(150);
 const RELEASE_LIMIT: Duration = Duration::from_secs(150);
 const MIRI_FETCH_LIMIT: Duration = Duration::from_secs(60);
 const MIRI_LIMIT: Duration = Duration::from_secs(420);
+/// Making the guest included.
+const VM_LIMIT: Duration = Duration::from_secs(240);
 const ALL_LIMIT: Duration = Duration::from_secs(1170);
 
 /// Less time than this is not worth starting Miri for.
@@ -23,7 +26,8 @@ const MIRI_LEAST: Duration = Duration::from_secs(90);
 /// Run everything that must pass.
 ///
 /// Unit and integration tests, documentation tests (among them those that must not compile), memalloc's
-/// tests once more in release mode, and under Miri where a nightly toolchain is installed. Ends with a list
+/// tests once more in release mode, and under Miri where a nightly toolchain is installed; the NVMe driver in a virtual
+/// machine, where that can be had. Ends with a list
 /// of steps and, as the very last line, `N passed, N failed, N skipped`: counted from the test runners'
 /// output; a step that fails without a result counts as one failed test, a step left out as one skipped.
 #[derive(clap::Args)]
@@ -47,6 +51,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     steps.run_counted("unit and integration tests", &mut tests, TESTS_LIMIT, AtLimit::Fail);
     let mut docs = cargo(&["test", "--workspace", "--doc", "--no-fail-fast"]);
     steps.run_counted("documentation tests", &mut docs, DOCS_LIMIT, AtLimit::Fail);
+    in_vm(&mut steps);
     if args.quick {
         steps.skip("memalloc in release mode", "as --quick asks");
         steps.skip("memalloc under Miri", "as --quick asks");
@@ -60,6 +65,20 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let skipped = tally.ignored + steps.skipped();
     println!("{} passed, {} failed, {} skipped", tally.passed, tally.failed, skipped);
     Ok(code)
+}
+
+/// The NVMe driver against emulated controllers: the last of them is the kernel's.
+fn in_vm(steps: &mut Steps) {
+    const NAME: &str = "NVMe in a virtual machine";
+    if let Err(why) = vm::ensure() {
+        return steps.skip(NAME, why);
+    }
+    // What is built here runs there: cargo starts tests by a runner.
+    let scripts = root().join("tests/vm/with-nvme");
+    let runner = format!("cargo xtask vm --nvme 2 --limit 180 -- {}", scripts.display());
+    let runner = format!("target.'cfg(unix)'.runner = {runner:?}");
+    let mut tests = cargo(&["test", "-p", "demi-libos-cattree", "--test", "nvme", "--config", &runner]);
+    steps.run_counted(NAME, &mut tests, VM_LIMIT, AtLimit::Fail);
 }
 
 fn under_miri(steps: &mut Steps, left: Duration) {
@@ -91,6 +110,6 @@ fn miri_is_there() -> Result<(), String> {
 /// A cargo command of the nightly toolchain, whichever one runs this program.
 fn nightly(args: &[&str]) -> Command {
     let mut command = Command::new("rustup");
-    command.args(["run", "nightly", "cargo"]).args(args).current_dir(crate::compile::root());
+    command.args(["run", "nightly", "cargo"]).args(args).current_dir(root());
     command
 }

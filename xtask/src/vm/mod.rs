@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 
-pub(crate) use self::machine::Machine;
+use self::machine::Machine;
 
 /// Run a command in a virtual machine that has this machine's files.
 ///
