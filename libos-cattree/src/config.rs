@@ -7,13 +7,16 @@ use serde::Deserialize;
 
 use crate::device::BlockDevice;
 use crate::device::mem::{Mem, MemConfig};
+use crate::device::nvme::{Nvme, NvmeConfig};
+use crate::device::uring::{Uring, UringConfig};
 use crate::store::MakeOptions;
 
 /// Keys of `[cattree]`, all optional but `device`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CattreeSection {
-    /// Where the logs are, by its `kind`: `"mem"` (default, memory of this process: gone with it).
+    /// Where the logs are, by its `kind`: `"mem"` (default, memory of this process: gone with it), `"uring"` (a file or block
+    /// device) or `"nvme"` (a controller of one's own).
     pub device: DeviceSection,
     /// Make an image where there is nothing (true, default): nothing that is there already is ever overwritten. False: fail.
     pub make: bool,
@@ -37,6 +40,10 @@ pub struct CattreeSection {
 pub enum DeviceSection {
     /// Memory of the process.
     Mem(MemSection),
+    /// A file, or a block device of the kernel's.
+    Uring(UringConfig),
+    /// A namespace of an NVMe controller that this process drives.
+    Nvme(NvmeConfig),
 }
 
 /// Keys of `[cattree.device]` with `kind = "mem"`.
@@ -103,7 +110,7 @@ impl CattreeSection {
 
 impl DeviceSection {
     /// Opens the device.
-    pub fn open(&self, _heap: &Heap) -> Result<Box<dyn BlockDevice>, Error> {
+    pub fn open(&self, heap: &Heap) -> Result<Box<dyn BlockDevice>, Error> {
         match self {
             DeviceSection::Mem(MemSection { size_mib }) => {
                 let size = size_mib
@@ -111,6 +118,8 @@ impl DeviceSection {
                     .ok_or(Error::Invalid("cattree.device.size_mib is too large"))?;
                 Ok(Box::new(Mem::new(&MemConfig { size, ..MemConfig::default() })?))
             }
+            DeviceSection::Uring(config) => Ok(Box::new(Uring::open(heap, config)?)),
+            DeviceSection::Nvme(config) => Ok(Box::new(Nvme::open(heap, config)?)),
         }
     }
 }

@@ -18,8 +18,8 @@ mod check;
 pub mod crash;
 pub mod fault;
 pub mod mem;
-pub mod uring;
 pub mod nvme;
+pub mod uring;
 
 use std::os::fd::BorrowedFd;
 

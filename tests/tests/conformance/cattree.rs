@@ -1,4 +1,4 @@
-//! Cattree on memory, alone and paired with catnap.
+//! Cattree on memory and on a file, alone and paired with catnap.
 
 use std::path::PathBuf;
 
@@ -6,6 +6,7 @@ use demi_api::{Addr, Pair};
 use demi_libos_catnap::Catnap;
 use demi_libos_cattree::Cattree;
 use demi_tests::conformance::{Harness, Rig};
+use tempfile::NamedTempFile;
 
 fn name() -> Option<PathBuf> {
     Some(format!("log {}", fastrand::u64(..)).into())
@@ -19,6 +20,35 @@ impl Harness for Logs {
 
     fn new() -> Self {
         Logs
+    }
+
+    fn stream_addr(&self) -> Option<Addr> {
+        None
+    }
+
+    fn datagram_addr(&self) -> Option<Addr> {
+        None
+    }
+
+    fn path(&self) -> Option<PathBuf> {
+        name()
+    }
+}
+
+/// Logs in a file, through io_uring. The file is in memory: what is tested is not the disk.
+struct File(NamedTempFile);
+
+impl Harness for File {
+    type LibOs = Cattree;
+
+    fn new() -> Self {
+        let file = tempfile::Builder::new().tempfile_in("/dev/shm").unwrap();
+        file.as_file().set_len(64 << 20).unwrap();
+        File(file)
+    }
+
+    fn config(&self) -> String {
+        format!("[cattree.device]\nkind = \"uring\"\npath = {:?}\n", self.0.path())
     }
 
     fn stream_addr(&self) -> Option<Addr> {
@@ -70,6 +100,12 @@ mod alone {
     use super::*;
 
     demi_tests::conformance!(Logs: storage);
+}
+
+mod uring {
+    use super::*;
+
+    demi_tests::conformance!(File: storage);
 }
 
 mod pair {
