@@ -45,11 +45,15 @@ impl Batch {
         let at = self.filled;
         let mut sum = seed;
         let mut to = at + HEADER_LEN;
-        let part = payload.split_to(header.length as usize);
-        for piece in part.segments() {
+        let whole = header.length == header.total;
+        let part = if whole { None } else { Some(payload.split_to(header.length as usize)) };
+        for piece in part.as_ref().unwrap_or(payload).segments() {
             self.staging[to..to + piece.len()].copy_from_slice(piece);
             sum = payload_crc(sum, piece);
             to += piece.len();
+        }
+        if whole {
+            payload.drain_to(drop);
         }
         self.finish(at, to, &mut header, sum, seed);
     }

@@ -83,6 +83,8 @@ enum Role {
     Instr(instr::Args),
     /// Durable writes, or reads, by a bare io_uring
     LogRaw(log::RawArgs),
+    /// Durable appends to a log, and reads, through cattree
+    LogDemi(log::DemiArgs),
     /// Time allocation and release against the system's malloc
     Alloc(alloc::Args),
     /// Allocate and release, and nothing else: for callgrind
@@ -125,6 +127,7 @@ fn run(cli: &Cli) -> Result<()> {
         Role::Unreaped(args) => unreaped::run(args),
         Role::Instr(args) => instr::run(args),
         Role::LogRaw(args) => log::raw(args),
+        Role::LogDemi(args) => log::demi(args),
         Role::Alloc(args) => alloc::compare(args),
         Role::Pairs(args) => alloc::pairs(args),
     }

@@ -88,6 +88,11 @@ impl Recorder {
     }
 }
 
+/// Messages per second, of a report.
+pub(crate) fn rate(report: &Value) -> Result<f64> {
+    report["msgs_per_s"].as_f64().context("a rate is a number")
+}
+
 /// The keys of every report on latencies.
 pub(crate) fn percentiles(histogram: &Histogram<u64>) -> Value {
     json!({

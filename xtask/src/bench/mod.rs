@@ -13,6 +13,7 @@ mod echo;
 mod instr;
 mod link;
 mod load;
+mod log;
 mod relay;
 mod role;
 mod space;
@@ -54,6 +55,7 @@ enum Bench {
     Alloc(alloc::Args),
     Instr(instr::Args),
     Wait(wait::Args),
+    Log(log::Args),
     Relay(relay::Args),
     Unreaped(unreaped::Args),
 }
@@ -78,6 +80,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         Bench::Alloc(args) => alloc::run(args, &bench),
         Bench::Instr(args) => instr::run(args, &bench),
         Bench::Wait(args) => wait::run(args, &bench),
+        Bench::Log(args) => log::run(args, &bench),
         Bench::Relay(args) => relay::run(args, &bench),
         Bench::Unreaped(args) => unreaped::run(args, &bench),
     }?;

@@ -66,6 +66,15 @@ impl Roles {
         Ok(report)
     }
 
+    /// Runs a role that prints one object and kills itself.
+    pub(crate) fn report_of_killed(&self, words: &str) -> Result<Value> {
+        let mut role = self.start(words)?;
+        let report = role.read()?;
+        drop(role.input);
+        role.process.wait(LIMIT)?;
+        Ok(report)
+    }
+
     /// Round trip of a cache line between the two cores at this moment, in nanoseconds.
     pub(crate) fn cacheline(&self) -> Result<f64> {
         let [near, far] = self.cores;

@@ -1,0 +1,228 @@
+//! A log of cattree's, beside a bare io_uring on the same device.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
+use serde_json::{Value, json};
+
+use super::stats::Spread;
+use super::{Session, number};
+use crate::term;
+
+/// A log beside a bare io_uring on the same file or block device: durable appends one by one and many at a time, reads one after the
+/// other, and opening after the process was killed.
+///
+/// The control makes direct (`O_DIRECT`) transfers, its writes durable (`RWF_DSYNC`). The last line holds `ratio_p50`, the time of an append
+/// of --size bytes through that of a write of the blocks that it occupies, both one at a time; `ratio_records`, appends of 128 bytes
+/// per second through writes of 4 KiB per second, --depth of either under way; `ratio_read`, bytes of elements read per
+/// second through bytes read; and `recover_ms`, what opening takes beyond reading what follows the last checkpoint.
+///
+/// Without --path it runs on a loop device over memory, which it makes and removes; this needs root.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The backend of the log
+    #[arg(long, value_enum, default_value_t = Device::Uring)]
+    device: Device,
+    /// A file or block device, whose content is LOST
+    #[arg(long)]
+    path: Option<PathBuf>,
+    /// Mebibytes of the image, where a file is made
+    #[arg(long, default_value_t = 1024)]
+    size_mib: u64,
+    /// Bytes of an element that is appended alone, or read
+    #[arg(long, default_value_t = 4096)]
+    size: usize,
+    /// Appends, or writes, under way at once
+    #[arg(long, default_value_t = 256)]
+    depth: usize,
+    /// Turns that each subject gets
+    #[arg(long, default_value_t = 12)]
+    alternations: usize,
+    /// Seconds to measure in each turn
+    #[arg(long, default_value_t = 0.4)]
+    seconds: f64,
+    /// How the log's writes become durable: auto, each or group
+    #[arg(long, default_value = "auto")]
+    durability: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Device {
+    Uring,
+}
+
+/// What is compared: the control's words, and the log's.
+const PARTS: [&str; 3] = ["one", "many", "read"];
+
+pub(super) fn run(args: &Args, session: &Session) -> Result<()> {
+    ensure!(args.alternations > 0, "--alternations must be at least 1");
+    let Device::Uring = args.device;
+    let loop_device = match &args.path {
+        Some(_) => None,
+        None => Some(LoopDevice::new(args.size_mib)?),
+    };
+    let path = args.path.as_deref().or(loop_device.as_ref().map(|device| device.path.as_path()));
+    let path = path.context("there is a path, given or made")?;
+    let progress = session.progress(args.alternations * PARTS.len() * 2 + 1);
+    let mut reports: [[Vec<Value>; 2]; 3] = Default::default();
+    for index in 0..args.alternations {
+        for (part, of_part) in reports.iter_mut().enumerate() {
+            let mut order = [0, 1];
+            if index % 2 == 1 {
+                order.reverse();
+            }
+            for side in order {
+                let subject = ["raw", "log"][side];
+                progress.set_message(format!("{subject}, {}", PARTS[part]));
+                let cacheline = session.roles.cacheline()?;
+                let mut report = session.roles.report(&words(args, session, path, part, side))?;
+                report["subject"] = subject.into();
+                report["part"] = PARTS[part].into();
+                report["alternation"] = index.into();
+                report["cacheline_ns"] = cacheline.into();
+                session.emit(&report);
+                of_part[side].push(report);
+                progress.inc(1);
+            }
+        }
+    }
+    progress.set_message("recovery");
+    let recovery = recovery(args, session, path)?;
+    progress.finish_and_clear();
+
+    let ratio = |part: usize, key: &str| -> Result<Spread> {
+        let pairs = reports[part][0].iter().zip(&reports[part][1]);
+        let ratios = pairs.map(|(raw, log)| Ok(number(log, key)? / number(raw, key)?));
+        Ok(Spread::of(ratios.collect::<Result<Vec<_>>>()?))
+    };
+    let (one, many, read) = (ratio(0, "p50_ns")?, ratio(1, "msgs_per_s")?, ratio(2, "mib_per_s")?);
+    session.emit(&json!({
+        "subject": "log",
+        "control": "raw",
+        "path": path,
+        "size": args.size,
+        "depth": args.depth,
+        "alternations": args.alternations,
+        "ratio_p50": one.median,
+        "ratio_p50_quartiles": one.quartiles(),
+        "ratio_records": many.median,
+        "ratio_records_quartiles": many.quartiles(),
+        "ratio_read": read.median,
+        "ratio_read_quartiles": read.quartiles(),
+        "recover_ms": recovery["beyond_ms"],
+        "recovery": recovery,
+    }));
+    if session.json {
+        return Ok(());
+    }
+    let median = |part: usize, side: usize, key: &str| -> Result<f64> {
+        let values = reports[part][side].iter().map(|report| number(report, key));
+        Ok(Spread::of(values.collect::<Result<Vec<_>>>()?).median)
+    };
+    println!("a log on {}, {} alternations", path.display(), args.alternations);
+    let bars = |title: &str, part: usize, key: &str, show: fn(f64) -> String| -> Result<()> {
+        let bars = [("raw".to_owned(), median(part, 0, key)?), ("log".to_owned(), median(part, 1, key)?)];
+        term::bars(title, &bars, show);
+        Ok(())
+    };
+    bars("one durable append at a time, median of p50", 0, "p50_ns", term::time)?;
+    bars("durable appends, or writes, per second", 1, "msgs_per_s", |rate| format!("{rate:.0}"))?;
+    bars("reading, MiB/s", 2, "mib_per_s", |rate| format!("{rate:.0}"))?;
+    println!("ratio_p50      {one}");
+    println!("ratio_records  {many}");
+    println!("ratio_read     {read}");
+    println!("recover_ms     {}", recovery["beyond_ms"]);
+    session.warn_of_company(reports.iter().flatten().flatten());
+    Ok(())
+}
+
+fn words(args: &Args, session: &Session, path: &Path, part: usize, side: usize) -> String {
+    let [core, _] = session.roles.cores();
+    let (path, seconds) = (path.display(), args.seconds);
+    let common = format!("--path {path} --core {core} --seconds {seconds}");
+    // The header of a record, and whole blocks.
+    let blocks = (args.size + 48).div_ceil(4096);
+    let region = args.size_mib / 2;
+    let log = format!("log-demi {common} --size-mib {} --durability {}", args.size_mib, args.durability);
+    match (part, side) {
+        (0, 0) => format!("log-raw {common} --direction write --kib {} --region-mib {region}", 4 * blocks),
+        (0, _) => format!("{log} --direction write --size {}", args.size),
+        (1, 0) => format!("log-raw {common} --direction write --depth {} --region-mib {region}", args.depth),
+        (1, _) => format!("{log} --direction write --size 128 --depth {}", args.depth),
+        (_, 0) => {
+            format!("log-raw {common} --direction read --kib 256 --depth 4 --region-mib {}", region / 2)
+        }
+        (_, _) => format!("{log} --direction read --size {} --fill-mib {}", args.size, region / 2),
+    }
+}
+
+/// Opening after a kill, beside reading as much as had to be read.
+fn recovery(args: &Args, session: &Session, path: &Path) -> Result<Value> {
+    let [core, _] = session.roles.cores();
+    let role = |direction: &str| {
+        format!(
+            "log-demi --path {} --core {core} --size-mib {} --size {} --direction {direction} --fill-mib {}",
+            path.display(),
+            args.size_mib,
+            args.size,
+            args.size_mib * 3 / 4
+        )
+    };
+    let left = session.roles.report_of_killed(&role("leave"))?;
+    let mut report = session.roles.report(&role("recover"))?;
+    let read = session.roles.report(&format!(
+        "log-raw --path {} --core {core} --direction read --kib 256 --depth 4 --region-mib {} --seconds {}",
+        path.display(),
+        args.size_mib / 4,
+        args.seconds
+    ))?;
+    let scanned = number(&report, "open_read_bytes")? / 1048576.0;
+    let raw_ms = scanned / number(&read, "mib_per_s")? * 1e3;
+    report["elements"] = left["elements"].clone();
+    report["raw_read_ms"] = raw_ms.into();
+    report["beyond_ms"] = (number(&report, "open_ms")? - raw_ms).into();
+    session.emit(&report);
+    Ok(report)
+}
+
+/// A loop device over a file in memory; it goes with the value.
+struct LoopDevice {
+    file: PathBuf,
+    path: PathBuf,
+}
+
+impl LoopDevice {
+    fn new(size_mib: u64) -> Result<LoopDevice> {
+        ensure!(
+            rustix::process::geteuid().is_root(),
+            "a loop device needs root: run this as root, or name a file with --path"
+        );
+        let file = PathBuf::from(format!("/dev/shm/demi-bench-{}.img", std::process::id()));
+        // Written throughout: the first write to a page costs.
+        let mut device = LoopDevice { file, path: PathBuf::new() };
+        let mut content = std::fs::File::create(&device.file).context("cannot make a file in /dev/shm")?;
+        let zeros = vec![0; 1 << 20];
+        for _ in 0..size_mib {
+            std::io::Write::write_all(&mut content, &zeros).context("cannot fill a file in /dev/shm")?;
+        }
+        let output = Command::new("losetup")
+            .args(["--direct-io=on", "-f", "--show"])
+            .arg(&device.file)
+            .output()
+            .context("cannot run `losetup`: install util-linux, or name a file with --path")?;
+        ensure!(output.status.success(), "losetup: {}", String::from_utf8_lossy(&output.stderr).trim());
+        device.path = String::from_utf8_lossy(&output.stdout).trim().into();
+        Ok(device)
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        if !self.path.as_os_str().is_empty() {
+            let _gone = Command::new("losetup").arg("-d").arg(&self.path).status();
+        }
+        let _gone = std::fs::remove_file(&self.file);
+    }
+}
