@@ -97,7 +97,8 @@ pub(super) fn probe(config: &UringConfig, fd: &Fd) -> Result<Findings, Error> {
 fn set_flags(config: &UringConfig, fd: &Fd, kind: Kind) -> Result<(), Error> {
     let mut flags =
         fs::fcntl_getfl(fd).map_err(|errno| failed(config, "cannot be asked for its flags", errno))?;
-    flags.set(OFlags::DIRECT, config.direct);
+    // A file in memory has no other place that the page cache could stand before; not every kernel takes the flag there.
+    flags.set(OFlags::DIRECT, config.direct && kind != Kind::FileInMemory);
     // The kernel hands requests to another thread where they may have to wait, unless this flag says that nobody would
     // mind. For files in memory it does so needlessly: there is nothing to wait for.
     flags.set(OFlags::NONBLOCK, kind == Kind::FileInMemory);
