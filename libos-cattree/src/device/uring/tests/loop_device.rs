@@ -16,7 +16,7 @@ impl LoopDevice {
         let backing = tempfile::tempdir_in("/dev/shm").unwrap();
         let image = backing.path().join("image");
         std::fs::File::create(&image).unwrap().set_len(SIZE).unwrap();
-        let made = Process::new("losetup").args(["--find", "--show", "--direct-io=on"]).arg(&image).output();
+        let made = Process::new("losetup").args(["--find", "--show"]).arg(&image).output();
         let why = match made {
             Ok(output) if output.status.success() => {
                 let path = String::from_utf8(output.stdout).unwrap().trim().into();
