@@ -136,11 +136,24 @@ impl Io {
 
     /// Reads whole blocks.
     pub(crate) fn read(&mut self, heap: &Heap, offset: u64, len: usize) -> Result<Vec<u8>, Error> {
-        let piece = self.caps().max_transfer.min(MAX_PIECE);
         let mut bytes = Vec::with_capacity(len);
-        while bytes.len() < len {
+        self.read_more(heap, offset, len, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Reads whole blocks to the end of `bytes`.
+    pub(crate) fn read_more(
+        &mut self,
+        heap: &Heap,
+        offset: u64,
+        len: usize,
+        bytes: &mut Vec<u8>,
+    ) -> Result<(), Error> {
+        let piece = self.caps().max_transfer.min(MAX_PIECE);
+        let before = bytes.len();
+        while bytes.len() - before < len {
             let mut commands = Vec::new();
-            let mut from = bytes.len();
+            let mut from = bytes.len() - before;
             while from < len && commands.len() < PIECES_AT_ONCE {
                 let part = piece.min(len - from);
                 let mut into = heap.alloc(part.next_power_of_two())?;
@@ -155,7 +168,7 @@ impl Io {
                 }
             }
         }
-        Ok(bytes)
+        Ok(())
     }
 
     /// Writes whole blocks, durably.

@@ -101,6 +101,7 @@ pub(crate) struct Counters {
     pub(crate) checkpoints: u64,
     pub(crate) push_copied_bytes: u64,
     pub(crate) pop_copied_bytes: u64,
+    pub(crate) recovery_us: u64,
 }
 
 impl Store {
@@ -386,6 +387,7 @@ impl Store {
             ("checkpoints", counters.checkpoints),
             ("push_copied_bytes", counters.push_copied_bytes),
             ("pop_copied_bytes", counters.pop_copied_bytes),
+            ("recovery_us", counters.recovery_us),
             ("segments_free", self.space.available() as u64),
         ] {
             visit(name, value);

@@ -193,6 +193,7 @@ impl Store {
         heap: &Heap,
         policy: Policy,
     ) -> Result<Store, OpenError> {
+        let began = std::time::Instant::now();
         let mut io = Io::new(device);
         let superblock = look(&mut io, heap)?;
         let Found { checkpoint, logs } = recover::find(&mut io, heap, &superblock)?;
@@ -240,6 +241,7 @@ impl Store {
             store.io.run(heap, [Command::Flush])?;
             store.alone(|store, cx| store.save(cx, false))?;
         }
+        store.counters.recovery_us = began.elapsed().as_micros() as u64;
         Ok(store)
     }
 

@@ -31,6 +31,8 @@ pub(crate) fn find(io: &mut Io, heap: &Heap, superblock: &Superblock) -> Result<
     let checkpoint = newest_checkpoint(io, heap, superblock)?;
     let mut logs = checkpoint.logs.clone();
     if !checkpoint.closed {
+        // Used for one log after the other: memory that was never touched costs more than reading.
+        let mut bytes = Vec::new();
         let given = given(io, heap, superblock, &checkpoint)?;
         for log in &mut logs {
             let first = log.first_ordinal;
@@ -40,8 +42,17 @@ pub(crate) fn find(io: &mut Io, heap: &Heap, superblock: &Superblock) -> Result<
                     taken.insert(*ordinal, *segment);
                 }
             }
-            let mut scan = Scan { io, heap, superblock, log, segments: &taken, loaded: None };
+            let mut scan = Scan {
+                io,
+                heap,
+                superblock,
+                log,
+                segments: &taken,
+                loaded: None,
+                bytes: std::mem::take(&mut bytes),
+            };
             let tail = scan.run()?;
+            bytes = std::mem::take(&mut scan.bytes);
             log.tail = tail;
             let (ordinal, offset) = superblock.geometry.split(tail);
             let end = ordinal + u64::from(offset > 0);
@@ -172,8 +183,10 @@ struct Scan<'a> {
     superblock: &'a Superblock,
     log: &'a LogEntry,
     segments: &'a BTreeMap<u64, Segment>,
-    /// A segment's ordinal, and its bytes from an offset on, as far as they were needed.
-    loaded: Option<(u64, usize, Vec<u8>)>,
+    /// Which segment `bytes` are of, and from which offset on.
+    loaded: Option<(u64, usize)>,
+    /// As far as they were needed.
+    bytes: Vec<u8>,
 }
 
 impl Scan<'_> {
@@ -285,18 +298,21 @@ impl Scan<'_> {
         if offset + len > geometry.segment_size {
             return Ok(None);
         }
-        let fits =
-            self.loaded.as_ref().is_some_and(|(loaded, from, _)| *loaded == ordinal && *from <= offset);
-        if !fits {
-            self.loaded = Some((ordinal, offset / geometry.block_size * geometry.block_size, Vec::new()));
-        }
-        let Some((_, from, bytes)) = &mut self.loaded else { return Ok(None) };
-        while *from + bytes.len() < offset + len {
-            let at = *from + bytes.len();
+        let from = match self.loaded {
+            Some((loaded, from)) if loaded == ordinal && from <= offset => from,
+            _ => {
+                let from = offset / geometry.block_size * geometry.block_size;
+                self.loaded = Some((ordinal, from));
+                self.bytes.clear();
+                from
+            }
+        };
+        while from + self.bytes.len() < offset + len {
+            let at = from + self.bytes.len();
             let step = STEP.min(geometry.segment_size - at);
-            let more = self.io.read(self.heap, geometry.segment_at(segment.index) + at as u64, step)?;
-            bytes.extend_from_slice(&more);
+            let place = geometry.segment_at(segment.index) + at as u64;
+            self.io.read_more(self.heap, place, step, &mut self.bytes)?;
         }
-        Ok(bytes.get(offset - *from..offset - *from + len))
+        Ok(self.bytes.get(offset - from..offset - from + len))
     }
 }

@@ -17,7 +17,7 @@ use crate::term;
 /// The control makes direct (`O_DIRECT`) transfers, its writes durable (`RWF_DSYNC`). The last line holds `ratio_p50`, the time of an append
 /// of --size bytes through that of a write of the blocks that it occupies, both one at a time; `ratio_records`, appends of 128 bytes
 /// per second through writes of 4 KiB per second, --depth of either under way; `ratio_read`, bytes of elements read per
-/// second through bytes read; and `recover_ms`, what opening takes beyond reading what follows the last checkpoint.
+/// second through bytes read; and `recover_ms`, what recovery takes beyond reading what follows the last checkpoint.
 ///
 /// Without --path it runs on a loop device over memory, which it makes and removes; this needs root.
 #[derive(clap::Args)]
@@ -182,7 +182,7 @@ fn recovery(args: &Args, session: &Session, path: &Path) -> Result<Value> {
     let raw_ms = scanned / number(&read, "mib_per_s")? * 1e3;
     report["elements"] = left["elements"].clone();
     report["raw_read_ms"] = raw_ms.into();
-    report["beyond_ms"] = (number(&report, "open_ms")? - raw_ms).into();
+    report["beyond_ms"] = (number(&report, "recovery_us")? / 1e3 - raw_ms).into();
     session.emit(&report);
     Ok(report)
 }
