@@ -1,0 +1,18 @@
+//! What the logs withstand: losses of power at every point, failures of every request, damage anywhere.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `model` | what an application was told, and so may find again |
+//! | `world` | an instance over a device in memory that is recorded and may fail |
+//! | `app` | an application that does what chance tells it |
+//! | `reference` | a second reader of images, from the document alone |
+//! | `power` | loss of power |
+//!
+//! `DEMI_SEEDS` says how many runs there are of each kind, `DEMI_SEED` where they begin: a run that fails prints its seed.
+#![forbid(unsafe_code)]
+
+mod app;
+mod model;
+mod power;
+mod reference;
+mod world;
