@@ -44,10 +44,9 @@ pub(crate) struct Habits {
     pub(crate) logs: usize,
 }
 
-impl Default for Habits {
-    fn default() -> Habits {
-        Habits { push: 55, discard: 5, truncate: 3, unlink: 1, creat: 2, reopen: 2, len: 1500, logs: 4 }
-    }
+impl Habits {
+    pub(crate) const DEFAULT: Habits =
+        Habits { push: 55, discard: 5, truncate: 3, unlink: 1, creat: 2, reopen: 2, len: 1500, logs: 4 };
 }
 
 /// A log that is open.

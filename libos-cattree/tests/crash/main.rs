@@ -7,11 +7,15 @@
 //! | `app` | an application that does what chance tells it |
 //! | `reference` | a second reader of images, from the document alone |
 //! | `power` | loss of power |
+//! | `faults` | requests that fail |
+//! | `damage` | bits that flip, blocks that are lost |
 //!
 //! `DEMI_SEEDS` says how many runs there are of each kind, `DEMI_SEED` where they begin: a run that fails prints its seed.
 #![forbid(unsafe_code)]
 
 mod app;
+mod damage;
+mod faults;
 mod model;
 mod power;
 mod reference;

@@ -41,6 +41,16 @@ pub(crate) enum What {
     Unlink,
 }
 
+/// An element that is in a log for certain.
+#[derive(Clone, Debug)]
+pub(crate) struct Pushed {
+    pub(crate) element: Element,
+    /// When it was pushed.
+    pub(crate) asked: usize,
+    /// When it was known to be durable.
+    pub(crate) done: usize,
+}
+
 /// What is known of its end, and since when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
@@ -106,6 +116,21 @@ impl Model {
 
     pub(crate) fn failed(&mut self, id: FactId, now: usize) {
         self.facts[id.0].end = End::Failed(now);
+    }
+
+    /// What is in all logs when everything is done, all of which has succeeded.
+    pub(crate) fn logs(&self) -> BTreeMap<String, Vec<Pushed>> {
+        let pushed = |fact: &&Fact| match (&fact.what, fact.end) {
+            (What::Push(element), End::Done(done)) => {
+                Some(Pushed { element: element.clone(), asked: fact.asked, done })
+            }
+            _ => None,
+        };
+        let content = |log: &Expected<'_>| log.pushes[log.head..].iter().filter_map(pushed).collect();
+        self.expected(usize::MAX, false)
+            .iter()
+            .map(|(name, log)| ((*name).to_owned(), content(log)))
+            .collect()
     }
 
     /// Whether this may be found after a cut behind `cut` events. Otherwise says why not.

@@ -1,8 +1,7 @@
 //! Loss of power at every point.
 
-use std::cell::Cell;
-
 use demi_libos_cattree::device::crash::{Bound, Cuts, Event};
+use demi_libos_cattree::device::fault::Rules;
 use demi_libos_cattree::device::mem::Image;
 
 use crate::app::{App, Habits};
@@ -18,6 +17,8 @@ struct Plan {
     habits: Habits,
     steps: usize,
     bound: Bound,
+    /// Cut between any two events, not only where there is most in doubt.
+    everywhere: bool,
     /// Every so many images are used further, and cut again.
     nested: usize,
 }
@@ -27,9 +28,10 @@ impl Plan {
         Plan {
             size: 512 << 10,
             options: Options { delay: Some(seed % 4), ..Options::new(seed) },
-            habits: Habits::default(),
+            habits: Habits::DEFAULT,
             steps: 60,
             bound: Bound { exhaustive: 8, samples: 4 },
+            everywhere: true,
             nested: 199,
         }
     }
@@ -48,27 +50,30 @@ impl Plan {
         drop(world);
 
         let mut cuts = Cuts::new(before, &trace, 512, seed);
-        let (images, reopened) = (Cell::new(0), Options::new(seed));
+        let reopened = Options { delay: None, rules: Rules::new(seed), ..self.options.clone() };
+        let mut images = 0;
         loop {
             let at = cuts.at();
-            cuts.each(&self.bound, |image, _| {
-                images.set(images.get() + 1);
-                let found = look(image, &reopened, images.get() % self.nested == 0);
+            let mut test = |image: &Image| {
+                images += 1;
+                let found = look(image, &reopened, images % self.nested == 0);
                 if let Err(why) = model.check(at, &found) {
                     tell(&model, &trace.events());
                     panic!("{why}");
                 }
-            });
+            };
+            if self.everywhere || cuts.is_last_doubt() {
+                cuts.each(&self.bound, |image, _| test(image));
+            }
             if !cuts.advance() {
-                break;
+                return images;
             }
         }
-        images.get()
     }
 }
 
 /// Shows what was asked for and what happened at the device.
-fn tell(model: &Model, events: &[Event]) {
+pub(crate) fn tell(model: &Model, events: &[Event]) {
     println!("{model}");
     for (place, event) in events.iter().enumerate() {
         match event {
@@ -97,7 +102,7 @@ fn look(image: &Image, options: &Options, further: bool) -> Found {
         image.rewind(again);
         return found;
     }
-    let mut app = App::new(world, Model::of(&found), Habits::default(), options.seed);
+    let mut app = App::new(world, Model::of(&found), Habits::DEFAULT, options.seed);
     app.append_to_all(&found).unwrap();
     app.run(20);
     let App { world, model, .. } = app;
@@ -119,13 +124,57 @@ fn look(image: &Image, options: &Options, further: bool) -> Found {
     found
 }
 
+/// The seeds to run with: `usual` ones, or what the environment says.
+pub(crate) fn seeds(usual: u64) -> std::ops::Range<u64> {
+    let number = |name: &str, usual| {
+        std::env::var(name).map_or(usual, |number| number.parse().expect("a number in the environment"))
+    };
+    let first = number("DEMI_SEED", 0);
+    first..first + number("DEMI_SEEDS", usual)
+}
+
+fn carry_out(seeds: std::ops::Range<u64>, plan: impl Fn(u64) -> Plan) {
+    for seed in seeds {
+        let images = plan(seed).carry_out();
+        println!("seed {seed}: {images} images");
+        assert!(images > 50, "{images}");
+    }
+}
+
 #[test]
 fn what_was_acknowledged_survives_a_loss_of_power_at_any_point() {
-    let seeds = std::env::var("DEMI_SEEDS").map_or(3, |seeds| seeds.parse().expect("a number"));
-    let first = std::env::var("DEMI_SEED").map_or(0, |seed| seed.parse().expect("a number"));
-    for seed in first..first + seeds {
-        let images = Plan::new(seed).carry_out();
-        println!("seed {seed}: {images} images");
-        assert!(images > 100);
-    }
+    carry_out(seeds(4), Plan::new);
+}
+
+#[test]
+fn it_does_where_segments_are_used_again_and_again() {
+    carry_out(seeds(3), |seed| Plan {
+        size: 192 << 10,
+        habits: Habits { discard: 15, truncate: 5, logs: 2, len: 2500, ..Habits::DEFAULT },
+        steps: 120,
+        everywhere: false,
+        ..Plan::new(seed)
+    });
+}
+
+#[test]
+fn it_does_where_checkpoints_set_only_a_part_aside() {
+    carry_out(seeds(2), |seed| Plan {
+        size: 900 << 10,
+        habits: Habits { push: 80, discard: 1, len: 6000, ..Habits::DEFAULT },
+        steps: 150,
+        bound: Bound { exhaustive: 2, samples: 1 },
+        everywhere: false,
+        ..Plan::new(seed)
+    });
+}
+
+#[test]
+fn it_does_in_large_blocks() {
+    carry_out(seeds(2), |seed| Plan {
+        size: 2 << 20,
+        options: Options { block: 4096, segment: 64 << 10, ..Plan::new(seed).options },
+        habits: Habits { len: 20_000, ..Habits::DEFAULT },
+        ..Plan::new(seed)
+    });
 }

@@ -170,7 +170,7 @@ impl<'a> Reader<'a> {
                 _ if before_tail => return Err(Unreadable::Damaged),
                 _ => break,
             }
-            let ends = record.ends || record.next % self.segment as u64 == 0;
+            let ends = before_tail || record.ends || record.next % self.segment as u64 == 0;
             if ends && open.is_none() {
                 elements.append(&mut batch);
             }

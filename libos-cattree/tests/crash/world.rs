@@ -14,7 +14,7 @@ use demi_libos_cattree::device::fault::{Fault, Rules};
 use demi_libos_cattree::device::mem::{Image, Mem, MemConfig, Shuffle};
 use demi_libos_cattree::{Cattree, CattreeSection};
 
-use crate::model::Found;
+use crate::model::{Element, Found};
 
 /// What the device is like.
 #[derive(Clone, Debug)]
@@ -67,8 +67,10 @@ impl World {
         let trace = device.trace();
         let text = format!(
             "[heap]\nsize_mib = 2\nlock = false\nhuge_pages = \"never\"\n\
-             [cattree]\nblock_size = {}\nsegment_size = {}\nzero_copy_threshold = 2048\n",
-            options.block, options.segment
+             [cattree]\nblock_size = {}\nsegment_size = {}\nzero_copy_threshold = {}\n",
+            options.block,
+            options.segment,
+            4 * options.block
         );
         let config = Config::parse(&text, "crash")?;
         let section = CattreeSection::load(&config)?;
@@ -116,19 +118,33 @@ impl World {
     pub(crate) fn read_all(&self) -> Result<Found, Error> {
         let mut found = Found::new();
         for path in self.demi.list()? {
-            let qd = self.demi.open(&path, &OpenOptions { read_only: true, ..OpenOptions::default() })?;
-            let mut elements = Vec::new();
-            loop {
-                let pop = self.demi.pop(qd)?;
-                match self.within(4, pop) {
-                    Some(completion) => elements.push(completion.popped()?.to_vec().into()),
-                    None => break self.demi.cancel(pop)?,
-                }
-                assert!(elements.len() < 10_000, "{} never ends", path.display());
-            }
-            self.demi.close(qd)?;
-            found.insert(path.to_string_lossy().into_owned(), elements);
+            let name = path.to_string_lossy().into_owned();
+            let (elements, error) = self.read_log(&name)?;
+            match error {
+                None => found.insert(name, elements),
+                Some(error) => return Err(error),
+            };
         }
         Ok(found)
+    }
+
+    /// What is in a log, up to its end or an error.
+    pub(crate) fn read_log(&self, name: &str) -> Result<(Vec<Element>, Option<Error>), Error> {
+        let qd = self.demi.open(name, &OpenOptions { read_only: true, ..OpenOptions::default() })?;
+        let mut elements: Vec<Element> = Vec::new();
+        let error = loop {
+            assert!(elements.len() < 10_000, "{name} never ends");
+            let pop = self.demi.pop(qd)?;
+            match self.within(4, pop).map(|completion| completion.popped()) {
+                Some(Ok(element)) => elements.push(element.to_vec().into()),
+                Some(Err(error)) => break Some(error),
+                None => {
+                    self.demi.cancel(pop)?;
+                    break None;
+                }
+            }
+        };
+        self.demi.close(qd)?;
+        Ok((elements, error))
     }
 }

@@ -65,6 +65,11 @@ impl Cuts {
         self.trace.events().get(self.at).is_none_or(|event| matches!(event, Event::End { .. }))
     }
 
+    /// Whether a write that has failed may be there in part.
+    pub fn has_failed(&self) -> bool {
+        self.doubtful.iter().any(|write| write.failed)
+    }
+
     /// Moves the cut behind the next event. False: there is none.
     pub fn advance(&mut self) -> bool {
         let Some(event) = self.trace.events().get(self.at).cloned() else { return false };
