@@ -8,6 +8,7 @@
 //! | `reference` | a second reader of images, from the document alone |
 //! | `power` | loss of power |
 //! | `faults` | requests that fail |
+//! | `kill` | a process that dies |
 //! | `damage` | bits that flip, blocks that are lost |
 //!
 //! `DEMI_SEEDS` says how many runs there are of each kind, `DEMI_SEED` where they begin: a run that fails prints its seed.
@@ -16,6 +17,7 @@
 mod app;
 mod damage;
 mod faults;
+mod kill;
 mod model;
 mod power;
 mod reference;
