@@ -13,6 +13,7 @@
 //! - [`bulk`]: one connection, as much as goes
 //! - [`conns`]: many connections, all idle but one
 //! - [`alloc`]: allocation and release
+//! - [`nvme`]: random blocks, from user space and by the kernel
 //! - [`instr`]: both ends of an echo in one thread, for callgrind
 //! - [`log`]: durable writes and reads of a device
 //! - [`smol`]: smoltcp, beside which catnip is measured
@@ -30,6 +31,7 @@ mod load;
 mod log;
 mod measure;
 mod nic;
+mod nvme;
 mod relay;
 mod smol;
 mod sys;
@@ -87,6 +89,8 @@ enum Role {
     LogDemi(log::DemiArgs),
     /// Time allocation and release against the system's malloc
     Alloc(alloc::Args),
+    /// Random blocks of two NVMe controllers, ours and the kernel's, by turns
+    Nvme(nvme::Args),
     /// Allocate and release, and nothing else: for callgrind
     Pairs(alloc::PairsArgs),
 }
@@ -129,6 +133,7 @@ fn run(cli: &Cli) -> Result<()> {
         Role::LogRaw(args) => log::raw(args),
         Role::LogDemi(args) => log::demi(args),
         Role::Alloc(args) => alloc::compare(args),
+        Role::Nvme(args) => nvme::run(args),
         Role::Pairs(args) => alloc::pairs(args),
     }
 }

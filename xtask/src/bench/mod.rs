@@ -14,6 +14,7 @@ mod instr;
 mod link;
 mod load;
 mod log;
+mod nvme;
 mod relay;
 mod role;
 mod space;
@@ -54,6 +55,7 @@ enum Bench {
     Load(load::Args),
     Alloc(alloc::Args),
     Instr(instr::Args),
+    Nvme(nvme::Args),
     Wait(wait::Args),
     Log(log::Args),
     Relay(relay::Args),
@@ -79,6 +81,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         Bench::Load(args) => load::run(args, &bench),
         Bench::Alloc(args) => alloc::run(args, &bench),
         Bench::Instr(args) => instr::run(args, &bench),
+        Bench::Nvme(args) => nvme::run(args, &bench),
         Bench::Wait(args) => wait::run(args, &bench),
         Bench::Log(args) => log::run(args, &bench),
         Bench::Relay(args) => relay::run(args, &bench),
