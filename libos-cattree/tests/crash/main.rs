@@ -9,6 +9,7 @@
 //! | `power` | loss of power |
 //! | `faults` | requests that fail |
 //! | `kill` | a process that dies |
+//! | `limits` | full and read-only devices, positions that name nothing |
 //! | `damage` | bits that flip, blocks that are lost |
 //!
 //! `DEMI_SEEDS` says how many runs there are of each kind, `DEMI_SEED` where they begin: a run that fails prints its seed.
@@ -18,6 +19,7 @@ mod app;
 mod damage;
 mod faults;
 mod kill;
+mod limits;
 mod model;
 mod power;
 mod reference;
