@@ -38,6 +38,7 @@ pub(crate) struct Habits {
     pub(crate) unlink: u32,
     pub(crate) creat: u32,
     pub(crate) reopen: u32,
+    pub(crate) flush: u32,
     /// Most bytes of most elements; a few are ten times as long.
     pub(crate) len: usize,
     /// Most logs.
@@ -45,8 +46,17 @@ pub(crate) struct Habits {
 }
 
 impl Habits {
-    pub(crate) const DEFAULT: Habits =
-        Habits { push: 55, discard: 5, truncate: 3, unlink: 1, creat: 2, reopen: 2, len: 1500, logs: 4 };
+    pub(crate) const DEFAULT: Habits = Habits {
+        push: 55,
+        discard: 5,
+        truncate: 3,
+        unlink: 1,
+        creat: 2,
+        reopen: 2,
+        flush: 3,
+        len: 1500,
+        logs: 4,
+    };
 }
 
 /// A log that is open.
@@ -55,6 +65,16 @@ struct Open {
     /// Positions of all elements since the making of the log, as far as they are known; and whether they were cut off.
     elements: Vec<Option<Position>>,
     head: usize,
+    /// Pushes that are known to be complete, but not to be durable. A log of even number is opened as durable.
+    unflushed: Vec<FactId>,
+}
+
+fn options(name: &str) -> OpenOptions {
+    OpenOptions { durable: is_durable(name), ..OpenOptions::default() }
+}
+
+fn is_durable(name: &str) -> bool {
+    !name.ends_with(['1', '3', '5', '7'])
 }
 
 struct Push {
@@ -87,7 +107,7 @@ impl App {
     }
 
     fn step(&mut self) -> Result<(), Error> {
-        let Habits { push, discard, truncate, unlink, creat, reopen, logs, .. } = self.habits;
+        let Habits { push, discard, truncate, unlink, creat, reopen, flush, logs, .. } = self.habits;
         let mut dice = self.rng.u32(..100);
         let mut hit = |part| {
             let hit = dice < part;
@@ -109,6 +129,8 @@ impl App {
             self.unlink(&name)
         } else if hit(reopen) {
             self.reopen(&name)
+        } else if hit(flush) {
+            self.flush(&name)
         } else {
             self.turn();
             Ok(())
@@ -129,9 +151,12 @@ impl App {
             let now = self.world.trace.len();
             match completion.map(|completion| completion.pushed()) {
                 Some(Ok(position)) => {
-                    self.model.done(push.fact, now);
+                    if is_durable(&push.log) {
+                        self.model.done(push.fact, now);
+                    }
                     if let Some(log) = self.logs.get_mut(&push.log) {
                         log.elements[push.number] = Some(position);
+                        log.unflushed.push(push.fact);
                     }
                 }
                 Some(Err(error)) => {
@@ -209,11 +234,11 @@ impl App {
         if self.logs.contains_key(&name) {
             return Ok(());
         }
-        let options = OpenOptions { create: true, exclusive: true, durable: true, ..OpenOptions::default() };
+        let options = OpenOptions { create: true, exclusive: true, ..options(&name) };
         let fact = self.model.ask(&name, What::Creat, self.now());
         let opened = self.world.demi.open(&name, &options);
         let qd = self.ended(fact, opened)?;
-        self.logs.insert(name, Open { qd, elements: Vec::new(), head: 0 });
+        self.logs.insert(name, Open { qd, elements: Vec::new(), head: 0, unflushed: Vec::new() });
         Ok(())
     }
 
@@ -270,17 +295,35 @@ impl App {
         self.settle();
         let log = self.logs.get_mut(name).expect("the log is open");
         self.world.demi.close(log.qd)?;
-        log.qd = self.world.demi.open(name, &OpenOptions { durable: true, ..OpenOptions::default() })?;
+        log.qd = self.world.demi.open(name, &options(name))?;
         Ok(())
+    }
+
+    /// Makes durable what was pushed to a log, whether it is complete or not.
+    fn flush(&mut self, name: &str) -> Result<(), Error> {
+        let log = self.logs.get_mut(name).expect("the log is open");
+        let mut facts = std::mem::take(&mut log.unflushed);
+        facts.extend(self.pushes.iter().filter(|push| push.log == name).map(|push| push.fact));
+        let token = self.world.demi.flush(log.qd)?;
+        for _ in 0..TURNS {
+            self.turn();
+            if let Some(completion) = self.world.take(token) {
+                completion.result?;
+                let now = self.now();
+                facts.into_iter().for_each(|fact| self.model.done_before(fact, now));
+                return Ok(());
+            }
+        }
+        panic!("a flush never completes");
     }
 
     /// Opens all logs that there are, and appends an element to each; and makes another.
     pub(crate) fn append_to_all(&mut self, found: &Found) -> Result<(), Error> {
         for path in self.world.demi.list()? {
             let name = path.to_string_lossy().into_owned();
-            let qd = self.world.demi.open(&path, &OpenOptions { durable: true, ..OpenOptions::default() })?;
+            let qd = self.world.demi.open(&path, &options(&name))?;
             let elements = vec![None; found[&name].len()];
-            self.logs.insert(name.clone(), Open { qd, elements, head: 0 });
+            self.logs.insert(name.clone(), Open { qd, elements, head: 0, unflushed: Vec::new() });
             let element = self.element();
             self.push_to(&name, element)?;
         }

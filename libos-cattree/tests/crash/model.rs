@@ -114,6 +114,13 @@ impl Model {
         self.facts[id.0].end = End::Done(now);
     }
 
+    /// The same, of what may be known to be done already.
+    pub(crate) fn done_before(&mut self, id: FactId, now: usize) {
+        if self.facts[id.0].end == End::Unknown {
+            self.done(id, now);
+        }
+    }
+
     pub(crate) fn failed(&mut self, id: FactId, now: usize) {
         self.facts[id.0].end = End::Failed(now);
     }

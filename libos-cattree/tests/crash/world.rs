@@ -29,6 +29,8 @@ pub(crate) struct Options {
     pub(crate) delay: Option<u64>,
     pub(crate) rules: Rules,
     pub(crate) read_only: bool,
+    /// Mebibytes of the heap: the more, the longer an instance takes to begin.
+    pub(crate) heap: usize,
 }
 
 impl Options {
@@ -42,6 +44,7 @@ impl Options {
             delay: None,
             rules: Rules::new(seed),
             read_only: false,
+            heap: 2,
         }
     }
 }
@@ -66,8 +69,9 @@ impl World {
         let device = Recorder::new(Fault::new(Mem::over(image.clone(), &config)?, options.rules.clone()));
         let trace = device.trace();
         let text = format!(
-            "[heap]\nsize_mib = 2\nlock = false\nhuge_pages = \"never\"\n\
+            "[heap]\nsize_mib = {}\nlock = false\nhuge_pages = \"never\"\n\
              [cattree]\nblock_size = {}\nsegment_size = {}\nzero_copy_threshold = {}\n",
+            options.heap,
             options.block,
             options.segment,
             4 * options.block
