@@ -17,7 +17,7 @@ const RELEASE_LIMIT: Duration = Duration::from_secs(150);
 const MIRI_FETCH_LIMIT: Duration = Duration::from_secs(60);
 const MIRI_LIMIT: Duration = Duration::from_secs(420);
 /// Making the guest included.
-const VM_LIMIT: Duration = Duration::from_secs(240);
+const VM_LIMIT: Duration = Duration::from_secs(300);
 const ALL_LIMIT: Duration = Duration::from_secs(1170);
 
 /// Less time than this is not worth starting Miri for.
@@ -67,7 +67,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     Ok(code)
 }
 
-/// The NVMe driver against emulated controllers: the last of them is the kernel's.
+/// The NVMe driver, and logs on it, with emulated controllers. The last of them is the kernel's.
 fn in_vm(steps: &mut Steps) {
     const NAME: &str = "NVMe in a virtual machine";
     if let Err(why) = vm::ensure() {
@@ -77,7 +77,8 @@ fn in_vm(steps: &mut Steps) {
     let scripts = root().join("tests/vm/with-nvme");
     let runner = format!("cargo xtask vm --nvme 2 --limit 180 -- {}", scripts.display());
     let runner = format!("target.'cfg(unix)'.runner = {runner:?}");
-    let mut tests = cargo(&["test", "-p", "demi-libos-cattree", "--test", "nvme", "--config", &runner]);
+    let mut tests = cargo(&["test", "-p", "demi-libos-cattree", "-p", "demi-tests", "--test", "nvme"]);
+    tests.args(["--no-fail-fast", "--config", &runner]);
     steps.run_counted(NAME, &mut tests, VM_LIMIT, AtLimit::Fail);
 }
 
