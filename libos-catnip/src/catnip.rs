@@ -78,16 +78,37 @@ impl Catnip {
 
     #[inline]
     fn start_stream(&mut self, cx: &mut Cx<'_>, token: QToken, key: Key, op: &mut Op) -> Result<Step, Error> {
-        let mut env = Env { cx, ip: &mut self.ip, queues: &mut self.queues };
+        // What nearly every push and pop is. Results are made only here: nothing large is moved for them.
         match op {
-            // Results are made only here: nothing large is moved for them.
             Op::Push { sga, to: None } => {
-                if self.tcp.push_brief(&mut env, key, sga) {
-                    self.flush(cx);
-                    let mut env = Env { cx, ip: &mut self.ip, queues: &mut self.queues };
-                    self.tcp.note_brief(&mut env, key, sga);
+                if self.push_brief(cx, key, sga) {
                     return Ok(Step::Done(Ok(Done::Pushed(Position(0)))));
                 }
+            }
+            Op::Pop { limit } if self.tcp.pop_later(token, key, *limit) => return Ok(Step::Pending),
+            _ => {}
+        }
+        self.start_any(cx, token, key, op)
+    }
+
+    /// The device first, the books after.
+    #[inline]
+    fn push_brief(&mut self, cx: &mut Cx<'_>, key: Key, sga: &mut SgArray) -> bool {
+        let mut env = Env { cx, ip: &mut self.ip, queues: &mut self.queues };
+        if !self.tcp.push_brief(&mut env, key, sga) {
+            return false;
+        }
+        self.flush(cx);
+        let mut env = Env { cx, ip: &mut self.ip, queues: &mut self.queues };
+        self.tcp.note_brief(&mut env, key, sga);
+        true
+    }
+
+    #[inline(never)]
+    fn start_any(&mut self, cx: &mut Cx<'_>, token: QToken, key: Key, op: &mut Op) -> Result<Step, Error> {
+        let mut env = Env { cx, ip: &mut self.ip, queues: &mut self.queues };
+        match op {
+            Op::Push { sga, to: None } => {
                 let done = self.tcp.push(&mut env, token, key, sga);
                 self.flush(cx);
                 Ok(match done? {
@@ -116,20 +137,37 @@ impl Catnip {
     fn receive(&mut self, cx: &mut Cx<'_>) -> usize {
         let device_cx = DeviceCx { heap: cx.heap, now: cx.now };
         let count = self.device.rx_burst(&device_cx, &mut self.inbox);
-        let mut inbox = std::mem::take(&mut self.inbox);
-        for frame in &mut inbox {
-            match self.ip.receive_ordinary(frame) {
-                Some(about) => self.deliver(cx, about, &mut frame.data),
-                None => {
-                    let frame = Frame { data: std::mem::take(&mut frame.data), checksum: frame.checksum };
-                    let received = self.ip.receive(cx, frame);
-                    self.dispatch(cx, received);
-                }
+        for place in 0..self.inbox.len() {
+            let mut env = Env { cx, ip: &mut self.ip, queues: &mut self.queues };
+            let frame = &mut self.inbox[place];
+            if !self.tcp.receive_known(&mut env, frame) {
+                let frame = Frame { data: std::mem::take(&mut frame.data), checksum: frame.checksum };
+                self.receive_other(cx, frame);
             }
         }
-        inbox.clear();
-        self.inbox = inbox;
+        self.inbox.clear();
         count
+    }
+
+    /// Takes a frame that is not the next of a known flow.
+    #[inline(never)]
+    fn receive_other(&mut self, cx: &mut Cx<'_>, mut frame: Frame) {
+        let flow = self.tcp.flow_of(&self.ip, &frame);
+        match self.ip.receive_ordinary(&mut frame) {
+            Some(about) => {
+                let (protocol, local, remote) = (about.protocol, about.local, about.remote);
+                self.deliver(cx, about, &mut frame.data);
+                if let Some(flow) = flow
+                    && protocol == tcp::PROTOCOL
+                {
+                    self.tcp.learn_flow(flow, local, remote);
+                }
+            }
+            None => {
+                let received = self.ip.receive(cx, frame);
+                self.dispatch(cx, received);
+            }
+        }
     }
 
     /// Gives a packet's content to the transport protocol that it is for.

@@ -11,6 +11,12 @@ pub(crate) fn sum(bytes: &[u8]) -> u32 {
     // The order of bytes within digits does not matter until the end (RFC 1071 §2 (B)), so that words are added as the
     // machine reads them; what they carry collects in the upper half.
     let (mut wide, short) = if bytes.len() > SHORT { sum_pairs(bytes) } else { (0, bytes) };
+    let (lines, short) = short.as_chunks::<32>();
+    for line in lines {
+        for word in line.as_chunks::<8>().0 {
+            wide += u128::from(u64::from_ne_bytes(*word));
+        }
+    }
     let (words, rest) = short.as_chunks::<8>();
     for word in words {
         wide += u128::from(u64::from_ne_bytes(*word));
@@ -20,8 +26,8 @@ pub(crate) fn sum(bytes: &[u8]) -> u32 {
     }
     let (low, carried) = (wide as u64).overflowing_add((wide >> 64) as u64);
     let total = low + u64::from(carried);
-    let total = (total & 0xffff_ffff) + (total >> 32);
-    let total = (total & 0xffff_ffff) + (total >> 32);
+    // Both halves at once: what the lower one carries goes into the upper, which is the sum.
+    let total = total.wrapping_add(total.rotate_left(32)) >> 32;
     let digits = fold(total as u32);
     u32::from(u16::from_be_bytes(digits.to_ne_bytes()))
 }
@@ -80,8 +86,8 @@ pub(crate) fn at(sum: u32, odd: bool) -> u32 {
 /// Brings a sum down to 16 bits.
 #[inline]
 pub(crate) fn fold(sum: u32) -> u16 {
-    let sum = (sum & 0xffff) + (sum >> 16);
-    ((sum & 0xffff) + (sum >> 16)) as u16
+    // Both halves at once: what the lower one carries goes into the upper, which is the sum.
+    (sum.wrapping_add(sum.rotate_left(16)) >> 16) as u16
 }
 
 /// Whether an array's checksum is right, given the sum of what else it covers.

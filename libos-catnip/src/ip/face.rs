@@ -9,6 +9,18 @@ impl Ip {
         self.tx_checksum
     }
 
+    /// Changes whenever a packet may be for somebody else than before, or go another way.
+    #[inline]
+    pub(crate) fn epoch(&self) -> u32 {
+        self.routes.epoch()
+    }
+
+    /// Notes a packet that has found its connection without help from here.
+    #[inline]
+    pub(crate) fn count_delivered(&mut self) {
+        self.counters.delivered += 1;
+    }
+
     /// Whether [`next`](Ip::next) has something.
     #[inline]
     pub(crate) fn has_internal(&self) -> bool {

@@ -81,8 +81,8 @@ pub(crate) fn pseudo_sum(one: IpAddr, other: IpAddr, protocol: u8, len: usize) -
     let digits = |bits: u128| (0..8).map(|n| (bits >> (16 * n)) as u32 & 0xffff).sum::<u32>();
     let addrs = match (one, other) {
         (IpAddr::V4(one), IpAddr::V4(other)) => {
-            let (one, other) = (one.to_bits(), other.to_bits());
-            (one >> 16) + (one & 0xffff) + (other >> 16) + (other & 0xffff)
+            let both = u64::from(one.to_bits()) + u64::from(other.to_bits());
+            (both >> 16) as u32 + (both & 0xffff) as u32
         }
         (IpAddr::V6(one), IpAddr::V6(other)) => digits(one.to_bits()) + digits(other.to_bits()),
         // There is no packet between families.

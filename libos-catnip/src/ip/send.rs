@@ -330,27 +330,20 @@ pub(super) fn fill_v4(
     part: Part,
 ) {
     let Some(head) = head.first_chunk_mut::<{ ETHERNET + IPV4 }>() else { return };
-    fill_ethernet(mac, head, EthernetProtocol::Ipv4);
     let (Header { protocol, ecn, dont_fragment, hop_limit, len }, Part { ident, offset, more }) =
         (header, part);
-    let fragment = u16::from(dont_fragment) << 14 | u16::from(more) << 13 | (offset / 8);
+    let fragment = u32::from(dont_fragment) << 14 | u32::from(more) << 13 | u32::from(offset / 8);
+    // RFC 791 §3.1, in words, whose sum is to be all ones.
+    let [first, second] =
+        [0x4500_0000 | u32::from(ecn) << 16 | (IPV4 + len) as u32 & 0xffff, ident << 16 | fragment];
+    let third = u32::from_be_bytes([hop_limit, protocol, 0, 0]);
     let (local, remote) = (local.to_bits(), remote.to_bits());
-    // RFC 791 §3.1, in halves, whose sum is to be all ones.
-    let mut halves = [
-        0x4500 | u16::from(ecn),
-        (IPV4 + len) as u16,
-        ident as u16,
-        fragment,
-        u16::from_be_bytes([hop_limit, protocol]),
-        0,
-        (local >> 16) as u16,
-        local as u16,
-        (remote >> 16) as u16,
-        remote as u16,
-    ];
-    halves[5] = !checksum::fold(halves.iter().map(|half| u32::from(*half)).sum());
-    for (half, place) in halves.iter().zip(head[ETHERNET..].as_chunks_mut::<2>().0) {
-        *place = half.to_be_bytes();
+    let sum: u64 = [first, second, third, local, remote].iter().map(|word| u64::from(*word)).sum();
+    let third = third | u32::from(!checksum::fold((sum >> 16) as u32 + (sum & 0xffff) as u32));
+    head[6..12].copy_from_slice(mac);
+    head[12..14].copy_from_slice(&u16::from(EthernetProtocol::Ipv4).to_be_bytes());
+    for (at, word) in [(14, first), (18, second), (22, third), (26, local), (30, remote)] {
+        head[at..at + 4].copy_from_slice(&word.to_be_bytes());
     }
 }
 

@@ -36,23 +36,10 @@ impl Connection {
 
     /// Sends the array as one segment, if nothing is in its way: true, and [`note_brief`](Connection::note_brief) is to
     /// follow once the segment is with the device. False: nothing was done.
-    #[inline]
+    #[inline(never)]
     pub(super) fn push_brief(&mut self, io: &mut Io<'_, '_>, sga: &SgArray) -> bool {
-        let (len, sent) = (sga.len(), self.nxt - self.una);
-        let free = (1..=COPY_THRESHOLD.min(self.mss.into())).contains(&len)
-            && self.round != io.cx.done.round()
-            && self.state == State::Established
-            && self.fin == Fin::No
-            && self.ecn == Ecn::Off
-            && !self.congestion.is_paced()
-            && self.send.unsent() == 0
-            && !self.send.has_pushes()
-            && (sent == 0 || self.settings.no_delay)
-            && sent + len as u32 <= self.window
-            && self.is_whole()
-            && self.congestion.quota(sent) >= len as u32
-            && self.send.len() + len as u64 <= self.send_room();
-        if !free {
+        let len = sga.len();
+        if !self.is_free_for(len, io.cx.done.round()) {
             return false;
         }
         let header = Plain {
@@ -73,20 +60,38 @@ impl Connection {
         true
     }
 
-    /// Notes what was sent, while the peer is at work on it already.
+    /// Whether so many bytes may go at once, and by themselves.
     #[inline]
+    fn is_free_for(&self, len: usize, round: u32) -> bool {
+        let sent = self.nxt - self.una;
+        (1..=COPY_THRESHOLD.min(self.mss.into())).contains(&len)
+            && self.round != round
+            && self.state == State::Established
+            && self.fin == Fin::No
+            && self.ecn == Ecn::Off
+            && !self.congestion.is_paced()
+            && self.send.unsent() == 0
+            && !self.send.has_pushes()
+            && (sent == 0 || self.settings.no_delay)
+            && sent + len as u32 <= self.window
+            && self.is_whole()
+            && self.congestion.quota(sent) >= len as u32
+            && self.send.len() + len as u64 <= self.send_room()
+    }
+
+    /// Notes what was sent, while the peer is at work on it already.
+    #[inline(never)]
     pub(super) fn note_brief(&mut self, io: &mut Io<'_, '_>, sga: &mut SgArray) {
-        let len = sga.len();
+        let (len, now) = (sga.len(), io.cx.now);
         if self.nxt == self.una {
-            self.note_idle(io.cx.now);
+            self.note_idle(now);
         }
         io.counters.copied_bytes += len as u64;
-        self.send.append_small(io.cx.heap, sga);
-        self.send.note_sent(len);
+        self.send.append_sent(io.cx.heap, sga, len);
         let at = self.nxt;
         self.nxt += len as u32;
-        self.flight.push(at, self.nxt, io.cx.now);
-        self.arm_loss_timer_on_send(io.cx.now);
+        self.flight.push(at, self.nxt, now);
+        self.arm_loss_timer_on_send(now);
         self.acked_to = self.rcv_nxt;
         self.ack_soon = false;
         self.set_timer(Timer::DelayedAck, None);

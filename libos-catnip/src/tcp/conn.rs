@@ -254,6 +254,8 @@ pub(crate) struct Connection {
 
     /// [`NEVER`]: not set.
     pub(crate) timers: [Instant; TIMERS],
+    /// None of them is due before this.
+    pub(crate) earliest: Instant,
     pub(crate) loss_timer: LossTimer,
 
     pub(crate) settings: Rc<Settings>,
@@ -311,15 +313,17 @@ impl Connection {
     }
 
     /// The right time for the next look at its timers.
-    #[inline]
-    pub(crate) fn next_timer(&self) -> Option<Instant> {
+    pub(crate) fn next_timer(&mut self) -> Option<Instant> {
         let [a, b, c, d, e, f] = self.timers;
-        Some(a.min(b).min(c.min(d)).min(e.min(f))).filter(|at| *at != NEVER)
+        self.earliest = a.min(b).min(c.min(d)).min(e.min(f));
+        Some(self.earliest).filter(|at| *at != NEVER)
     }
 
     #[inline]
     pub(crate) fn set_timer(&mut self, timer: Timer, at: Option<Instant>) {
-        self.timers[timer as usize] = at.unwrap_or(NEVER);
+        let at = at.unwrap_or(NEVER);
+        self.timers[timer as usize] = at;
+        self.earliest = self.earliest.min(at);
     }
 
     #[inline]
@@ -412,8 +416,8 @@ impl Connection {
     #[inline]
     pub(super) fn note_idle(&mut self, now: Instant) {
         self.progress_at = now;
-        let rto = self.rtt.rto_nanos();
-        self.congestion.idle_restart(now, rto);
+        let rtt = &self.rtt;
+        self.congestion.idle_restart(now, || rtt.rto_nanos());
     }
 
     /// Begins a pop. `Some`: it is done.
@@ -430,9 +434,7 @@ impl Connection {
         if matches!(self.state, State::SynSent | State::SynReceived) {
             return Err(Error::NotConnected);
         }
-        let waits =
-            self.received.bytes == 0 && !self.received.ended && !self.read_shut && self.error.is_none();
-        if !waits
+        if !self.has_to_wait()
             && self.received.pops.is_empty()
             && let Some(result) = self.take(limit)
         {
@@ -441,6 +443,21 @@ impl Connection {
         }
         self.received.pops.push_back(Pop { token, limit });
         Ok(None)
+    }
+
+    /// Begins a pop that has to wait. False: it has not, or there is a question about it; nothing was done.
+    #[inline]
+    pub(crate) fn pop_later(&mut self, token: QToken, limit: usize) -> bool {
+        let waits = limit > 0 && self.state == State::Established && self.has_to_wait();
+        if waits {
+            self.received.pops.push_back(Pop { token, limit });
+        }
+        waits
+    }
+
+    #[inline]
+    fn has_to_wait(&self) -> bool {
+        self.received.bytes == 0 && !self.received.ended && !self.read_shut && self.error.is_none()
     }
 
     /// What a pop yields now, if anything.

@@ -5,12 +5,26 @@
 //! question about is left to that.
 
 use demi_api::op::Done;
+use demi_api::sga::SgArray;
 
 use super::congestion::Acked;
 use super::conn::{Connection, Fin, Io, LossTimer, State, Timer};
 use super::input::{CONFIRM, CONGESTION_EXPERIENCED, of};
 use super::rack::Reordering;
 use super::segment::{Flags, Segment};
+use super::seq::SeqNum;
+
+/// What there is to know of a segment that acknowledges, and has no other flag that matters and no option but timestamps.
+pub(super) struct Next {
+    pub(super) seq: SeqNum,
+    pub(super) ack: SeqNum,
+    pub(super) window: u16,
+    pub(super) timestamps: Option<(u32, u32)>,
+    /// Bytes of text.
+    pub(super) len: u32,
+    /// With PSH.
+    pub(super) pushed: bool,
+}
 
 impl Connection {
     /// Takes the segment, if it is such a one. False: nothing was done.
@@ -21,44 +35,78 @@ impl Connection {
         segment: &mut Segment<'_>,
         ecn: u8,
     ) -> bool {
-        let (ack, len) = (segment.ack, segment.len as u32);
-        let pushed = segment.flags.has(Flags::PSH);
-        let plain = segment.flags.0 & !Flags::PSH.0 == Flags::ACK.0
-            && segment.seq == self.rcv_nxt
-            && len <= self.rcv_right - self.rcv_nxt
-            && self.una <= ack
-            && ack <= self.nxt
-            // One that says nothing new may be a duplicate that says something.
-            && (len > 0 || ack != self.una)
-            // An acknowledgement that has overtaken it may have told of a newer window.
-            && self.wl1 <= segment.seq
-            && segment.options.sacks.is_empty()
-            && ecn != CONGESTION_EXPERIENCED
-            && self.is_calm();
-        if !plain || !self.takes_timestamp(io, segment) {
-            return false;
+        let next = Next {
+            seq: segment.seq,
+            ack: segment.ack,
+            window: segment.window,
+            timestamps: segment.options.timestamps,
+            len: segment.len as u32,
+            pushed: segment.flags.has(Flags::PSH),
+        };
+        let plain = segment.flags.0 & !Flags::PSH.0 == Flags::ACK.0 && segment.options.sacks.is_empty();
+        let expected = plain && self.expects(&next, ecn);
+        if expected {
+            self.take_expected(io, &next, segment.payload);
         }
-        self.heard_at = io.cx.now;
+        expected
+    }
+
+    /// Whether the segment is such a one.
+    #[inline]
+    pub(super) fn expects(&self, next: &Next, ecn: u8) -> bool {
+        next.seq == self.rcv_nxt
+            && next.len <= self.rcv_right - self.rcv_nxt
+            && self.una <= next.ack
+            && next.ack <= self.nxt
+            // One that says nothing new may be a duplicate that says something.
+            && (next.len > 0 || next.ack != self.una)
+            // An acknowledgement that has overtaken it may have told of a newer window.
+            && self.wl1 <= next.seq
+            && ecn != CONGESTION_EXPERIENCED
+            && self.is_calm()
+            && self.is_young(next)
+    }
+
+    /// RFC 7323 §5.3: whether the timestamp is there as agreed and not old.
+    #[inline]
+    fn is_young(&self, next: &Next) -> bool {
+        match (&self.timestamps, next.timestamps) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(ours), Some((value, _))) => value.wrapping_sub(ours.recent).cast_signed() >= 0,
+        }
+    }
+
+    /// Takes the segment, which was asked about.
+    #[inline]
+    pub(super) fn take_expected(&mut self, io: &mut Io<'_, '_>, next: &Next, payload: &mut SgArray) {
+        let now = io.cx.now;
+        // RFC 7323 §4.3.
+        if let (Some(ours), Some((value, _))) = (&mut self.timestamps, next.timestamps)
+            && next.seq <= self.acked_to
+        {
+            (ours.recent, ours.recent_at) = (value, now);
+        }
+        self.heard_at = now;
         // Before what is acknowledged: into a closed window goes no probe for a lost tail.
-        self.window = u32::from(segment.window) << self.send_shift;
+        self.window = u32::from(next.window) << self.send_shift;
         self.max_window = self.max_window.max(self.window);
-        (self.wl1, self.wl2) = (segment.seq, ack);
+        (self.wl1, self.wl2) = (next.seq, next.ack);
         if self.window > 0 {
             self.set_timer(Timer::Persist, None);
         }
-        if ack != self.una {
-            self.take_ack(io, segment);
+        if next.ack != self.una {
+            self.take_ack(io, next.ack);
         }
-        if len > 0 {
-            self.take_text(io, segment, len);
+        if next.len > 0 {
+            self.take_text(io, payload, next.len);
         }
         if self.send.unsent() > 0 || self.flight.has_lost() {
             self.output(io);
         }
-        if len > 0 && self.acked_to != self.rcv_nxt {
-            self.plan_ack(io, pushed);
+        if next.len > 0 && self.acked_to != self.rcv_nxt {
+            self.plan_ack(io, next.pushed);
         }
-        true
     }
 
     /// Nothing is missing either way, no window is closed that could open, and neither side is on its way out.
@@ -79,27 +127,9 @@ impl Connection {
             && self.loss_timer != LossTimer::Reordering
     }
 
-    /// RFC 7323 §4.3 and §5.3: whether the timestamp is there as agreed and not old; notes it.
     #[inline]
-    fn takes_timestamp(&mut self, io: &Io<'_, '_>, segment: &Segment<'_>) -> bool {
-        match (&mut self.timestamps, segment.options.timestamps) {
-            (None, _) => true,
-            (Some(_), None) => false,
-            (Some(ours), Some((value, _))) => {
-                if value.wrapping_sub(ours.recent).cast_signed() < 0 {
-                    return false;
-                }
-                if segment.seq <= self.acked_to {
-                    (ours.recent, ours.recent_at) = (value, io.cx.now);
-                }
-                true
-            }
-        }
-    }
-
-    #[inline]
-    fn take_ack(&mut self, io: &mut Io<'_, '_>, segment: &Segment<'_>) {
-        let (ack, now) = (segment.ack, io.cx.now);
+    fn take_ack(&mut self, io: &mut Io<'_, '_>, ack: SeqNum) {
+        let now = io.cx.now;
         let count = ack - self.una;
         let mut last = self.flight.ack_first(ack);
         let mut newest_once = last.as_ref().filter(|sent| !sent.late).map(|sent| sent.at);
@@ -169,12 +199,12 @@ impl Connection {
     }
 
     #[inline]
-    fn take_text(&mut self, io: &mut Io<'_, '_>, segment: &mut Segment<'_>, len: u32) {
+    fn take_text(&mut self, io: &mut Io<'_, '_>, payload: &mut SgArray, len: u32) {
         self.rcv_nxt += len;
         match self.received.whole_pop(len as usize) {
-            Some(token) => io.cx.done.post(token, Ok(Done::Popped(std::mem::take(segment.payload)))),
+            Some(token) => io.cx.done.post(token, Ok(Done::Popped(std::mem::take(payload)))),
             None => {
-                self.deliver(io.cx.heap, segment.payload);
+                self.deliver(io.cx.heap, payload);
                 self.serve_pops(io);
             }
         }

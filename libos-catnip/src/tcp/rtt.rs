@@ -19,7 +19,7 @@ pub(crate) const MIN_RTO: Duration = Duration::from_millis(200);
 pub(crate) const MAX_RTO: Duration = Duration::from_secs(60);
 
 /// RFC 6298 §2: G. The wheel's tick is finer; this is what other hosts' scheduling is worth.
-const GRANULARITY: u64 = 1_000_000;
+pub(super) const GRANULARITY: u64 = 1_000_000;
 
 /// Bits behind the point of what is smoothed, so that a microsecond's path with many samples is followed too.
 const FRACTION: u32 = 8;

@@ -287,7 +287,7 @@ impl Plain {
     }
 
     /// Writes it to the front of `out`, with a checksum of zero. There must be room for it.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn write(&self, out: &mut [u8]) {
         let Some((fixed, options)) = out.split_first_chunk_mut::<HEADER>() else { return };
         fixed[0..2].copy_from_slice(&self.from.to_be_bytes());

@@ -103,6 +103,15 @@ impl SendBuffer {
         });
     }
 
+    /// Takes in a small array that was sent just now, behind pushes that are all done and sent.
+    #[inline]
+    pub(crate) fn append_sent(&mut self, heap: &Heap, sga: &mut SgArray, len: usize) {
+        debug_assert!(self.unsent() == 0 && len == sga.len(), "nothing is sent before what comes before it");
+        self.append_small(heap, sga);
+        self.sent = self.len;
+        self.next = (self.chunks.len(), 0);
+    }
+
     /// Takes a push back of which nothing was sent. False: it cannot be recalled.
     pub(crate) fn recall(&mut self, token: QToken) -> bool {
         let Some(place) = self.pushes.iter().position(|push| push.token == token) else { return false };

@@ -25,6 +25,7 @@ use super::cookies::Cookies;
 use super::counters::Counters;
 use super::demux::{Demux, Ends, pick_port};
 use super::flight::Flight;
+use super::flow::Flows;
 use super::listen::Listener;
 use super::rack::Rack;
 use super::reassembly::Reassembly;
@@ -85,11 +86,25 @@ impl Entry {
     }
 
     #[inline]
-    fn settle_timers(&mut self, now: Instant, key: Key, soon: &mut Vec<Key>, wheel: &mut Wheel<Key>) {
+    pub(super) fn settle_timers(
+        &mut self,
+        now: Instant,
+        key: Key,
+        soon: &mut Vec<Key>,
+        wheel: &mut Wheel<Key>,
+    ) {
         if (self.conn.ack_soon | self.conn.gathered) && !std::mem::replace(&mut self.listed, true) {
             soon.push(key);
         }
         // The wheel may call too early, which costs little, but never too late.
+        match self.wheel {
+            Some((_, set)) if set <= self.conn.earliest => {}
+            _ => self.set_wheel(now, key, wheel),
+        }
+    }
+
+    #[inline(never)]
+    fn set_wheel(&mut self, now: Instant, key: Key, wheel: &mut Wheel<Key>) {
         let Some(at) = self.conn.next_timer() else {
             // Once in a while, not for every message: whether it is idle by now.
             if self.wheel.is_none() && self.conn.has_slack() {
@@ -123,6 +138,7 @@ const _: () = assert!(size_of::<Entry>() <= 880 && size_of::<Socket>() <= 16);
 pub(crate) struct Tcp {
     pub(super) sockets: Slab<Socket>,
     pub(super) demux: Demux,
+    pub(super) flows: Flows,
     /// Listeners, and what is bound to become one.
     listeners: Ports,
     pub(super) wheel: Wheel<Key>,
@@ -147,6 +163,7 @@ impl Tcp {
         Tcp {
             sockets: Slab::new(),
             demux: Demux::new(rng),
+            flows: Flows::default(),
             listeners: Ports::new(),
             wheel: Wheel::new(now),
             soon: Vec::new(),
@@ -235,6 +252,13 @@ impl Tcp {
             self.settle(env, key);
         }
         Ok(done)
+    }
+
+    /// Begins a pop that has to wait, as most do. False: it is done, or there is a question about it; nothing was done.
+    #[inline]
+    pub(crate) fn pop_later(&mut self, token: QToken, key: Key, limit: usize) -> bool {
+        let Some(Socket::Connection(entry)) = self.sockets.get_mut(key) else { return false };
+        entry.conn.pop_later(token, limit)
     }
 
     /// Begins a pop. `Some`: it is done.
@@ -411,6 +435,7 @@ impl Tcp {
             progress_at: cx.now,
             heard_at: cx.now,
             timers: [NEVER; TIMERS],
+            earliest: NEVER,
             loss_timer: LossTimer::Retransmission,
             settings,
             established: false,

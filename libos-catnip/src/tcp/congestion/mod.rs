@@ -25,6 +25,7 @@ use serde::Deserialize;
 use self::cubic::Cubic;
 use self::hystart::HyStart;
 use self::prr::Prr;
+use super::rtt::GRANULARITY;
 use super::seq::SeqNum;
 
 /// The greatest window: what can be on the way by RFC 7323 §2.3.
@@ -373,12 +374,20 @@ impl Congestion {
     /// To be called before something is sent while nothing is on the way: RFC 5681 §4.1. After more than a timeout, the
     /// window is the restart window again, and the threshold remembers three quarters of what it was (RFC 7661 §4.4.3).
     #[inline]
-    pub(crate) fn idle_restart(&mut self, now: Instant, rto: u64) {
+    pub(crate) fn idle_restart(&mut self, now: Instant, rto: impl FnOnce() -> u64) {
         let idle = now.as_nanos().saturating_sub(self.active.as_nanos());
         self.cubic.pause(idle);
         self.active = now;
+        // No timeout is as short as that, so that there is none to be computed.
+        if idle > GRANULARITY && idle > rto() {
+            self.restart();
+        }
+    }
+
+    #[cold]
+    fn restart(&mut self) {
         let restart = initial_window(self.mss);
-        if idle <= rto || self.cwnd <= restart {
+        if self.cwnd <= restart {
             return;
         }
         if self.ssthresh != u32::MAX {

@@ -156,14 +156,14 @@ fn rfc5681_3_1_a_timeout_leaves_one_segment_and_the_next_one_the_threshold() {
 #[test]
 fn rfc5681_4_1_after_an_idle_time_the_window_is_the_restart_window() {
     let mut path = Path::avoiding(Algorithm::Cubic, MS(10), 100);
-    path.congestion.idle_restart(path.now + MS(200), 200_000_000);
+    path.congestion.idle_restart(path.now + MS(200), || 200_000_000);
     assert_eq!(path.congestion.cwnd(), 100 * MSS);
-    path.congestion.idle_restart(path.now + MS(401), 200_000_000);
+    path.congestion.idle_restart(path.now + MS(401), || 200_000_000);
     assert_eq!((path.congestion.cwnd(), path.congestion.ssthresh()), (10 * MSS, 100 * MSS));
     // A small window stays small, an untried threshold untried.
     let mut path = Path::new(Algorithm::Cubic, MS(10));
     path.congestion.syn_lost();
-    path.congestion.idle_restart(path.now + MS(9000), 200_000_000);
+    path.congestion.idle_restart(path.now + MS(9000), || 200_000_000);
     assert_eq!((path.congestion.cwnd(), path.congestion.ssthresh()), (MSS, u32::MAX));
 }
 
@@ -657,7 +657,7 @@ proptest! {
                     }
                     Event::Exit => congestion.exit_recovery(),
                     Event::Idle => {
-                        congestion.idle_restart(now, 200_000_000);
+                        congestion.idle_restart(now, || 200_000_000);
                         assert!(congestion.cwnd() <= before);
                     }
                     Event::Mss(mss) => congestion.set_mss(mss),
