@@ -18,14 +18,14 @@ use crate::token::QToken;
 /// Results handed out between two polls at the most.
 const TAKES_PER_TURN: u32 = 32;
 
-/// How often a busy instance looks whether it was interrupted.
-const KICK_PERIOD: Duration = Duration::from_millis(1);
+/// How often a busy instance looks whether it was interrupted, in nanoseconds.
+const KICK_PERIOD: u64 = 1_000_000;
 
 /// Fruitless polls on one reading of the clock, which takes longer than many a poll.
 const POLLS_PER_TURN: usize = 4;
 
-/// The contract of the SOSP'21 system: an application enters its libOS at least this often.
-const OVERDUE: Duration = Duration::from_millis(1);
+/// The contract of the SOSP'21 system: an application enters its libOS at least this often. In nanoseconds.
+const OVERDUE: u64 = 1_000_000;
 
 impl<L: LibOs> Demikernel<L> {
     /// Waits for one operation. `None` waits without limit.
@@ -209,10 +209,10 @@ impl<L: LibOs> Core<L> {
     /// for long, and run the operators that have something to do.
     pub(crate) fn turn(&mut self) -> usize {
         let now = self.clock.now();
-        self.policy.begin_turn(now - self.now);
+        self.policy.begin_turn(now.nanos_since(self.now));
         self.done.next_round();
         self.now = now;
-        if now - self.policy.kick_seen >= KICK_PERIOD {
+        if now.nanos_since(self.policy.kick_seen) >= KICK_PERIOD {
             self.look_for_kick();
         }
         let fired = self.scheduler.fire_timers(now);
@@ -220,7 +220,10 @@ impl<L: LibOs> Core<L> {
         let (libos, graph, mut cx) = self.parts();
         let mut work = 0;
         for _ in 0..POLLS_PER_TURN {
-            work = libos.poll(&mut cx) + graph.drain(libos, &mut cx);
+            work = libos.poll(&mut cx);
+            if graph.wants_turn(&cx) {
+                work += graph.drain(libos, &mut cx);
+            }
             if work > 0 {
                 break;
             }
@@ -232,6 +235,8 @@ impl<L: LibOs> Core<L> {
         work
     }
 
+    #[cold]
+    #[inline(never)]
     fn look_for_kick(&mut self) {
         self.policy.kick_seen = self.now;
         self.policy.interrupted |= sys::drain(self.kick_fd());
@@ -307,12 +312,20 @@ impl Policy {
         }
     }
 
-    fn begin_turn(&mut self, gap: Duration) {
+    #[inline]
+    fn begin_turn(&mut self, gap: u64) {
         self.turns += 1;
         self.takes = 0;
-        if gap > OVERDUE && self.turns > 1 {
+        if gap > OVERDUE {
+            self.note_gap(gap);
+        }
+    }
+
+    #[cold]
+    fn note_gap(&mut self, gap: u64) {
+        if self.turns > 1 {
             self.overdue += 1;
-            self.longest_gap = self.longest_gap.max(gap);
+            self.longest_gap = self.longest_gap.max(Duration::from_nanos(gap));
         }
     }
 

@@ -149,6 +149,36 @@ impl Catnip {
         count
     }
 
+    /// Serves TCP's timers, after so much was received.
+    #[cold]
+    #[inline(never)]
+    fn run_timers(&mut self, cx: &mut Cx<'_>, mut received: usize) -> usize {
+        let mut done = 0;
+        // An application that was away for long finds what it waited for behind much else.
+        for _ in 0..BURSTS_BEFORE_TIMERS {
+            if received < BURST {
+                break;
+            }
+            received = self.receive(cx);
+            done += received;
+        }
+        let mut env = Env { cx, ip: &mut self.ip, queues: &mut self.queues };
+        done + self.tcp.run_timers(&mut env)
+    }
+
+    /// Takes up what came of this instance's own packets. Returns how much.
+    #[inline(never)]
+    fn take_up_internal(&mut self, cx: &mut Cx<'_>) -> usize {
+        for done in 0..INTERNAL_PER_TURN {
+            if !self.ip.has_internal() {
+                return done;
+            }
+            let received = self.ip.next(cx);
+            self.dispatch(cx, received);
+        }
+        INTERNAL_PER_TURN
+    }
+
     /// Takes a frame that is not the next of a known flow.
     #[inline(never)]
     fn receive_other(&mut self, cx: &mut Cx<'_>, mut frame: Frame) {
@@ -342,28 +372,14 @@ impl LibOs for Catnip {
     fn poll(&mut self, cx: &mut Cx<'_>) -> usize {
         let mut env = Env { cx, ip: &mut self.ip, queues: &mut self.queues };
         let mut done = self.tcp.poll(&mut env);
-        let mut received = self.receive(cx);
+        let received = self.receive(cx);
         done += received;
         if self.tcp.is_due(cx.now) {
-            // An application that was away for long finds what it waited for behind much else.
-            for _ in 0..BURSTS_BEFORE_TIMERS {
-                if received < BURST {
-                    break;
-                }
-                received = self.receive(cx);
-                done += received;
-            }
-            let mut env = Env { cx, ip: &mut self.ip, queues: &mut self.queues };
-            done += self.tcp.run_timers(&mut env);
+            done += self.run_timers(cx, received);
         }
         done += self.ip.poll(cx);
-        for _ in 0..INTERNAL_PER_TURN {
-            if !self.ip.has_internal() {
-                break;
-            }
-            let received = self.ip.next(cx);
-            self.dispatch(cx, received);
-            done += 1;
+        if self.ip.has_internal() {
+            done += self.take_up_internal(cx);
         }
         done += self.flush(cx);
         self.device.reclaim();

@@ -155,6 +155,11 @@ impl Scheduler {
     /// Wakes whoever waits for a time that has come.
     #[inline]
     pub(crate) fn fire_timers(&mut self, now: Instant) -> usize {
+        if self.timers.is_empty() { 0 } else { self.fire_due(now) }
+    }
+
+    #[inline(never)]
+    fn fire_due(&mut self, now: Instant) -> usize {
         let mut fired = 0;
         while let Some(timer) = self.timers.first_entry()
             && timer.key().0 <= now

@@ -21,7 +21,14 @@ const STEPS: usize = 64;
 pub(super) const PUSH_PORT: u8 = 128;
 
 impl Graph {
+    /// Whether [`drain`](Graph::drain) has something to do.
+    #[inline]
+    pub(crate) fn wants_turn(&self, cx: &Cx<'_>) -> bool {
+        cx.done.has_for_nodes() || !self.work.is_empty()
+    }
+
     /// One turn: results for nodes, then nodes that have something left to do. Returns how many.
+    #[inline(never)]
     pub(crate) fn drain<L: LibOs>(&mut self, libos: &mut L, cx: &mut Cx<'_>) -> usize {
         let mut steps = 0;
         while steps < STEPS

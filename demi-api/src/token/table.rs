@@ -400,6 +400,12 @@ impl Completions {
         self.take_head(FIRST_SET_LIST + set as usize)
     }
 
+    /// Whether there is a result meant for an operator.
+    #[inline]
+    pub(crate) fn has_for_nodes(&self) -> bool {
+        self.lists[NODE_LIST].head != NONE
+    }
+
     /// Takes the oldest result meant for an operator.
     pub(crate) fn take_node(&mut self) -> Option<(QDesc, u8, QToken, Result<Done, Error>)> {
         let index = self.lists[NODE_LIST].head;

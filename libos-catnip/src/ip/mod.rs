@@ -344,11 +344,16 @@ impl Ip {
 
     /// One bounded turn: timers, questions, announcements; of each kind 64 at the most. Returns how much there was to
     /// do, what waits for [`next`](Ip::next) included.
+    #[inline]
     pub(crate) fn poll(&mut self, cx: &mut Cx<'_>) -> usize {
-        let mut done = self.looped.len() + self.problems.len();
-        if cx.now < self.quiet {
-            return done;
-        }
+        let waiting = self.looped.len() + self.problems.len();
+        if cx.now < self.quiet { waiting } else { waiting + self.run_timers(cx) }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn run_timers(&mut self, cx: &mut Cx<'_>) -> usize {
+        let mut done = 0;
         for _ in 0..TURN {
             let Some(due) = self.neighbours.poll(cx.now) else { break };
             done += 1;

@@ -6,13 +6,13 @@
 //!
 //! Invariant: of the latest gaps, none is missing that lasted for [`STALE`] or longer and had a push in it.
 
-use std::time::Duration;
+use std::cmp::Ordering;
 
 use demi_api::time::Instant;
 
 /// Turns follow each other within microseconds while an application waits or answers. A gap below this is as good as
-/// none.
-const STALE: Duration = Duration::from_micros(20);
+/// none. In nanoseconds.
+const STALE: u64 = 20_000;
 
 /// Gaps that are remembered. More of them in one round trip are short compared with it.
 const KEPT: usize = 16;
@@ -23,8 +23,9 @@ const NEVER: Instant = Instant::from_nanos(u64::MAX);
 pub(crate) struct Gaps {
     /// The time that pushes since the last turn bear.
     pushed: Instant,
-    /// When the newest gap began.
+    /// When the newest gap began, and ended.
     newest: Instant,
+    newest_end: Instant,
     /// Beginnings and ends.
     kept: [(Instant, Instant); KEPT],
     next: usize,
@@ -32,7 +33,7 @@ pub(crate) struct Gaps {
 
 impl Default for Gaps {
     fn default() -> Gaps {
-        Gaps { pushed: NEVER, newest: Instant::default(), kept: [(NEVER, NEVER); KEPT], next: 0 }
+        Gaps { pushed: NEVER, newest: Instant::default(), newest_end: NEVER, kept: [(NEVER, NEVER); KEPT], next: 0 }
     }
 }
 
@@ -47,14 +48,14 @@ impl Gaps {
     #[inline]
     pub(crate) fn turn(&mut self, now: Instant) {
         let since = std::mem::replace(&mut self.pushed, NEVER);
-        if now - since >= STALE {
+        if now.nanos_since(since) >= STALE {
             self.note(since, now);
         }
     }
 
     #[cold]
     fn note(&mut self, begin: Instant, end: Instant) {
-        self.newest = begin;
+        (self.newest, self.newest_end) = (begin, end);
         self.kept[self.next] = (begin, end);
         self.next = (self.next + 1) % KEPT;
     }
@@ -62,7 +63,11 @@ impl Gaps {
     /// What bears this time was done by the time that is returned. `None`: it was done then.
     #[inline]
     pub(crate) fn end(&self, at: Instant) -> Option<Instant> {
-        if at > self.newest { None } else { self.find(at) }
+        match at.cmp(&self.newest) {
+            Ordering::Greater => None,
+            Ordering::Equal if self.newest_end != NEVER => Some(self.newest_end),
+            Ordering::Equal | Ordering::Less => self.find(at),
+        }
     }
 
     #[cold]

@@ -544,17 +544,30 @@ impl Tcp {
         while let Some(key) = self.soon.pop() {
             let Some(Socket::Connection(entry)) = self.sockets.get_mut(key) else { continue };
             entry.listed = false;
-            let mut io = Io { cx: env.cx, ip: env.ip, counters: &mut self.counters };
-            if std::mem::take(&mut entry.conn.gathered) {
-                entry.conn.output(&mut io);
-                entry.settle_timers(io.cx.now, key, &mut self.soon, &mut self.wheel);
-                done += 1;
+            // What has gone meanwhile has carried the acknowledgement, mostly.
+            if entry.conn.gathered || entry.conn.acked_to != entry.conn.rcv_nxt {
+                done += self.send_soon(env, key);
+            } else {
+                entry.conn.ack_soon = false;
             }
-            // What has just gone may have carried it.
-            if std::mem::take(&mut entry.conn.ack_soon) && entry.conn.acked_to != entry.conn.rcv_nxt {
-                entry.conn.send_ack(&mut io);
-                done += 1;
-            }
+        }
+        done
+    }
+
+    #[inline(never)]
+    fn send_soon(&mut self, env: &mut Env<'_, '_>, key: Key) -> usize {
+        let Some(Socket::Connection(entry)) = self.sockets.get_mut(key) else { return 0 };
+        let mut io = Io { cx: env.cx, ip: env.ip, counters: &mut self.counters };
+        let mut done = 0;
+        if std::mem::take(&mut entry.conn.gathered) {
+            entry.conn.output(&mut io);
+            entry.settle_timers(io.cx.now, key, &mut self.soon, &mut self.wheel);
+            done += 1;
+        }
+        // What has just gone may have carried it.
+        if std::mem::take(&mut entry.conn.ack_soon) && entry.conn.acked_to != entry.conn.rcv_nxt {
+            entry.conn.send_ack(&mut io);
+            done += 1;
         }
         done
     }
