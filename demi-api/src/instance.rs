@@ -245,27 +245,23 @@ impl<L: LibOs> Demikernel<L> {
     /// [`poll`](Demikernel::poll): whoever pushes and does not wait polls.
     #[inline]
     pub fn push(&self, qd: QDesc, sga: impl Into<SgArray>) -> Result<QToken, Refused> {
-        let mut op = Op::Push { sga: sga.into(), to: None };
-        match self.submit(qd, &mut op) {
-            Ok(token) => Ok(token),
-            Err(error) => Err(refused(error, op)),
-        }
+        self.push_op(qd, Op::Push { sga: sga.into(), to: None })
     }
 
     /// Starts to send a datagram to `to`.
+    #[inline]
     pub fn push_to(
         &self,
         qd: QDesc,
         sga: impl Into<SgArray>,
         to: impl Into<Addr>,
     ) -> Result<QToken, Refused> {
-        let mut op = Op::Push { sga: sga.into(), to: Some(to.into()) };
-        self.submit(qd, &mut op).map_err(|error| refused(error, op))
+        self.push_op(qd, Op::Push { sga: sga.into(), to: Some(to.into()) })
     }
 
     /// Starts to take the oldest element: of a stream, the bytes that are there.
     pub fn pop(&self, qd: QDesc) -> Result<QToken, Error> {
-        self.submit(qd, &mut Op::Pop { limit: usize::MAX })
+        self.core()?.submit(qd, &mut Op::Pop { limit: usize::MAX })
     }
 
     /// Starts a sized pop: of a stream, 1 to `count` bytes as one array; of a message queue, 1 to `count`
@@ -343,6 +339,7 @@ impl<L: LibOs> Demikernel<L> {
     }
 
     /// The instance's state, with every result where it can be found.
+    #[inline]
     pub(crate) fn core(&self) -> Result<RefMut<'_, Core<L>>, Error> {
         let mut core = self.core_as_is()?;
         core.done.put_down();
@@ -393,6 +390,24 @@ impl<L: LibOs> Demikernel<L> {
     fn submit(&self, qd: QDesc, op: &mut Op) -> Result<QToken, Error> {
         self.core()?.submit(qd, op)
     }
+
+    #[inline]
+    fn push_op(&self, qd: QDesc, mut op: Op) -> Result<QToken, Refused> {
+        let submitted = match self.core() {
+            Ok(mut core) => core.submit(qd, &mut op),
+            Err(error) => Err(error),
+        };
+        match submitted {
+            Ok(token) => {
+                if op.is_vacant() {
+                    // There is nothing in it to drop, and finding that out again would cost more.
+                    std::mem::forget(op);
+                }
+                Ok(token)
+            }
+            Err(error) => Err(refused(error, op)),
+        }
+    }
 }
 
 /// Gives a push back that was refused: it is left as it was.
@@ -409,6 +424,8 @@ impl<L: LibOs> Core<L> {
         (&mut self.libos, &mut self.graph, cx)
     }
 
+    /// Starts an operation. Inlined, as there are few calls, and each knows which operation it is.
+    #[inline(always)]
     pub(crate) fn submit(&mut self, qd: QDesc, op: &mut Op) -> Result<QToken, Error> {
         let (libos, graph, mut cx) = self.parts();
         if matches!(op, Op::Pop { .. }) && graph.is_claimed(qd) {

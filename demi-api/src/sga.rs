@@ -1,11 +1,13 @@
 //! Scatter-gather arrays: the elements of every queue.
 //!
-//! An array is moved a dozen times between `push` and the device, and back to `wait`. Two segments therefore lie
-//! in it, so that such a move is a few registers; with more than two, all lie in a box that is used again.
+//! An array is moved a dozen times between `push` and the device, and back to `wait`. What nearly all of them consist of
+//! therefore lies in it, one segment and a peer of IPv4, so that such a move is a few registers; whatever else there is
+//! lies in a box that is used again.
 
 mod segments;
 
 use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use arrayvec::ArrayVec;
 use demi_memalloc::{Buf, BufMut, Heap};
@@ -23,7 +25,27 @@ pub const MAX_SEGMENTS: usize = 8;
 #[derive(Clone, Default)]
 pub struct SgArray {
     segments: Segments,
-    peer: Option<Addr>,
+    /// The peer, if it is one of IPv4. Any other lies in the segments' box.
+    peer: Peer4,
+}
+
+/// An address of IPv4 with its port, or none: as a number that is moved in one piece.
+#[derive(Clone, Copy, Default)]
+struct Peer4(u64);
+
+impl Peer4 {
+    const SOME: u64 = 1 << 48;
+
+    #[inline]
+    fn new(addr: SocketAddrV4) -> Peer4 {
+        Peer4(Peer4::SOME | u64::from(addr.ip().to_bits()) << 16 | u64::from(addr.port()))
+    }
+
+    #[inline]
+    fn get(self) -> Option<SocketAddrV4> {
+        let ip = Ipv4Addr::from_bits((self.0 >> 16) as u32);
+        (self.0 != 0).then_some(SocketAddrV4::new(ip, self.0 as u16))
+    }
 }
 
 impl SgArray {
@@ -90,20 +112,38 @@ impl SgArray {
 
     /// Where a popped datagram came from.
     #[inline]
-    pub fn peer(&self) -> Option<&Addr> {
-        self.peer.as_ref()
+    pub fn peer(&self) -> Option<Addr> {
+        match self.peer.get() {
+            Some(peer) => Some(Addr::Inet(peer.into())),
+            None => self.segments.long().and_then(|long| long.peer.clone()),
+        }
     }
 
     /// Notes where the array came from.
     #[inline]
     pub fn set_peer(&mut self, peer: Option<Addr>) {
-        self.peer = peer;
+        self.segments.forget_peer();
+        self.peer = match peer {
+            Some(Addr::Inet(SocketAddr::V4(peer))) => Peer4::new(peer),
+            peer => {
+                if peer.is_some() {
+                    self.segments.long_mut().peer = peer;
+                }
+                Peer4::default()
+            }
+        };
+    }
+
+    /// Whether there is nothing in it that would have to be dropped.
+    #[inline]
+    pub(crate) fn is_vacant(&self) -> bool {
+        self.segments.is_vacant()
     }
 
     /// The only segment of an array from nobody; any other array comes back.
     #[inline]
     pub(crate) fn into_single(mut self) -> Result<Buf, SgArray> {
-        if self.peer.is_none()
+        if self.peer.0 == 0
             && let Some(segment) = self.segments.take_single()
         {
             return Ok(segment);
@@ -120,7 +160,18 @@ impl SgArray {
     }
 
     /// Copies as many bytes as fit into `out`; returns how many.
+    #[inline]
     pub fn copy_to(&self, out: &mut [u8]) -> usize {
+        match self.segments() {
+            [one] if one.len() == out.len() => {
+                out.copy_from_slice(one);
+                one.len()
+            }
+            _ => self.copy_several_to(out),
+        }
+    }
+
+    fn copy_several_to(&self, out: &mut [u8]) -> usize {
         let mut filled = 0;
         for segment in self.segments.iter() {
             let part = segment.len().min(out.len() - filled);
@@ -183,7 +234,7 @@ impl SgArray {
             let split = self.segments.first_mut().expect("split past the end of an array").split_to(count);
             head.push(split).expect("one segment was cut in two, and its rest stayed behind");
         }
-        head.peer = self.peer.clone();
+        head.set_peer(self.peer());
         head
     }
 }
@@ -191,7 +242,7 @@ impl SgArray {
 impl From<Buf> for SgArray {
     #[inline]
     fn from(segment: Buf) -> SgArray {
-        SgArray { segments: Segments::one(segment), peer: None }
+        SgArray { segments: Segments::One(segment), peer: Peer4::default() }
     }
 }
 
@@ -232,6 +283,6 @@ impl PartialEq<[u8]> for SgArray {
 impl fmt::Debug for SgArray {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let lens: ArrayVec<usize, MAX_SEGMENTS> = self.segments.iter().map(|segment| segment.len()).collect();
-        write!(f, "SgArray {{ lens: {lens:?}, peer: {:?} }}", self.peer)
+        write!(f, "SgArray {{ lens: {lens:?}, peer: {:?} }}", self.peer())
     }
 }

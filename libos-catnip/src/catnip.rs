@@ -76,7 +76,7 @@ impl Catnip {
         self.device.tx_burst(&device_cx, &mut self.ip.outbox)
     }
 
-    #[inline]
+    #[inline(always)]
     fn start_stream(&mut self, cx: &mut Cx<'_>, token: QToken, key: Key, op: &mut Op) -> Result<Step, Error> {
         // What nearly every push and pop is. Results are made only here: nothing large is moved for them.
         match op {
@@ -89,6 +89,19 @@ impl Catnip {
             _ => {}
         }
         self.start_any(cx, token, key, op)
+    }
+
+    #[inline(never)]
+    fn start_datagram(
+        &mut self,
+        cx: &mut Cx<'_>,
+        token: QToken,
+        key: Key,
+        op: &mut Op,
+    ) -> Result<Step, Error> {
+        let step = self.udp.start(cx, &mut self.ip, token, key, op);
+        self.flush(cx);
+        step
     }
 
     /// The device first, the books after.
@@ -344,15 +357,12 @@ impl LibOs for Catnip {
         })
     }
 
-    #[inline]
+    // Few calls, each of which knows which operation it is: most of what is in here goes.
+    #[inline(always)]
     fn start(&mut self, cx: &mut Cx<'_>, token: QToken, qd: QDesc, op: &mut Op) -> Result<Step, Error> {
         match *self.queues.get(qd)? {
             Queue::Stream(key) => self.start_stream(cx, token, key, op),
-            Queue::Datagram(key) => {
-                let step = self.udp.start(cx, &mut self.ip, token, key, op);
-                self.flush(cx);
-                step
-            }
+            Queue::Datagram(key) => self.start_datagram(cx, token, key, op),
         }
     }
 

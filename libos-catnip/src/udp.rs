@@ -505,7 +505,7 @@ fn copied(cx: &Cx<'_>, sga: SgArray) -> SgArray {
         sga.copy_to(&mut buf);
         copy = buf.freeze().into();
     }
-    copy.set_peer(sga.peer().cloned());
+    copy.set_peer(sga.peer());
     copy
 }
 

@@ -22,7 +22,7 @@ impl Map {
         let stream = kind == QueueKind::Stream;
         let element = match element {
             Ok(sga) if !(stream && sga.is_empty()) => {
-                let peer = sga.peer().cloned();
+                let peer = sga.peer();
                 let mut changed = (self.on_pop)(heap, sga);
                 match &mut changed {
                     Ok(sga) if stream && sga.is_empty() => return,

@@ -1,88 +1,105 @@
-//! Where an array keeps its segments: in place while they are few, else in a box.
+//! Where an array keeps its segments: in place while there is but one, else in a box.
 //!
 //! Boxes are kept for the next array of the same thread: pushing long arrays allocates nothing once as many
 //! boxes exist as such arrays do at a time.
 
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
+use std::slice;
 
 use arrayvec::ArrayVec;
 use demi_memalloc::Buf;
 
 use super::MAX_SEGMENTS;
+use crate::addr::Addr;
 use crate::error::Error;
-
-/// Segments that lie in the array itself.
-const IN_PLACE: usize = 2;
 
 /// Boxes kept per thread, at the most.
 const SPARES: usize = 1024;
 
-type Long = ArrayVec<Buf, MAX_SEGMENTS>;
+/// What does not fit in place.
+#[derive(Default)]
+pub(super) struct Long {
+    segments: ArrayVec<Buf, MAX_SEGMENTS>,
+    /// A peer that does not fit either.
+    pub(super) peer: Option<Addr>,
+}
 
 thread_local! {
     #[expect(clippy::vec_box, reason = "the boxes themselves are what is kept")]
     static SPARE: RefCell<Vec<Box<Long>>> = const { RefCell::new(Vec::new()) };
 }
 
+#[derive(Default)]
 pub(super) enum Segments {
-    Few(ArrayVec<Buf, IN_PLACE>),
-    Many(Boxed),
+    #[default]
+    None,
+    One(Buf),
+    /// Any number of them.
+    Long(Boxed),
 }
 
 impl Segments {
-    #[inline]
-    pub(super) fn one(segment: Buf) -> Segments {
-        let mut few = ArrayVec::new();
-        few.push(segment);
-        Segments::Few(few)
-    }
-
     /// Puts a segment before the one at `place`, or at the end.
     #[inline]
     pub(super) fn insert(&mut self, place: usize, segment: Buf) -> Result<(), Error> {
-        match self {
-            // What is put behind or before one moves at most that one.
-            Segments::Few(few) if few.len() < IN_PLACE && place == few.len() => {
-                few.push(segment);
-                Ok(())
-            }
-            Segments::Few(few) if few.len() == 1 => {
-                if let Some(second) = few.pop() {
-                    few.push(segment);
-                    few.push(second);
-                }
-                Ok(())
-            }
-            _ => self.insert_among(place, segment),
+        if self.is_vacant() {
+            *self = Segments::One(segment);
+            return Ok(());
         }
+        self.insert_among(place, segment)
     }
 
     #[inline(never)]
     fn insert_among(&mut self, place: usize, segment: Buf) -> Result<(), Error> {
+        let segments = &mut self.long_mut().segments;
+        segments.try_insert(place, segment).map_err(|_| Error::TooManySegments)
+    }
+
+    /// The box, if there is one.
+    #[inline]
+    pub(super) fn long(&self) -> Option<&Long> {
         match self {
-            Segments::Few(few) if !few.is_full() => {
-                few.insert(place, segment);
-                Ok(())
-            }
-            Segments::Few(few) => {
-                let mut many = Boxed::new();
-                many.extend(few.drain(..));
-                many.insert(place, segment);
-                *self = Segments::Many(many);
-                Ok(())
-            }
-            Segments::Many(many) => many.try_insert(place, segment).map_err(|_| Error::TooManySegments),
+            Segments::Long(long) => Some(long),
+            Segments::None | Segments::One(_) => None,
         }
     }
 
-    /// Takes the only segment out, if there is just one.
+    /// The box, in which everything is from now on.
+    pub(super) fn long_mut(&mut self) -> &mut Long {
+        if !matches!(self, Segments::Long(_)) {
+            let mut long = Boxed::new();
+            long.segments.extend(self.take_single());
+            *self = Segments::Long(long);
+        }
+        let Segments::Long(long) = self else { unreachable!("there is a box by now") };
+        long
+    }
+
+    /// Forgets what is in the box besides segments.
+    #[inline]
+    pub(super) fn forget_peer(&mut self) {
+        if let Segments::Long(long) = self {
+            long.peer = None;
+        }
+    }
+
+    /// Takes the only segment out, if it lies in place.
     #[inline]
     pub(super) fn take_single(&mut self) -> Option<Buf> {
         match self {
-            Segments::Few(few) if few.len() == 1 => few.pop(),
-            Segments::Few(_) | Segments::Many(_) => None,
+            Segments::One(_) => match std::mem::take(self) {
+                Segments::One(segment) => Some(segment),
+                Segments::None | Segments::Long(_) => None,
+            },
+            Segments::None | Segments::Long(_) => None,
         }
+    }
+
+    /// Whether there is nothing to be dropped.
+    #[inline]
+    pub(super) fn is_vacant(&self) -> bool {
+        matches!(self, Segments::None)
     }
 
     /// Takes all out, in order.
@@ -96,27 +113,20 @@ impl Segments {
 
     #[inline(never)]
     fn drain_several(&mut self, each: &mut dyn FnMut(Buf)) {
-        match self {
-            Segments::Few(few) => few.drain(..).for_each(each),
-            Segments::Many(many) => many.drain(..).for_each(each),
+        if let Segments::Long(long) = self {
+            long.segments.drain(..).for_each(each);
         }
     }
 
     /// Takes the first `count` out, or as many as there are.
     pub(super) fn drain(&mut self, count: usize) -> impl Iterator<Item = Buf> {
         let count = count.min(self.len());
-        let (few, many) = match self {
-            Segments::Few(few) => (Some(few.drain(..count)), None),
-            Segments::Many(many) => (None, Some(many.drain(..count))),
+        let one = if count > 0 { self.take_single() } else { None };
+        let long = match self {
+            Segments::Long(long) => Some(long.segments.drain(..count)),
+            Segments::None | Segments::One(_) => None,
         };
-        few.into_iter().flatten().chain(many.into_iter().flatten())
-    }
-}
-
-impl Default for Segments {
-    #[inline]
-    fn default() -> Segments {
-        Segments::Few(ArrayVec::new())
+        one.into_iter().chain(long.into_iter().flatten())
     }
 }
 
@@ -124,14 +134,13 @@ impl Clone for Segments {
     #[inline]
     fn clone(&self) -> Segments {
         match self {
-            Segments::Few(few) => match &few[..] {
-                [one] => Segments::one(one.clone()),
-                _ => Segments::Few(few.clone()),
-            },
-            Segments::Many(many) => {
+            Segments::None => Segments::None,
+            Segments::One(segment) => Segments::One(segment.clone()),
+            Segments::Long(long) => {
                 let mut copy = Boxed::new();
-                copy.extend(many.iter().cloned());
-                Segments::Many(copy)
+                copy.segments.extend(long.segments.iter().cloned());
+                copy.peer.clone_from(&long.peer);
+                Segments::Long(copy)
             }
         }
     }
@@ -143,8 +152,9 @@ impl Deref for Segments {
     #[inline]
     fn deref(&self) -> &[Buf] {
         match self {
-            Segments::Few(few) => few,
-            Segments::Many(many) => many,
+            Segments::None => &[],
+            Segments::One(segment) => slice::from_ref(segment),
+            Segments::Long(long) => &long.segments,
         }
     }
 }
@@ -153,8 +163,9 @@ impl DerefMut for Segments {
     #[inline]
     fn deref_mut(&mut self) -> &mut [Buf] {
         match self {
-            Segments::Few(few) => few,
-            Segments::Many(many) => many,
+            Segments::None => &mut [],
+            Segments::One(segment) => slice::from_mut(segment),
+            Segments::Long(long) => &mut long.segments,
         }
     }
 }
@@ -184,9 +195,11 @@ impl DerefMut for Boxed {
 }
 
 impl Drop for Boxed {
+    #[inline(never)]
     fn drop(&mut self) {
         let Some(mut long) = self.0.take() else { return };
-        long.clear();
+        long.segments.clear();
+        long.peer = None;
         // At the thread's end there may be no spares any more; the box is then freed.
         let _ = SPARE.try_with(|spare| {
             let mut spare = spare.borrow_mut();
@@ -260,7 +273,34 @@ mod tests {
     }
 
     #[test]
+    fn a_peer_is_kept_whatever_it_is() {
+        let heap = heap();
+        let peers = ["10.0.0.1:7", "[::1]:7", "unix:/run/x"].map(|peer| Some(peer.parse::<Addr>().unwrap()));
+        for count in 0..=MAX_SEGMENTS {
+            for before in peers.iter().chain([&None, &Some(Addr::Unnamed)]) {
+                for after in peers.iter().chain([&None]) {
+                    let mut sga = array(&heap, count);
+                    let bytes = sga.to_vec();
+                    sga.set_peer(before.clone());
+                    assert_eq!((sga.peer(), sga.clone().peer()), (before.clone(), before.clone()));
+                    sga.set_peer(after.clone());
+                    let copy = sga.clone();
+                    assert_eq!((copy.peer(), copy.to_vec()), (after.clone(), bytes.clone()));
+                    let (head, tail) = (sga.split_to(bytes.len() / 2), sga);
+                    assert_eq!((head.peer(), tail.peer()), (after.clone(), after.clone()));
+                    assert_eq!([head.to_vec(), tail.to_vec()].concat(), bytes);
+                    let is_single = copy.segments().len() == 1 && copy.peer().is_none();
+                    let boxed = copy.segments.long().is_some();
+                    assert_eq!(copy.into_single().is_ok(), is_single && !boxed, "{count} {before:?}");
+                }
+            }
+        }
+        assert_eq!(array(&heap, 0).peer(), None);
+        assert_eq!(heap.stats().objects_live, 0);
+    }
+
+    #[test]
     fn an_array_is_small_enough_to_move_in_registers() {
-        assert!(size_of::<SgArray>() <= 96, "{}", size_of::<SgArray>());
+        assert!(size_of::<SgArray>() <= 40, "{}", size_of::<SgArray>());
     }
 }

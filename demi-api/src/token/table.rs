@@ -230,6 +230,11 @@ impl Completions {
         if self.awaited == Some(token) {
             return self.arrive(token, result);
         }
+        self.file(token, result);
+    }
+
+    #[inline(never)]
+    fn file(&mut self, token: QToken, result: Result<Done, Error>) {
         let outcome = self.outcome(result);
         self.settle(token, outcome);
     }

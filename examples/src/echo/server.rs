@@ -186,7 +186,7 @@ fn serve_datagrams<L: LibOs>(demi: &Demikernel<L>, addr: &Addr, stop: &Stop) -> 
         for completion in results.drain(..) {
             match completion.result {
                 Ok(Done::Popped(sga)) => {
-                    let Some(peer) = sga.peer().cloned() else {
+                    let Some(peer) = sga.peer() else {
                         demi.pop(socket)?;
                         continue;
                     };

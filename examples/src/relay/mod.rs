@@ -120,7 +120,7 @@ impl<L: LibOs> Relay<'_, L> {
     }
 
     fn forward_on(&mut self, sga: SgArray) {
-        let Some(client) = sga.peer().cloned() else { return };
+        let Some(client) = sga.peer() else { return };
         let place = match self.flows.find(&client) {
             Some(place) => place,
             None => match self.open(client) {

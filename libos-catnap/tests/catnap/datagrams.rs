@@ -39,8 +39,8 @@ fn datagrams_come_whole_with_their_sender() {
         for size in [1, 0, 512, 513, 1400, 16_383, 16_384, 65_507] {
             push_to(&demi, a, &pattern(size), &b_addr).unwrap();
             let got = pop_from(&demi, b);
-            assert_eq!((got.to_vec(), got.peer()), (pattern(size), Some(&a_addr)), "{size} bytes");
-            push_to(&demi, b, b"thanks", got.peer().unwrap()).unwrap();
+            assert_eq!((got.to_vec(), got.peer()), (pattern(size), Some(a_addr.clone())), "{size} bytes");
+            push_to(&demi, b, b"thanks", &got.peer().unwrap()).unwrap();
             assert_eq!(pop_from(&demi, a).to_vec(), b"thanks");
         }
     }
@@ -176,7 +176,7 @@ fn an_unnamed_sender_is_unnamed() {
     let (b, b_addr) = bound(&demi, Domain::Unix);
     let a = demi.socket(Domain::Unix, SocketKind::Datagram).unwrap();
     push_to(&demi, a, b"guess who", &b_addr).unwrap();
-    assert_eq!(pop_from(&demi, b).peer(), Some(&Addr::Unnamed));
+    assert_eq!(pop_from(&demi, b).peer(), Some(Addr::Unnamed));
 }
 
 #[test]
@@ -190,5 +190,5 @@ fn an_abstract_name_is_an_address() {
     wait(&demi, token).unwrap();
     let token = demi.pop(b).unwrap();
     let sga = completion(&demi, token).popped().unwrap();
-    assert_eq!((sga.to_vec(), sga.peer()), (b"hello".to_vec(), Some(&name("a"))));
+    assert_eq!((sga.to_vec(), sga.peer()), (b"hello".to_vec(), Some(name("a"))));
 }

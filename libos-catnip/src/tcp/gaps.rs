@@ -33,7 +33,13 @@ pub(crate) struct Gaps {
 
 impl Default for Gaps {
     fn default() -> Gaps {
-        Gaps { pushed: NEVER, newest: Instant::default(), newest_end: NEVER, kept: [(NEVER, NEVER); KEPT], next: 0 }
+        Gaps {
+            pushed: NEVER,
+            newest: Instant::default(),
+            newest_end: NEVER,
+            kept: [(NEVER, NEVER); KEPT],
+            next: 0,
+        }
     }
 }
 

@@ -10,10 +10,10 @@ pub fn a_datagram_has_its_sender<H: Harness>(rig: &Rig<H>) {
     assert_eq!(rig.demi.kind(near), Ok(QueueKind::Message));
     let push = rig.demi.push_to(near, rig.sga(b"ping"), far_addr.clone()).unwrap();
     let ping = rig.completion(rig.demi.pop(far).unwrap()).popped().unwrap();
-    assert_eq!((ping.to_vec(), ping.peer()), (b"ping".to_vec(), Some(&near_addr)));
-    let answer = rig.demi.push_to(far, ping.clone(), ping.peer().unwrap().clone()).unwrap();
+    assert_eq!((ping.to_vec(), ping.peer()), (b"ping".to_vec(), Some(near_addr.clone())));
+    let answer = rig.demi.push_to(far, ping.clone(), ping.peer().unwrap()).unwrap();
     let pong = rig.completion(rig.demi.pop(near).unwrap()).popped().unwrap();
-    assert_eq!((pong.to_vec(), pong.peer()), (b"ping".to_vec(), Some(&far_addr)));
+    assert_eq!((pong.to_vec(), pong.peer()), (b"ping".to_vec(), Some(far_addr.clone())));
     for token in [push, answer] {
         rig.completion(token).pushed().unwrap();
     }

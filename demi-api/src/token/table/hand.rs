@@ -18,9 +18,17 @@ impl Completions {
         let slot = self.slot_mut(token.slot());
         let qd = slot.qd;
         if slot.retire(free) {
-            self.free = token.slot();
+            let following = QToken::new(token.slot(), slot.generation);
+            match self.next {
+                // The slot that was in use last is the best one to use next.
+                None => self.next = Some(following),
+                Some(_) => self.free = token.slot(),
+            }
         }
-        self.arrived = Some(Completion { token, qd, result });
+        let before = self.arrived.replace(Completion { token, qd, result });
+        // Nothing is waited for while there is something: there is nothing to drop.
+        debug_assert!(before.is_none());
+        std::mem::forget(before);
     }
 
     /// The token that the application's next operation will have, which `qd` is about to be asked for. What comes of
@@ -81,7 +89,8 @@ impl Completions {
         if self.next.is_none() {
             return self.note_twice_done();
         }
-        self.held = Held::Pushed(qd, position);
+        // Whoever asks has found the hand empty: there is nothing to drop.
+        std::mem::forget(std::mem::replace(&mut self.held, Held::Pushed(qd, position)));
     }
 
     /// The operation was posted while it was started, and is now said to be done: the first result counts.

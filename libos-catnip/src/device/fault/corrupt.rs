@@ -33,7 +33,7 @@ pub(super) fn corrupted(heap: &Heap, frame: &Frame, dice: &mut fastrand::Rng) ->
 /// The array with some bytes replaced, in order.
 fn edited(heap: &Heap, data: &SgArray, edits: &[(usize, u8)]) -> Option<SgArray> {
     let mut result = SgArray::new();
-    result.set_peer(data.peer().cloned());
+    result.set_peer(data.peer());
     let mut begin = 0;
     for segment in data.segments() {
         let range = begin..begin + segment.len();
