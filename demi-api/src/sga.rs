@@ -89,6 +89,12 @@ impl SgArray {
         all
     }
 
+    /// Takes the segment out, if there is but one.
+    #[inline]
+    pub fn take_single(&mut self) -> Option<Buf> {
+        self.segments.take_single()
+    }
+
     /// Takes the segments out, in order, and leaves the array empty.
     #[inline]
     pub fn drain_to(&mut self, each: impl FnMut(Buf)) {

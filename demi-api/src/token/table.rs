@@ -23,6 +23,7 @@ use super::side::Side;
 use crate::desc::QDesc;
 use crate::error::Error;
 use crate::op::{Completion, Done, Position};
+use crate::sga::SgArray;
 
 const NONE: u32 = u32::MAX;
 const CHUNK: usize = 1024;
@@ -231,6 +232,15 @@ impl Completions {
             return self.arrive(token, result);
         }
         self.file(token, result);
+    }
+
+    /// Completes the pop `token` with an array, which is taken out where it lies.
+    #[inline]
+    pub fn post_popped(&mut self, token: QToken, sga: &mut SgArray) {
+        if self.awaited == Some(token) {
+            return self.arrive(token, Ok(Done::Popped(std::mem::take(sga))));
+        }
+        self.file(token, Ok(Done::Popped(std::mem::take(sga))));
     }
 
     #[inline(never)]

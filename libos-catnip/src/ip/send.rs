@@ -66,7 +66,7 @@ impl Ip {
     }
 
     /// The same for a packet that is all in one buffer.
-    #[inline]
+    #[inline(always)]
     #[expect(clippy::too_many_arguments, reason = "a packet's fields, in registers")]
     pub(crate) fn send_small(
         &mut self,

@@ -4,7 +4,6 @@
 //! Invariant: what is done here is what [`Connection::receive`] does with the same segment; whatever there could be a
 //! question about is left to that.
 
-use demi_api::op::Done;
 use demi_api::sga::SgArray;
 
 use super::congestion::Acked;
@@ -52,7 +51,7 @@ impl Connection {
     }
 
     /// Whether the segment is such a one.
-    #[inline]
+    #[inline(always)]
     pub(super) fn expects(&self, next: &Next, ecn: u8) -> bool {
         next.seq == self.rcv_nxt
             && next.len <= self.rcv_right - self.rcv_nxt
@@ -110,7 +109,7 @@ impl Connection {
     }
 
     /// Nothing is missing either way, no window is closed that could open, and neither side is on its way out.
-    #[inline]
+    #[inline(always)]
     fn is_calm(&self) -> bool {
         self.state == State::Established
             && self.window > 0
@@ -133,7 +132,7 @@ impl Connection {
         let count = ack - self.una;
         let mut last = self.flight.ack_first(ack);
         let mut newest_once = last.as_ref().filter(|sent| !sent.late).map(|sent| sent.at);
-        let (rack, min_rtt) = (&mut self.rack, self.rtt.min_rtt());
+        let (rack, min_rtt) = (&mut self.rack, self.rtt.min_rtt_nanos());
         if last.is_none() {
             self.flight.ack(ack, |sent| {
                 // Of those that were sent once, in their order, the last says all that the others would.
@@ -202,7 +201,7 @@ impl Connection {
     fn take_text(&mut self, io: &mut Io<'_, '_>, payload: &mut SgArray, len: u32) {
         self.rcv_nxt += len;
         match self.received.whole_pop(len as usize) {
-            Some(token) => io.cx.done.post(token, Ok(Done::Popped(std::mem::take(payload)))),
+            Some(token) => io.cx.done.post_popped(token, payload),
             None => {
                 self.deliver(io.cx.heap, payload);
                 self.serve_pops(io);

@@ -381,7 +381,7 @@ impl Connection {
         if matches!(self.fin, Fin::Sent(fin) if ack > fin && self.una <= fin) {
             count -= 1;
         }
-        let (rack, now, min_rtt) = (&mut self.rack, io.cx.now, self.rtt.min_rtt());
+        let (rack, now, min_rtt) = (&mut self.rack, io.cx.now, self.rtt.min_rtt_nanos());
         self.flight.ack(ack, |sent| {
             delivered.note(sent);
             rack.on_delivered(of(sent), now, min_rtt);
@@ -403,7 +403,7 @@ impl Connection {
     fn receive_sacks(&mut self, io: &mut Io<'_, '_>, segment: &Segment<'_>, delivered: &mut Delivered) {
         let blocks = &segment.options.sacks;
         delivered.duplicate = dsack(blocks, segment.ack);
-        let (rack, now, min_rtt) = (&mut self.rack, io.cx.now, self.rtt.min_rtt());
+        let (rack, now, min_rtt) = (&mut self.rack, io.cx.now, self.rtt.min_rtt_nanos());
         self.flight.sack(&blocks[usize::from(delivered.duplicate.is_some())..], |sent| {
             delivered.note(sent);
             rack.on_delivered(of(sent), now, min_rtt);

@@ -374,7 +374,7 @@ impl Connection {
 
     /// RFC 6298 §5.1, RFC 8985 §7.2: something was sent for the first time. The retransmission timer goes on; a probe is
     /// put off.
-    #[inline]
+    #[inline(always)]
     pub(super) fn arm_loss_timer_on_send(&mut self, now: Instant) {
         match (self.timer(Timer::Loss), self.loss_timer) {
             (Some(_), LossTimer::Reordering) => {}
@@ -482,7 +482,7 @@ pub(crate) fn send_header(io: &mut Io<'_, '_>, path: &mut crate::ip::Path, heade
 }
 
 /// Sends a segment that is all in one buffer, behind room for the headers of the layers below.
-#[inline]
+#[inline(always)]
 pub(super) fn send_one(io: &mut Io<'_, '_>, path: &mut crate::ip::Path, mut head: BufMut, ecn: u8) {
     io.counters.sent += 1;
     let headroom = path.headroom();

@@ -126,20 +126,20 @@ impl Rack {
         }
     }
 
-    /// RFC 8985 §6.2 steps 2 and 3, once for each segment that is newly acknowledged, in any order.
+    /// RFC 8985 §6.2 steps 2 and 3, once for each segment that is newly acknowledged, in any order. Times in nanoseconds.
     #[inline]
-    pub(crate) fn on_delivered(&mut self, segment: Delivered, now: Instant, min_rtt: Option<Duration>) {
+    pub(crate) fn on_delivered(&mut self, segment: Delivered, now: Instant, min_rtt: Option<u64>) {
         let Delivered { xmit_time, end_seq, retransmitted, echo_is_older } = segment;
         // Step 3. A retransmission that arrives late says nothing about the order on the way.
         let fack = self.fack.unwrap_or(end_seq);
         self.fack = Some(fack.max(end_seq));
         self.reordering_seen |= end_seq < fack && !retransmitted;
         // Step 2: what was acknowledged may be the transmission before the last.
-        let rtt = now.since(xmit_time);
+        let rtt = now.nanos_since(xmit_time);
         if retransmitted && (echo_is_older || min_rtt.is_some_and(|least| rtt < least)) {
             return;
         }
-        self.rtt = nanos(rtt);
+        self.rtt = rtt;
         if !self.delivered_any || sent_after(xmit_time, end_seq, self.xmit, self.end_seq) {
             self.delivered_any = true;
             (self.xmit, self.end_seq) = (xmit_time, end_seq);
@@ -299,7 +299,7 @@ mod tests {
         let mut rack = Rack::new();
         assert_eq!(rack.is_lost(at(0), SeqNum(1000), at(9000)), Fate::Unknown);
         // Sent at 0, 1, 2 and 3 ms; the third arrives.
-        rack.on_delivered(sent(2, 3000), at(42), Some(MS(40)));
+        rack.on_delivered(sent(2, 3000), at(42), Some(40_000_000));
         rack.update_reo_wnd(&ack(0));
         assert_eq!(rack.reo_wnd(), MS(10));
         assert_eq!(rack.is_lost(at(0), SeqNum(1000), at(42)), Fate::After(MS(8)));
@@ -320,12 +320,12 @@ mod tests {
     #[test]
     fn rfc8985_6_2_step_2_an_acknowledgment_of_the_first_transmission_is_not_of_the_second() {
         let mut rack = Rack::new();
-        rack.on_delivered(sent(0, 1000), at(40), Some(MS(40)));
+        rack.on_delivered(sent(0, 1000), at(40), Some(40_000_000));
         let again = Delivered { retransmitted: true, ..sent(50, 500) };
-        rack.on_delivered(again, at(60), Some(MS(40)));
-        rack.on_delivered(Delivered { echo_is_older: true, ..again }, at(100), Some(MS(40)));
+        rack.on_delivered(again, at(60), Some(40_000_000));
+        rack.on_delivered(Delivered { echo_is_older: true, ..again }, at(100), Some(40_000_000));
         assert_eq!(rack.is_lost(at(20), SeqNum(2000), at(200)), Fate::Unknown);
-        rack.on_delivered(again, at(91), Some(MS(40)));
+        rack.on_delivered(again, at(91), Some(40_000_000));
         assert_eq!(rack.is_lost(at(20), SeqNum(2000), at(200)), Fate::Lost);
         assert!(!rack.reordering_seen());
     }
@@ -333,7 +333,7 @@ mod tests {
     #[test]
     fn rfc8985_6_2_step_3_and_4_without_reordering_three_segments_suffice() {
         let mut rack = Rack::new();
-        rack.on_delivered(sent(1, 2000), at(41), Some(MS(40)));
+        rack.on_delivered(sent(1, 2000), at(41), Some(40_000_000));
         for (ack, window) in [
             (ack(0), MS(10)),
             (Reordering { segs_sacked: 2, ..ack(0) }, MS(10)),
@@ -343,7 +343,7 @@ mod tests {
             rack.update_reo_wnd(&ack);
             assert_eq!(rack.reo_wnd(), window, "{ack:?}");
         }
-        rack.on_delivered(sent(0, 1000), at(43), Some(MS(40)));
+        rack.on_delivered(sent(0, 1000), at(43), Some(40_000_000));
         assert!(rack.reordering_seen());
         rack.update_reo_wnd(&Reordering { in_recovery: true, segs_sacked: 9, ..ack(0) });
         assert_eq!(rack.reo_wnd(), MS(10));
@@ -352,8 +352,8 @@ mod tests {
     #[test]
     fn rfc8985_6_2_step_4_duplicates_widen_the_window_once_a_round() {
         let mut rack = Rack::new();
-        rack.on_delivered(sent(1, 2000), at(41), Some(MS(40)));
-        rack.on_delivered(sent(0, 1000), at(43), Some(MS(40)));
+        rack.on_delivered(sent(1, 2000), at(41), Some(40_000_000));
+        rack.on_delivered(sent(0, 1000), at(43), Some(40_000_000));
         let dsack = |una, nxt| Reordering { dsack: true, nxt: SeqNum(nxt), ..ack(una) };
         for (ack, window) in [
             (dsack(0, 5000), MS(20)),
@@ -376,7 +376,7 @@ mod tests {
     #[test]
     fn rfc8985_6_3_on_a_timeout_only_what_is_overdue_is_lost() {
         let mut rack = Rack::new();
-        rack.on_delivered(sent(0, 1000), at(40), Some(MS(40)));
+        rack.on_delivered(sent(0, 1000), at(40), Some(40_000_000));
         assert!(rack.is_lost_on_rto(at(10), at(50)));
         assert!(!rack.is_lost_on_rto(at(11), at(50)));
     }
@@ -425,7 +425,7 @@ mod tests {
             for (end, xmit, retransmitted, now, flag) in deliveries {
                 let (xmit_time, now) = (Instant::from_nanos(xmit), Instant::from_nanos(now));
                 let delivered = Delivered { xmit_time, end_seq: SeqNum(end), retransmitted, echo_is_older: flag };
-                rack.on_delivered(delivered, now, Some(MS(1)));
+                rack.on_delivered(delivered, now, Some(1_000_000));
                 rack.update_reo_wnd(&Reordering { dsack: flag, exits_recovery: retransmitted, ..ack(end) });
                 prop_assert!(rack.reo_wnd() <= MS(44));
             }

@@ -208,7 +208,13 @@ impl Rtt {
     /// The least round-trip time of the last ten to twenty seconds of samples: RFC 8985 §6.2.
     #[inline]
     pub(crate) fn min_rtt(&self) -> Option<Duration> {
-        (self.srtt != 0).then(|| Duration::from_nanos(self.least[0].min(self.least[1])))
+        self.min_rtt_nanos().map(Duration::from_nanos)
+    }
+
+    /// The same in nanoseconds.
+    #[inline]
+    pub(crate) fn min_rtt_nanos(&self) -> Option<u64> {
+        (self.srtt != 0).then(|| self.least[0].min(self.least[1]))
     }
 }
 

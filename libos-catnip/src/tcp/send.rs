@@ -107,7 +107,14 @@ impl SendBuffer {
     #[inline]
     pub(crate) fn append_sent(&mut self, heap: &Heap, sga: &mut SgArray, len: usize) {
         debug_assert!(self.unsent() == 0 && len == sga.len(), "nothing is sent before what comes before it");
-        self.append_small(heap, sga);
+        match sga.take_single() {
+            Some(chunk) if self.chunks.len() < FEW => {
+                self.len += chunk.len() as u64;
+                self.chunks.push_back(chunk);
+            }
+            Some(chunk) => self.append_small(heap, &mut chunk.into()),
+            None => self.append_small(heap, sga),
+        }
         self.sent = self.len;
         self.next = (self.chunks.len(), 0);
     }
@@ -149,7 +156,21 @@ impl SendBuffer {
         self.acked += count;
         self.len -= count;
         self.sent -= count;
-        let mut rest = count as usize;
+        match self.chunks.front() {
+            // As much as was pushed at a time, mostly. What is acknowledged was sent, and `next` lies behind it.
+            Some(first) if first.len() as u64 == count => {
+                self.chunks.pop_front();
+                self.next.0 = self.next.0.saturating_sub(1);
+            }
+            _ => self.drop_chunks(count as usize),
+        }
+        if !self.pushes.is_empty() {
+            self.complete_pushes(cx);
+        }
+    }
+
+    /// Drops so many bytes from the front.
+    fn drop_chunks(&mut self, mut rest: usize) {
         while rest > 0 {
             let Some(first) = self.chunks.front_mut() else { break };
             if first.len() > rest {
@@ -163,6 +184,10 @@ impl SendBuffer {
             self.chunks.pop_front();
             self.next = if self.next.0 == 0 { (0, 0) } else { (self.next.0 - 1, self.next.1) };
         }
+    }
+
+    /// Completes the pushes that are acknowledged.
+    fn complete_pushes(&mut self, cx: &mut Cx<'_>) {
         while let Some(push) = self.pushes.front().copied() {
             if push.end > self.acked {
                 break;

@@ -85,7 +85,7 @@ impl Entry {
         goes_on
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn settle_timers(
         &mut self,
         now: Instant,

@@ -8,7 +8,7 @@ use crate::token::QToken;
 
 impl Completions {
     /// Completes the operation that is waited for.
-    #[inline]
+    #[inline(always)]
     pub(super) fn arrive(&mut self, token: QToken, result: Result<Done, Error>) {
         self.awaited = None;
         self.pending -= 1;
