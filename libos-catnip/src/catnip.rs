@@ -15,12 +15,16 @@ use demi_api::token::QToken;
 
 use crate::config::CatnipSection;
 use crate::device::{BURST, DeviceCx, Frame, Queue as Device};
-use crate::ip::{About, Ip, Received};
+use crate::flow::Flow;
+use crate::ip::{About, ETHERNET, Ip, Received};
 use crate::tcp::{self, Env, Tcp};
-use crate::udp::Udp;
+use crate::udp::{self, Udp};
 
 /// Packets of the instance to itself, and errors, that are taken up in one turn.
 const INTERNAL_PER_TURN: usize = 64;
+
+/// Where the number of the transport protocol is in a frame, if it is of IPv4.
+const PROTOCOL: usize = ETHERNET + 9;
 
 /// More bursts that are received before timers are served.
 const BURSTS_BEFORE_TIMERS: usize = 16;
@@ -91,8 +95,30 @@ impl Catnip {
         self.start_any(cx, token, key, op)
     }
 
-    #[inline(never)]
+    /// The same for datagrams.
+    #[inline(always)]
     fn start_datagram(
+        &mut self,
+        cx: &mut Cx<'_>,
+        token: QToken,
+        key: Key,
+        op: &mut Op,
+    ) -> Result<Step, Error> {
+        match op {
+            Op::Push { sga, to } => {
+                if self.udp.push_brief(cx, &mut self.ip, key, sga, to.as_ref()) {
+                    self.flush(cx);
+                    return Ok(Step::Done(Ok(Done::Pushed(Position(0)))));
+                }
+            }
+            Op::Pop { .. } if self.udp.pop_later(token, key) => return Ok(Step::Pending),
+            _ => {}
+        }
+        self.start_any_datagram(cx, token, key, op)
+    }
+
+    #[inline(never)]
+    fn start_any_datagram(
         &mut self,
         cx: &mut Cx<'_>,
         token: QToken,
@@ -151,9 +177,17 @@ impl Catnip {
         let device_cx = DeviceCx { heap: cx.heap, now: cx.now };
         let count = self.device.rx_burst(&device_cx, &mut self.inbox);
         for place in 0..self.inbox.len() {
-            let mut env = Env { cx, ip: &mut self.ip, queues: &mut self.queues };
             let frame = &mut self.inbox[place];
-            if !self.tcp.receive_known(&mut env, frame) {
+            let known = match frame.data.segments() {
+                [head, ..] if head.get(PROTOCOL) == Some(&udp::PROTOCOL) => {
+                    self.udp.receive_known(cx, &mut self.ip, frame)
+                }
+                _ => {
+                    let mut env = Env { cx, ip: &mut self.ip, queues: &mut self.queues };
+                    self.tcp.receive_known(&mut env, frame)
+                }
+            };
+            if !known {
                 let frame = Frame { data: std::mem::take(&mut frame.data), checksum: frame.checksum };
                 self.receive_other(cx, frame);
             }
@@ -195,15 +229,15 @@ impl Catnip {
     /// Takes a frame that is not the next of a known flow.
     #[inline(never)]
     fn receive_other(&mut self, cx: &mut Cx<'_>, mut frame: Frame) {
-        let flow = self.tcp.flow_of(&self.ip, &frame);
+        let flow = Flow::of_frame(&frame, self.ip.epoch());
         match self.ip.receive_ordinary(&mut frame) {
             Some(about) => {
                 let (protocol, local, remote) = (about.protocol, about.local, about.remote);
                 self.deliver(cx, about, &mut frame.data);
-                if let Some(flow) = flow
-                    && protocol == tcp::PROTOCOL
-                {
-                    self.tcp.learn_flow(flow, local, remote);
+                match (protocol, &flow) {
+                    (tcp::PROTOCOL, Some(flow)) => self.tcp.note_flow(flow, local, remote),
+                    (udp::PROTOCOL, Some(flow)) => self.udp.note_flow(flow, local, remote),
+                    _ => {}
                 }
             }
             None => {

@@ -20,6 +20,7 @@
 //! | [`device`] | the seam to NICs, and those that there are |
 //! | `ip` | Ethernet, ARP and NDP, IPv4 and IPv6, ICMP, fragments, routes, address configuration |
 //! | `timer`, `ports` | a timer wheel; who has which port |
+//! | `flow` | conversations that are under way, by what their headers have in common |
 //! | `udp` | RFC 768 |
 //! | `tcp` | RFC 9293 and what was added to it |
 //! | `aids` | faults and recordings that the configuration puts before any device |
@@ -29,6 +30,7 @@ mod aids;
 mod catnip;
 mod config;
 pub mod device;
+mod flow;
 mod ip;
 mod ports;
 mod tcp;

@@ -4,7 +4,7 @@
 //! is dropped and counted, as there is nobody who could be held up.
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 
 use demi_api::addr::{Addr, Domain};
 use demi_api::error::Error;
@@ -14,14 +14,19 @@ use demi_api::sga::SgArray;
 use demi_api::slab::{Key, Slab};
 use demi_api::token::QToken;
 
-use crate::device::Checksum;
-use crate::ip::{About, Cast, Ip, Packet, Path, Problem, ProblemKind, checksum, pseudo_sum};
+use crate::device::{Checksum, Frame};
+use crate::flow::{self, Flow, Flows, half, word};
+use crate::ip::{About, Cast, ETHERNET, IPV4, Ip, Packet, Path, Problem, ProblemKind, checksum, pseudo_sum};
 use crate::ports::{Ports, share};
 
 /// IP protocol number.
 pub(crate) const PROTOCOL: u8 = 17;
 
 const HEADER: usize = 8;
+
+/// Where the UDP header begins in a frame, with IPv4, and where the payload does.
+const DATAGRAM: usize = ETHERNET + IPV4;
+const PAYLOAD: usize = DATAGRAM + HEADER;
 
 /// Most bytes of a datagram's payload.
 const MOST: usize = 65_507;
@@ -63,7 +68,6 @@ struct Socket {
 
 impl Socket {
     /// Sends a small datagram where the last one went. False: nothing was done.
-    #[inline]
     fn push_brief(&mut self, cx: &mut Cx<'_>, ip: &mut Ip, sga: &SgArray, to: SocketAddr) -> bool {
         let (Some(path), Some(local), None) = (&mut self.path, self.local, &self.error) else {
             return false;
@@ -98,6 +102,8 @@ impl Socket {
 pub(crate) struct Udp {
     sockets: Slab<Socket>,
     ports: Ports,
+    /// Whose datagrams came of late, until any socket's addresses change.
+    flows: Flows,
     recv_buffer: usize,
     received: u64,
     sent: u64,
@@ -110,6 +116,7 @@ impl Udp {
         Udp {
             sockets: Slab::new(),
             ports: Ports::new(),
+            flows: Flows::default(),
             recv_buffer,
             received: 0,
             sent: 0,
@@ -161,10 +168,44 @@ impl Udp {
             socket.local = Some(SocketAddr::new(addr.ip(), port));
         }
         self.ports.add(port, key);
+        self.flows = Flows::default();
         Ok(())
     }
 
+    /// Sends a datagram at once, if it is small and goes where the last one went. False: nothing was done.
     #[inline]
+    pub(crate) fn push_brief(
+        &mut self,
+        cx: &mut Cx<'_>,
+        ip: &mut Ip,
+        key: Key,
+        sga: &SgArray,
+        to: Option<&Addr>,
+    ) -> bool {
+        let Some(socket) = self.sockets.get_mut(key) else { return false };
+        let to = match to {
+            Some(Addr::Inet(to)) => Some(*to),
+            Some(Addr::Unix(_) | Addr::Unnamed) => None,
+            None => socket.peer,
+        };
+        let Some(to) = to.filter(|_| to == socket.last) else { return false };
+        let sent = socket.push_brief(cx, ip, sga, to);
+        self.sent += u64::from(sent);
+        sent
+    }
+
+    /// Begins a pop that has to wait. False: it is done, or there is a question about it; nothing was done.
+    #[inline]
+    pub(crate) fn pop_later(&mut self, token: QToken, key: Key) -> bool {
+        match self.sockets.get_mut(key) {
+            Some(socket) if socket.error.is_none() && socket.ready.is_empty() => {
+                socket.pops.push_back(token);
+                true
+            }
+            _ => false,
+        }
+    }
+
     pub(crate) fn start(
         &mut self,
         cx: &mut Cx<'_>,
@@ -180,10 +221,6 @@ impl Udp {
                     Some(to) => to.inet().ok_or(Error::BadAddress)?,
                     None => socket.peer.ok_or(Error::NotConnected)?,
                 };
-                if socket.last == Some(to) && socket.push_brief(cx, ip, sga, to) {
-                    self.sent += 1;
-                    return Ok(Step::Done(Ok(Done::Pushed(Position(0)))));
-                }
                 if sga.len() > MOST {
                     return Err(Error::TooLarge { len: sga.len(), limit: MOST });
                 }
@@ -216,6 +253,7 @@ impl Udp {
                 let local = socket.local.map(|addr| addr.ip()).filter(|addr| !addr.is_unspecified());
                 let path = ip.path(cx, local, peer.ip())?;
                 (socket.peer, socket.path, socket.last) = (Some(peer), Some(path), None);
+                self.flows = Flows::default();
                 if socket.local.is_none() {
                     self.bind_any(cx.rng, ip, key)?;
                 }
@@ -298,6 +336,7 @@ impl Udp {
 
     pub(crate) fn close(&mut self, cx: &mut Cx<'_>, key: Key) {
         let Some(socket) = self.sockets.remove(key) else { return };
+        self.flows = Flows::default();
         for token in socket.pops {
             cx.done.post(token, Err(Error::Cancelled));
         }
@@ -384,14 +423,55 @@ impl Udp {
             }
             return;
         };
+        data.advance(HEADER);
+        data.set_peer(Some(sender.into()));
+        self.hand_over(cx, key, data);
+    }
+
+    /// Takes a frame, if it is the next of a known flow. False: nothing was done.
+    #[inline(always)]
+    pub(crate) fn receive_known(&mut self, cx: &mut Cx<'_>, ip: &mut Ip, frame: &mut Frame) -> bool {
+        let [only] = frame.data.segments() else { return false };
+        let Some(head) = only.first_chunk::<PAYLOAD>() else { return false };
+        let Some(key) = self.flows.find(head, ip.epoch()) else { return false };
+        let Some(end) = flow::end_of(only, PROTOCOL) else { return false };
+        // Nothing behind it, and a checksum.
+        let plain = end >= PAYLOAD
+            && usize::from(half(head, PAYLOAD - 4)) == end - DATAGRAM
+            && half(head, PAYLOAD - 2) != 0;
+        if !plain || !flow::is_sound(&only[..end], PROTOCOL, frame.checksum) {
+            return false;
+        }
+        let sender = SocketAddrV4::new(Ipv4Addr::from_bits(word(head, 26)), half(head, DATAGRAM));
+        ip.count_delivered();
+        if let [only] = frame.data.segments_mut() {
+            only.keep(PAYLOAD..end);
+        }
+        frame.data.set_peer(Some(Addr::Inet(sender.into())));
+        self.hand_over(cx, key, &mut frame.data);
+        true
+    }
+
+    /// Notes a packet between these addresses that was of no known flow.
+    pub(crate) fn note_flow(&mut self, flow: &Flow, local: IpAddr, remote: IpAddr) {
+        if !self.flows.note(flow) {
+            return;
+        }
+        let (from, to) = flow.ports();
+        if let Some(key) = self.find(local, to, SocketAddr::new(remote, from)) {
+            self.flows.learn(flow, key);
+        }
+    }
+
+    /// Gives a datagram to its socket.
+    #[inline]
+    fn hand_over(&mut self, cx: &mut Cx<'_>, key: Key, data: &mut SgArray) {
         let Some(socket) = self.sockets.get_mut(key) else { return };
         self.received += 1;
-        let mut sga = std::mem::take(data);
-        sga.advance(HEADER);
-        sga.set_peer(Some(sender.into()));
         if let Some(token) = socket.pops.pop_front() {
-            return cx.done.post(token, Ok(Done::Popped(sga)));
+            return cx.done.post_popped(token, data);
         }
+        let mut sga = std::mem::take(data);
         let cost = sga.len() + OVERHEAD;
         if socket.bytes + cost > socket.recv_buffer {
             self.dropped += 1;

@@ -7,7 +7,7 @@
 //! | `listen`, `cookies` | handshakes that others begin, and those of which nothing is kept |
 //! | `demux` | which connection a segment is for; local ports; initial sequence numbers |
 //! | `conn`, `input`, `output`, `timeout` | one connection |
-//! | `flow`, `expected`, `brief` | the short ways of what is ordinary |
+//! | `known`, `expected`, `brief` | the short ways of what is ordinary |
 //! | `time_wait` | what is left of one |
 //! | `send`, `flight`, `reassembly`, `small` | its data: pushed, under way, out of order; in small pieces |
 //! | `rtt`, `rack`, `congestion` | what it knows of the network |
@@ -24,9 +24,9 @@ mod counters;
 mod demux;
 mod expected;
 mod flight;
-mod flow;
 mod gaps;
 mod input;
+mod known;
 mod listen;
 mod output;
 mod rack;

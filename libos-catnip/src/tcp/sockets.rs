@@ -25,7 +25,6 @@ use super::cookies::Cookies;
 use super::counters::Counters;
 use super::demux::{Demux, Ends, pick_port};
 use super::flight::Flight;
-use super::flow::Flows;
 use super::listen::Listener;
 use super::rack::Rack;
 use super::reassembly::Reassembly;
@@ -35,6 +34,7 @@ use super::seq::SeqNum;
 use super::time_wait::{TimeWait, taken_over};
 use super::{Ecn, EcnPolicy, Policy, SynCookies, recv_shift};
 use crate::catnip::Queue;
+use crate::flow::Flows;
 use crate::ip::{Ip, Path};
 use crate::ports::{Ports, share};
 use crate::timer::{TimerId, Wheel};
@@ -138,6 +138,7 @@ const _: () = assert!(size_of::<Entry>() <= 880 && size_of::<Socket>() <= 16);
 pub(crate) struct Tcp {
     pub(super) sockets: Slab<Socket>,
     pub(super) demux: Demux,
+    /// Whose packets came of late.
     pub(super) flows: Flows,
     /// Listeners, and what is bound to become one.
     listeners: Ports,

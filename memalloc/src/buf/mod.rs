@@ -16,7 +16,7 @@ mod remote;
 mod unique;
 
 use std::fmt;
-use std::ops::{Bound, RangeBounds};
+use std::ops::{Bound, Range, RangeBounds};
 use std::ptr::NonNull;
 
 pub use pool::Pool;
@@ -108,6 +108,15 @@ impl Buf {
     pub fn advance(&mut self, count: usize) {
         assert!(count <= self.len(), "cannot advance {count} of {} bytes", self.len());
         self.raw.narrow(count, self.len() - count);
+    }
+
+    /// Drops all but some of the bytes.
+    ///
+    /// # Panics
+    /// When the range is not within the buffer.
+    #[inline]
+    pub fn keep(&mut self, range: Range<usize>) {
+        self.raw.narrow(range.start, range.len());
     }
 
     /// Drops all but the first `len` bytes. Does nothing if there are no more.
