@@ -140,6 +140,13 @@ impl SgArray {
         };
     }
 
+    /// The same for a peer of IPv4.
+    #[inline]
+    pub fn set_peer_v4(&mut self, peer: SocketAddrV4) {
+        self.segments.forget_peer();
+        self.peer = Peer4::new(peer);
+    }
+
     /// Whether there is nothing in it that would have to be dropped.
     #[inline]
     pub(crate) fn is_vacant(&self) -> bool {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::error::Error;
 use crate::instance::{Core, Demikernel};
 use crate::libos::LibOs;
-use crate::op::Completion;
+use crate::op::{Completion, Done};
 use crate::sys;
 use crate::time::Instant;
 use crate::token::QToken;
@@ -33,21 +33,28 @@ impl<L: LibOs> Demikernel<L> {
     /// [`Error::TimedOut`] and [`Error::Interrupted`] leave the token valid; a zero timeout polls once.
     #[inline]
     pub fn wait(&self, token: QToken, timeout: Option<Duration>) -> Result<Completion, Error> {
-        // The result of a push, mostly, which is in hand: a short way for these, with nothing moved twice.
+        // That of a push, mostly, which is in hand: a short way for these, with nothing moved for them.
         if let Ok(mut core) = self.core_as_is()
             && core.may_take()
-            && let Some(completion) = core.done.take_held(token)
+            && let Some((qd, position)) = core.done.take_held_push(token)
         {
             core.policy.takes += 1;
-            return Ok(completion);
+            return Ok(Completion { token, qd, result: Ok(Done::Pushed(position)) });
         }
         self.wait_for(token, timeout)
     }
 
     #[inline(never)]
     fn wait_for(&self, token: QToken, timeout: Option<Duration>) -> Result<Completion, Error> {
+        let mut core = self.core_as_is()?;
+        if core.may_take()
+            && let Some(completion) = core.done.take_held(token)
+        {
+            core.policy.takes += 1;
+            return Ok(completion);
+        }
         // An operation under way that one turn completes: what comes of it is moved once.
-        let mut core = self.core()?;
+        core.done.put_down();
         if timeout != Some(Duration::ZERO) && core.may_take() && core.done.await_pending(token) {
             core.turn();
             if let Some(completion) = core.done.take_arrived() {

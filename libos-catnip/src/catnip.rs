@@ -83,14 +83,15 @@ impl Catnip {
     #[inline(always)]
     fn start_stream(&mut self, cx: &mut Cx<'_>, token: QToken, key: Key, op: &mut Op) -> Result<Step, Error> {
         // What nearly every push and pop is. Results are made only here: nothing large is moved for them.
-        match op {
-            Op::Push { sga, to: None } => {
-                if self.push_brief(cx, key, sga) {
-                    return Ok(Step::Done(Ok(Done::Pushed(Position(0)))));
-                }
-            }
-            Op::Pop { limit } if self.tcp.pop_later(token, key, *limit) => return Ok(Step::Pending),
-            _ => {}
+        if let Op::Push { sga, to: None } = op
+            && self.push_brief(cx, key, sga)
+        {
+            return Ok(Step::Done(Ok(Done::Pushed(Position(0)))));
+        }
+        if let Op::Pop { limit } = op
+            && self.tcp.pop_later(token, key, *limit)
+        {
+            return Ok(Step::Pending);
         }
         self.start_any(cx, token, key, op)
     }
@@ -104,15 +105,14 @@ impl Catnip {
         key: Key,
         op: &mut Op,
     ) -> Result<Step, Error> {
-        match op {
-            Op::Push { sga, to } => {
-                if self.udp.push_brief(cx, &mut self.ip, key, sga, to.as_ref()) {
-                    self.flush(cx);
-                    return Ok(Step::Done(Ok(Done::Pushed(Position(0)))));
-                }
-            }
-            Op::Pop { .. } if self.udp.pop_later(token, key) => return Ok(Step::Pending),
-            _ => {}
+        if let Op::Push { sga, to } = op
+            && self.udp.push_brief(cx, &mut self.ip, key, sga, to.as_ref())
+        {
+            self.flush(cx);
+            return Ok(Step::Done(Ok(Done::Pushed(Position(0)))));
+        }
+        if matches!(op, Op::Pop { .. }) && self.udp.pop_later(token, key) {
+            return Ok(Step::Pending);
         }
         self.start_any_datagram(cx, token, key, op)
     }
@@ -131,7 +131,7 @@ impl Catnip {
     }
 
     /// The device first, the books after.
-    #[inline]
+    #[inline(always)]
     fn push_brief(&mut self, cx: &mut Cx<'_>, key: Key, sga: &mut SgArray) -> bool {
         let mut env = Env { cx, ip: &mut self.ip, queues: &mut self.queues };
         if !self.tcp.push_brief(&mut env, key, sga) {

@@ -173,7 +173,7 @@ impl Udp {
     }
 
     /// Sends a datagram at once, if it is small and goes where the last one went. False: nothing was done.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn push_brief(
         &mut self,
         cx: &mut Cx<'_>,
@@ -183,19 +183,22 @@ impl Udp {
         to: Option<&Addr>,
     ) -> bool {
         let Some(socket) = self.sockets.get_mut(key) else { return false };
-        let to = match to {
-            Some(Addr::Inet(to)) => Some(*to),
-            Some(Addr::Unix(_) | Addr::Unnamed) => None,
-            None => socket.peer,
+        let to = match (to, &socket.peer) {
+            (Some(Addr::Inet(to)), _) | (None, Some(to)) => to,
+            (Some(Addr::Unix(_) | Addr::Unnamed), _) | (None, None) => return false,
         };
-        let Some(to) = to.filter(|_| to == socket.last) else { return false };
+        let to = match (to, &socket.last) {
+            (SocketAddr::V4(to), Some(SocketAddr::V4(last))) if to == last => SocketAddr::V4(*to),
+            (SocketAddr::V6(to), Some(SocketAddr::V6(last))) if to == last => SocketAddr::V6(*to),
+            _ => return false,
+        };
         let sent = socket.push_brief(cx, ip, sga, to);
         self.sent += u64::from(sent);
         sent
     }
 
     /// Begins a pop that has to wait. False: it is done, or there is a question about it; nothing was done.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn pop_later(&mut self, token: QToken, key: Key) -> bool {
         match self.sockets.get_mut(key) {
             Some(socket) if socket.error.is_none() && socket.ready.is_empty() => {
@@ -447,7 +450,7 @@ impl Udp {
         if let [only] = frame.data.segments_mut() {
             only.keep(PAYLOAD..end);
         }
-        frame.data.set_peer(Some(Addr::Inet(sender.into())));
+        frame.data.set_peer_v4(sender);
         self.hand_over(cx, key, &mut frame.data);
         true
     }
@@ -464,7 +467,7 @@ impl Udp {
     }
 
     /// Gives a datagram to its socket.
-    #[inline]
+    #[inline(always)]
     fn hand_over(&mut self, cx: &mut Cx<'_>, key: Key, data: &mut SgArray) {
         let Some(socket) = self.sockets.get_mut(key) else { return };
         self.received += 1;

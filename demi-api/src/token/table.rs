@@ -229,7 +229,7 @@ impl Completions {
     #[inline]
     pub fn post(&mut self, token: QToken, result: Result<Done, Error>) {
         if self.awaited == Some(token) {
-            return self.arrive(token, result);
+            return self.arrive(token, || result);
         }
         self.file(token, result);
     }
@@ -238,7 +238,7 @@ impl Completions {
     #[inline]
     pub fn post_popped(&mut self, token: QToken, sga: &mut SgArray) {
         if self.awaited == Some(token) {
-            return self.arrive(token, Ok(Done::Popped(std::mem::take(sga))));
+            return self.arrive(token, || Ok(Done::Popped(std::mem::take(sga))));
         }
         self.file(token, Ok(Done::Popped(std::mem::take(sga))));
     }
@@ -376,7 +376,7 @@ impl Completions {
         Ok(token)
     }
 
-    #[inline]
+    #[inline(always)]
     fn begin(&mut self, token: QToken, qd: QDesc, owner: Owner) {
         debug_assert_eq!(self.next, Some(token), "tokens are used in the order in which they are given");
         self.next = None;

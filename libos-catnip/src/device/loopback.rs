@@ -91,9 +91,16 @@ impl Queue for Loopback {
 
     fn tx_burst(&mut self, _cx: &DeviceCx<'_>, outbox: &mut VecDeque<Frame>) -> usize {
         let mut ends = self.wire.ends.borrow_mut();
-        let count = outbox.len();
-        while let Some(frame) = outbox.pop_front() {
-            deliver(&mut ends, self.place, frame);
+        let mut count = 0;
+        while let Some(next) = outbox.front() {
+            let to = next.data.segments().first().and_then(|head| head.first_chunk::<6>());
+            let end = to.and_then(|to| ends.iter_mut().find(|end| end.mac == *to));
+            let Some(frame) = outbox.pop_front() else { break };
+            match end {
+                Some(end) => arrive(end, frame),
+                None => spread(&mut ends, self.place, frame),
+            }
+            count += 1;
         }
         count
     }
@@ -111,15 +118,12 @@ impl Queue for Loopback {
     }
 }
 
-fn deliver(ends: &mut [End], from: usize, frame: Frame) {
-    let Some(to) = frame.data.segments().first().and_then(|head| head.first_chunk::<6>().copied()) else {
-        return;
-    };
-    let group = to[0] & 1 == 1;
-    if let Some(place) = ends.iter().position(|end| end.mac == to) {
-        return arrive(&mut ends[place], frame);
-    }
-    if !group {
+/// Gives a frame that names none of the ends to all others, if it is for a group.
+#[cold]
+#[inline(never)]
+fn spread(ends: &mut [End], from: usize, frame: Frame) {
+    let first = frame.data.segments().first().and_then(|head| head.first_chunk::<6>());
+    if first.is_none_or(|to| to[0] & 1 == 0) {
         return;
     }
     let others = ends.iter_mut().enumerate().filter(|(place, _)| *place != from);
@@ -128,6 +132,7 @@ fn deliver(ends: &mut [End], from: usize, frame: Frame) {
     }
 }
 
+#[inline]
 fn arrive(end: &mut End, frame: Frame) {
     if end.arrived.len() == DEPTH {
         end.dropped += 1;

@@ -20,7 +20,7 @@ use smoltcp::wire::{DhcpMessageType, DhcpPacket, DhcpRepr, EthernetAddress};
 
 use super::addr::{Cidr, is_unicast4};
 use super::neighbours::Waiting;
-use super::path::pseudo_sum;
+use super::path::{addresses_sum, pseudo_sum};
 use super::routes::Origin;
 use super::send::{Header, Part, fill_v4};
 use super::{ANY4, ETHERNET, IPV4, Ip, Packet, UDP, checksum};
@@ -336,7 +336,8 @@ impl Ip {
         }
         let header = Header { protocol: UDP, ecn: 0, dont_fragment: false, hop_limit: self.hop_limit, len };
         let part = Part { ident: cx.rng.u16(..).into(), offset: 0, more: false };
-        fill_v4(&self.mac, &mut head, client_ip, to, header, part);
+        let sum = addresses_sum(client_ip.into(), to.into());
+        fill_v4(&self.mac, &mut head, client_ip, to, sum, header, part);
         self.put(cx, [0xff; 6], Waiting { head, body: SgArray::new(), checksum: Checksum::Unknown });
         Ok(())
     }

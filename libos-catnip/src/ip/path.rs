@@ -15,6 +15,8 @@ use super::{ETHERNET, IPV4, IPV6, Ip, LOOP_MTU};
 pub(crate) struct Path {
     pub(super) local: IpAddr,
     pub(super) remote: IpAddr,
+    /// Both addresses' part in checksums, not folded.
+    pub(super) sum: u32,
     mtu: u16,
     link_mtu: u16,
     pub(super) hop: Hop,
@@ -71,15 +73,27 @@ impl Path {
     /// The sum of the pseudo-header for `len` bytes of transport header and payload, not folded.
     #[inline]
     pub(crate) fn pseudo_sum(&self, protocol: u8, len: usize) -> u32 {
-        pseudo_sum(self.local, self.remote, protocol, len)
+        self.sum + rest_of_pseudo(protocol, len)
     }
 }
 
 /// The sum of a pseudo-header (RFC 9293 §3.1, RFC 8200 §8.1), not folded.
 #[inline]
 pub(crate) fn pseudo_sum(one: IpAddr, other: IpAddr, protocol: u8, len: usize) -> u32 {
+    addresses_sum(one, other) + rest_of_pseudo(protocol, len)
+}
+
+#[inline]
+fn rest_of_pseudo(protocol: u8, len: usize) -> u32 {
+    let len = len as u32;
+    u32::from(protocol) + (len >> 16) + (len & 0xffff)
+}
+
+/// What both addresses add to the sum of a pseudo-header, or of a header of IPv4; not folded.
+#[inline]
+pub(super) fn addresses_sum(one: IpAddr, other: IpAddr) -> u32 {
     let digits = |bits: u128| (0..8).map(|n| (bits >> (16 * n)) as u32 & 0xffff).sum::<u32>();
-    let addrs = match (one, other) {
+    match (one, other) {
         (IpAddr::V4(one), IpAddr::V4(other)) => {
             let both = u64::from(one.to_bits()) + u64::from(other.to_bits());
             (both >> 16) as u32 + (both & 0xffff) as u32
@@ -87,9 +101,7 @@ pub(crate) fn pseudo_sum(one: IpAddr, other: IpAddr, protocol: u8, len: usize) -
         (IpAddr::V6(one), IpAddr::V6(other)) => digits(one.to_bits()) + digits(other.to_bits()),
         // There is no packet between families.
         _ => 0,
-    };
-    let len = len as u32;
-    addrs + u32::from(protocol) + (len >> 16) + (len & 0xffff)
+    }
 }
 
 impl Ip {
@@ -150,6 +162,7 @@ impl Ip {
             return Ok(Path {
                 local,
                 remote,
+                sum: addresses_sum(local, remote),
                 mtu: LOOP_MTU as u16,
                 link_mtu: LOOP_MTU as u16,
                 hop: Hop::Loop,
@@ -171,6 +184,7 @@ impl Ip {
         };
         let link_mtu = self.link_mtu(remote);
         let mtu = self.mtus.get(remote, link_mtu) as u16;
-        Ok(Path { local, remote, mtu, link_mtu: link_mtu as u16, hop, epoch })
+        let sum = addresses_sum(local, remote);
+        Ok(Path { local, remote, sum, mtu, link_mtu: link_mtu as u16, hop, epoch })
     }
 }

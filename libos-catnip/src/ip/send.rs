@@ -101,13 +101,13 @@ impl Ip {
     }
 
     /// Fills in the headers of a packet that is not a fragment.
-    #[inline]
+    #[inline(always)]
     pub(super) fn fill(&mut self, path: &Path, head: &mut [u8], header: Header) {
         match (path.local, path.remote) {
             (IpAddr::V4(local), IpAddr::V4(remote)) => {
                 let ident = if header.dont_fragment { 0 } else { self.idents.next(remote) };
                 let part = Part { ident: ident.into(), offset: 0, more: false };
-                fill_v4(&self.mac, head, local, remote, header, part);
+                fill_v4(&self.mac, head, local, remote, path.sum, header, part);
             }
             (IpAddr::V6(local), IpAddr::V6(remote)) => {
                 fill_v6(&self.mac, head, local, remote, header);
@@ -265,7 +265,7 @@ impl Ip {
             let part = Part { ident, offset, more: !rest.is_empty() };
             match (path.local, path.remote) {
                 (IpAddr::V4(local), IpAddr::V4(remote)) => {
-                    fill_v4(&self.mac, &mut head, local, remote, header, part);
+                    fill_v4(&self.mac, &mut head, local, remote, path.sum, header, part);
                 }
                 _ => {
                     self.fill(path, &mut head, Header { protocol: IpProtocol::Ipv6Frag.into(), ..header });
@@ -320,12 +320,13 @@ pub(super) fn fill_v6(mac: &[u8; 6], head: &mut [u8], local: Ipv6Addr, remote: I
     head[ETHERNET + 6] = header.protocol;
 }
 
-#[inline]
+#[inline(always)]
 pub(super) fn fill_v4(
     mac: &[u8; 6],
     head: &mut [u8],
     local: Ipv4Addr,
     remote: Ipv4Addr,
+    addresses_sum: u32,
     header: Header,
     part: Part,
 ) {
@@ -333,18 +334,18 @@ pub(super) fn fill_v4(
     let (Header { protocol, ecn, dont_fragment, hop_limit, len }, Part { ident, offset, more }) =
         (header, part);
     let fragment = u32::from(dont_fragment) << 14 | u32::from(more) << 13 | u32::from(offset / 8);
-    // RFC 791 §3.1, in words, whose sum is to be all ones.
-    let [first, second] =
-        [0x4500_0000 | u32::from(ecn) << 16 | (IPV4 + len) as u32 & 0xffff, ident << 16 | fragment];
+    let len = (IPV4 + len) as u32 & 0xffff;
     let third = u32::from_be_bytes([hop_limit, protocol, 0, 0]);
-    let (local, remote) = (local.to_bits(), remote.to_bits());
-    let sum: u64 = [first, second, third, local, remote].iter().map(|word| u64::from(*word)).sum();
-    let third = third | u32::from(!checksum::fold((sum >> 16) as u32 + (sum & 0xffff) as u32));
+    // RFC 791 §3.1: the sum of all halves is to be all ones.
+    let sum = addresses_sum + 0x4500 + u32::from(ecn) + len + ident + fragment + (third >> 16);
+    let third = third | u32::from(!checksum::fold(sum));
     head[6..12].copy_from_slice(mac);
     head[12..14].copy_from_slice(&u16::from(EthernetProtocol::Ipv4).to_be_bytes());
-    for (at, word) in [(14, first), (18, second), (22, third), (26, local), (30, remote)] {
-        head[at..at + 4].copy_from_slice(&word.to_be_bytes());
-    }
+    head[14..18].copy_from_slice(&(0x4500_0000 | u32::from(ecn) << 16 | len).to_be_bytes());
+    head[18..22].copy_from_slice(&(ident << 16 | fragment).to_be_bytes());
+    head[22..26].copy_from_slice(&third.to_be_bytes());
+    head[26..30].copy_from_slice(&local.octets());
+    head[30..34].copy_from_slice(&remote.octets());
 }
 
 /// Puts a head before a body of at most seven segments.

@@ -446,7 +446,7 @@ impl Connection {
     }
 
     /// Begins a pop that has to wait. False: it has not, or there is a question about it; nothing was done.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn pop_later(&mut self, token: QToken, limit: usize) -> bool {
         let waits = limit > 0 && self.state == State::Established && self.has_to_wait();
         if waits {

@@ -111,13 +111,12 @@ impl Connection {
     /// Nothing is missing either way, no window is closed that could open, and neither side is on its way out.
     #[inline(always)]
     fn is_calm(&self) -> bool {
+        // Together, as each is true of nearly every segment.
+        let amiss = self.detached | self.read_shut | self.peer_fin.is_some() | (self.duplicate_acks != 0);
         self.state == State::Established
+            && !amiss
             && self.window > 0
             && self.fin == Fin::No
-            && self.peer_fin.is_none()
-            && !self.detached
-            && !self.read_shut
-            && self.duplicate_acks == 0
             && self.una != self.iss
             && !self.flight.is_holed()
             && self.reassembly.is_empty()

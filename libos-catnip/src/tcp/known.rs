@@ -22,7 +22,7 @@ const SEGMENT: usize = ETHERNET + IPV4;
 const TEXT: usize = SEGMENT + HEADER + TIMESTAMPS;
 
 /// Length of the header, in words, where the header has it.
-const OFFSET: u8 = ((HEADER + TIMESTAMPS) / 4 << 4) as u8;
+const OFFSET: u8 = (((HEADER + TIMESTAMPS) / 4) << 4) as u8;
 
 impl Tcp {
     /// Takes a frame, if it is the next of a known flow. False: nothing was done.

@@ -150,7 +150,7 @@ impl SendBuffer {
     }
 
     /// The peer has acknowledged `count` more bytes.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn ack(&mut self, cx: &mut Cx<'_>, count: u64) {
         debug_assert!(count <= self.sent, "only what was sent is acknowledged");
         self.acked += count;

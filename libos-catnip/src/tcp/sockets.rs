@@ -216,14 +216,14 @@ impl Tcp {
 
     /// Sends a push at once, if it is small and nothing is in its way. True: it is done, and
     /// [`note_brief`](Tcp::note_brief) is to follow once the device has it.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn push_brief(&mut self, env: &mut Env<'_, '_>, key: Key, sga: &SgArray) -> bool {
         let Some(Socket::Connection(entry)) = self.sockets.get_mut(key) else { return false };
         let mut io = Io { cx: env.cx, ip: env.ip, counters: &mut self.counters };
         entry.conn.push_brief(&mut io, sga)
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn note_brief(&mut self, env: &mut Env<'_, '_>, key: Key, sga: &mut SgArray) {
         let Some(Socket::Connection(entry)) = self.sockets.get_mut(key) else { return };
         self.counters.gaps.push(env.cx.now);
@@ -256,7 +256,7 @@ impl Tcp {
     }
 
     /// Begins a pop that has to wait, as most do. False: it is done, or there is a question about it; nothing was done.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn pop_later(&mut self, token: QToken, key: Key, limit: usize) -> bool {
         let Some(Socket::Connection(entry)) = self.sockets.get_mut(key) else { return false };
         entry.conn.pop_later(token, limit)

@@ -9,7 +9,7 @@ use crate::token::QToken;
 impl Completions {
     /// Completes the operation that is waited for.
     #[inline(always)]
-    pub(super) fn arrive(&mut self, token: QToken, result: Result<Done, Error>) {
+    pub(super) fn arrive(&mut self, token: QToken, result: impl FnOnce() -> Result<Done, Error>) {
         self.awaited = None;
         self.pending -= 1;
         self.live -= 1;
@@ -25,10 +25,11 @@ impl Completions {
                 Some(_) => self.free = token.slot(),
             }
         }
-        let before = self.arrived.replace(Completion { token, qd, result });
-        // Nothing is waited for while there is something: there is nothing to drop.
-        debug_assert!(before.is_none());
-        std::mem::forget(before);
+        debug_assert!(self.arrived.is_none(), "nothing is waited for while there is something");
+        if self.arrived.is_none() {
+            // Made where it lies.
+            self.arrived = Some(Completion { token, qd, result: result() });
+        }
     }
 
     /// The token that the application's next operation will have, which `qd` is about to be asked for. What comes of
@@ -89,8 +90,10 @@ impl Completions {
         if self.next.is_none() {
             return self.note_twice_done();
         }
-        // Whoever asks has found the hand empty: there is nothing to drop.
-        std::mem::forget(std::mem::replace(&mut self.held, Held::Pushed(qd, position)));
+        debug_assert!(matches!(self.held, Held::Nothing), "whoever asks finds the hand empty");
+        if matches!(self.held, Held::Nothing) {
+            self.held = Held::Pushed(qd, position);
+        }
     }
 
     /// The operation was posted while it was started, and is now said to be done: the first result counts.
@@ -104,6 +107,20 @@ impl Completions {
     pub(crate) fn refused(&mut self) {
         self.asked = QDesc::NONE;
         self.next = self.next.and_then(QToken::following);
+    }
+
+    /// Takes the result in hand, if it is the one asked for, and of a push.
+    #[inline]
+    pub(crate) fn take_held_push(&mut self, token: QToken) -> Option<(QDesc, Position)> {
+        match self.held {
+            Held::Pushed(qd, position) if self.next == Some(token) => {
+                self.held = Held::Nothing;
+                self.next = token.following();
+                self.next_round();
+                Some((qd, position))
+            }
+            _ => None,
+        }
     }
 
     /// Takes the result in hand, if it is the one asked for.

@@ -188,7 +188,7 @@ impl Congestion {
 
     /// Takes in an acknowledgment that advances SND.UNA, or reports more by SACK. Ends recovery if it covers what was on
     /// the way when that began.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn on_ack(&mut self, ack: &Acked) {
         self.untried = false;
         self.progress |= ack.acked > 0;
