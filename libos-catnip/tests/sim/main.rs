@@ -4,6 +4,7 @@
 //! `DEMI_SEEDS` says how many seeds of each kind to run, in place of the usual number; `DEMI_SEED` runs a single one, for
 //! the seed that a failure names.
 
+mod datagrams;
 mod ecn;
 mod idle;
 mod listen;
