@@ -36,10 +36,11 @@ const STEPS: [(&str, &str); 4] = [
 ];
 
 /// Parts of paths, and the layer of what lies there; the first that fits counts.
-const LAYERS: [(&str, &str); 18] = [
+const LAYERS: [(&str, &str); 19] = [
     ("/libos-catnip/src/tcp/", "transport"),
     ("/libos-catnip/src/udp", "transport"),
     ("/libos-catnip/src/ip/", "ip"),
+    ("/libos-catnip/src/flow", "ip"),
     ("/libos-catnip/src/device/", "device"),
     ("/libos-catnip/src/", "libOS"),
     ("/demi-api/src/", "api"),
