@@ -1,6 +1,6 @@
 //! The checkpoint: all logs, their segments, and the segments that they will be given next.
 
-use super::{Damage, Geometry, get16, get32, get64, put16, put32, put64};
+use super::{Damage, Geometry, crc32c, get16, get32, get64, put16, put32, put64};
 
 const MAGIC: &[u8; 8] = b"DEMICKPT";
 
@@ -125,7 +125,7 @@ impl Checkpoint {
                 at += LogEntry::SEGMENT_LEN;
             }
         }
-        let crc = crc32c::crc32c_append(seed, &out[12..len]);
+        let crc = crc32c(seed, &out[12..len]);
         put32(out, 8, crc);
     }
 
@@ -147,7 +147,7 @@ impl Checkpoint {
     pub fn parse(bytes: &[u8], geometry: &Geometry, seed: u32) -> Result<Checkpoint, Damage> {
         let len = Checkpoint::declared_len(bytes, geometry)?;
         let Some(bytes) = bytes.get(..len) else { return Err(Damage::Short) };
-        if get32(bytes, 8) != crc32c::crc32c_append(seed, &bytes[12..]) {
+        if get32(bytes, 8) != crc32c(seed, &bytes[12..]) {
             return Err(Damage::Checksum);
         }
         let mut used = vec![false; geometry.segments as usize];

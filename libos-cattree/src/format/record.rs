@@ -1,6 +1,6 @@
 //! Records: a header and a payload, or the head of a segment.
 
-use super::{Damage, Geometry, get16, get32, get64, put16, put32, put64};
+use super::{Damage, Geometry, crc32c, get16, get32, get64, put16, put32, put64};
 
 /// Bytes of a record's header.
 pub const HEADER_LEN: usize = 48;
@@ -74,7 +74,7 @@ impl Header {
     /// Reads a header of the image that `seed` belongs to. Its lengths are within the segment.
     pub fn parse(bytes: &[u8], geometry: &Geometry, seed: u32) -> Result<Header, Damage> {
         let Some(bytes) = bytes.get(..HEADER_LEN) else { return Err(Damage::Short) };
-        if get32(bytes, 0) != crc32c::crc32c_append(seed, &bytes[4..]) {
+        if get32(bytes, 0) != crc32c(seed, &bytes[4..]) {
             let blank = bytes.iter().all(|byte| *byte == 0);
             return Err(if blank { Damage::Blank } else { Damage::Checksum });
         }
@@ -132,7 +132,7 @@ impl Header {
         bytes[41] = if self.ends_batch { ENDS_BATCH } else { 0 };
         put16(bytes, 42, self.lead);
         put32(bytes, 44, self.payload_crc);
-        let crc = crc32c::crc32c_append(seed, &bytes[4..HEADER_LEN]);
+        let crc = crc32c(seed, &bytes[4..HEADER_LEN]);
         put32(bytes, 0, crc);
     }
 
@@ -203,7 +203,7 @@ impl Head {
 /// The checksum of a payload, a piece at a time: `sum` is that of the pieces before, the image's seed at first.
 #[inline]
 pub fn payload_crc(sum: u32, piece: &[u8]) -> u32 {
-    crc32c::crc32c_append(sum, piece)
+    crc32c(sum, piece)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The superblock: geometry, identity, and which checkpoint is complete.
 
-use super::{Damage, Geometry, get32, get64, put32, put64};
+use super::{Damage, Geometry, crc32c, get32, get64, put32, put64};
 
 /// Bytes of a superblock that mean something.
 pub const SUPERBLOCK_LEN: usize = 128;
@@ -32,7 +32,7 @@ impl Superblock {
         if &bytes[..8] != MAGIC {
             return Err(Damage::Magic);
         }
-        if get32(bytes, CRC_AT) != crc32c::crc32c(&bytes[..CRC_AT]) {
+        if get32(bytes, CRC_AT) != crc32c(0, &bytes[..CRC_AT]) {
             return Err(Damage::Checksum);
         }
         if get32(bytes, 8) != VERSION {
@@ -61,7 +61,7 @@ impl Superblock {
     /// What every other checksum of the image begins with, so that nothing of another image, which may have been in
     /// the same place, passes for a part of this one.
     pub fn seed(&self) -> u32 {
-        crc32c::crc32c(&self.identity)
+        crc32c(0, &self.identity)
     }
 
     /// Fills a block, which is at least [`SUPERBLOCK_LEN`] long.
@@ -80,7 +80,7 @@ impl Superblock {
         block[40..56].copy_from_slice(&self.identity);
         put64(block, 56, self.generation);
         put64(block, 64, self.checkpoint);
-        let crc = crc32c::crc32c(&block[..CRC_AT]);
+        let crc = crc32c(0, &block[..CRC_AT]);
         put32(block, CRC_AT, crc);
     }
 }
