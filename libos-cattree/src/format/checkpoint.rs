@@ -1,6 +1,7 @@
 //! The checkpoint: all logs, their segments, and the segments that they will be given next.
 
 use super::{Damage, Geometry, crc32c, get16, get32, get64, put16, put32, put64};
+use super::{Damage, Geometry, UNREACHABLE, get16, get32, get64, put16, put32, put64};
 
 const MAGIC: &[u8; 8] = b"DEMICKPT";
 
@@ -72,6 +73,9 @@ impl LogEntry {
     fn is_sound(&self, geometry: &Geometry) -> bool {
         let Some(end) = self.first_ordinal.checked_add(self.segments.len() as u64) else { return false };
         let Some(last) = end.checked_mul(geometry.segment_size as u64) else { return false };
+        if last >= UNREACHABLE {
+            return false;
+        }
         let first = self.first_ordinal * geometry.segment_size as u64;
         (first..=last).contains(&self.head)
             && (self.head..=last).contains(&self.tail)
@@ -167,6 +171,9 @@ impl Checkpoint {
             closed: get32(bytes, 56) == 1,
             ..Checkpoint::default()
         };
+        if checkpoint.number.max(checkpoint.next_sequence) >= UNREACHABLE {
+            return Err(Damage::Field("number"));
+        }
         let (logs, aside) = (get32(bytes, 36), get32(bytes, 52));
         if logs > geometry.max_logs {
             return Err(Damage::Field("logs"));
@@ -208,6 +215,7 @@ impl Checkpoint {
                 || !rising
                 || log.id >= checkpoint.next_log
                 || log.epoch > checkpoint.epoch
+                || log.segments.iter().any(|segment| segment.sequence >= checkpoint.next_sequence)
             {
                 return Err(Damage::Field("log"));
             }
@@ -276,7 +284,7 @@ mod tests {
     #[test]
     fn what_contradicts_itself_is_refused_although_the_checksum_is_right() {
         let geometry = Geometry::plan(8 << 20, 4096, None).unwrap();
-        let spoil: [fn(&mut Checkpoint); 7] = [
+        let spoil: [fn(&mut Checkpoint); 11] = [
             |c| c.set_aside[0] = 2,
             |c| c.logs[1].segments[0].index = geometry_segments(),
             |c| c.logs[1].tail = 9 * 65536,
@@ -284,6 +292,14 @@ mod tests {
             |c| c.logs[0].id = 7,
             |c| c.next_log = 7,
             |c| c.logs[1].epoch = 5,
+            |c| c.number = u64::MAX,
+            |c| c.next_sequence = 1 << 62,
+            |c| c.next_sequence = 30,
+            |c| {
+                let far = (1 << 62) / 65536 - 1;
+                let log = &mut c.logs[1];
+                (log.first_ordinal, log.head, log.tail) = (far, far << 16, far << 16);
+            },
         ];
         fn geometry_segments() -> u32 {
             Geometry::plan(8 << 20, 4096, None).unwrap().segments

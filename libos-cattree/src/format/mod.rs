@@ -49,6 +49,9 @@ pub(crate) fn crc32c(sum: u32, piece: &[u8]) -> u32 {
     digest.update(piece);
     digest.finalize() as u32
 }
+/// Nothing that is counted comes near this, so that numbers below it can be added to. What is not below it was not
+/// written by a store.
+const UNREACHABLE: u64 = 1 << 62;
 
 fn get16(bytes: &[u8], at: usize) -> u16 {
     u16::from_le_bytes([bytes[at], bytes[at + 1]])

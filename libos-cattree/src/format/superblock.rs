@@ -1,6 +1,7 @@
 //! The superblock: geometry, identity, and which checkpoint is complete.
 
 use super::{Damage, Geometry, crc32c, get32, get64, put32, put64};
+use super::{Damage, Geometry, UNREACHABLE, get32, get64, put32, put64};
 
 /// Bytes of a superblock that mean something.
 pub const SUPERBLOCK_LEN: usize = 128;
@@ -38,6 +39,10 @@ impl Superblock {
         if get32(bytes, 8) != VERSION {
             return Err(Damage::Version(get32(bytes, 8)));
         }
+        let (generation, checkpoint) = (get64(bytes, 56), get64(bytes, 64));
+        if generation.max(checkpoint) >= UNREACHABLE {
+            return Err(Damage::Field("generation"));
+        }
         Ok(Superblock {
             geometry: Geometry {
                 block_size: get32(bytes, 12) as usize,
@@ -48,8 +53,8 @@ impl Superblock {
                 reserve: get32(bytes, 32),
             },
             identity: bytes[40..56].try_into().expect("sixteen bytes were taken"),
-            generation: get64(bytes, 56),
-            checkpoint: get64(bytes, 64),
+            generation,
+            checkpoint,
         })
     }
 
@@ -100,6 +105,13 @@ mod tests {
             block[bit / 8] ^= 1 << (bit % 8);
             assert!(Superblock::parse(&block).is_err(), "bit {bit}");
             block[bit / 8] ^= 1 << (bit % 8);
+        }
+        for far in [
+            Superblock { generation: 1 << 62, ..superblock },
+            Superblock { checkpoint: u64::MAX, ..superblock },
+        ] {
+            far.emit(&mut block);
+            assert_eq!(Superblock::parse(&block), Err(Damage::Field("generation")));
         }
         assert_eq!(Superblock::parse(&[0; 4096]), Err(Damage::Blank));
         assert_eq!(Superblock::parse(&block[..100]), Err(Damage::Short));
