@@ -46,16 +46,22 @@ fn the_corpus_of_memif_rings_is_harmless() {
     replay("memif_rings", fuzz::memif_rings);
 }
 
+#[test]
+fn the_corpus_of_image_is_harmless() {
+    replay("image", fuzz::image);
+}
+
 /// The corpora with some of their bytes changed, moved and taken from other files, the same ones in each run.
 /// `DEMI_MUTATIONS` says how many of each, in place of the usual number.
 #[test]
-fn mutated_corpora_of_catnip_are_harmless() {
-    let targets: [Target; 5] = [
+fn mutated_corpora_are_harmless() {
+    let targets: [Target; 6] = [
         ("ingress", fuzz::ingress),
         ("script", fuzz::script),
         ("middle", fuzz::middle),
         ("memif_control", fuzz::memif_control),
         ("memif_rings", fuzz::memif_rings),
+        ("image", fuzz::image),
     ];
     let count = std::env::var("DEMI_MUTATIONS").map_or(100, |count| count.parse().expect("a number"));
     for (target, run) in targets {
@@ -194,6 +200,11 @@ proptest! {
     fn random_peers_of_a_memif_are_harmless(data in prop::collection::vec(any::<u8>(), 0..100)) {
         fuzz::memif_control(&data);
         fuzz::memif_rings(&data);
+    }
+
+    #[test]
+    fn random_changes_to_images_are_harmless(data in prop::collection::vec(any::<u8>(), 0..100)) {
+        fuzz::image(&data);
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //! | `script` | frames that fit what the instance does, between calls of its application |
 //! | `middle` | two instances, and somebody in the middle who drops, repeats and rewrites |
 //! | `memif` | a peer of a shared-memory NIC: on the control socket, and in the rings |
+//! | `image` | images of logs |
 //! | `packet` | frames put together and taken apart; independent of the code under test |
 //! | `host`, `talk` | an instance on a cable, and a TCP peer made by hand; hostile tests use them too |
 //! | `input` | bytes as a source of decisions |
@@ -17,6 +18,7 @@
 pub mod config;
 pub mod framing;
 pub mod host;
+pub mod image;
 pub mod ingress;
 mod input;
 pub mod memif;
@@ -27,6 +29,7 @@ pub mod talk;
 
 pub use self::config::config;
 pub use self::framing::{frames, resp};
+pub use self::image::image;
 pub use self::ingress::ingress;
 pub use self::memif::{memif_control, memif_rings};
 pub use self::middle::middle;
