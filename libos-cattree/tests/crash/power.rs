@@ -1,7 +1,8 @@
 //! Loss of power at every point.
 
+use demi_api::error::Error;
 use demi_libos_cattree::device::crash::{Bound, Cuts, Event};
-use demi_libos_cattree::device::fault::Rules;
+use demi_libos_cattree::device::fault::{Rule, Rules};
 use demi_libos_cattree::device::mem::Image;
 
 use crate::app::{App, Habits};
@@ -141,6 +142,54 @@ fn carry_out(seeds: std::ops::Range<u64>, plan: impl Fn(u64) -> Plan) {
         println!("seed {seed}: {images} images");
         assert!(images > 50, "{images}");
     }
+}
+
+/// A process dies with writes in the device's memory, the next one finds them there, and then the power fails: what
+/// has been found once is there for good.
+#[test]
+fn what_a_process_has_found_survives_the_next_loss_of_power() {
+    let mut found_more = 0;
+    for seed in seeds(12) {
+        println!("seed {seed}");
+        let options = Options { delay: Some(seed % 4), heap: 8, ..Options::new(seed) };
+        let image = World::make(256 << 10, &options);
+        let before = Image::new(image.to_vec());
+        let world = World::open(&image, &options).unwrap();
+        let trace = world.trace.clone();
+        let mut app = App::new(world, Model::default(), Habits { flush: 1, ..Habits::DEFAULT }, seed);
+        app.run(40);
+        // What a process that is gone no longer asks for does not happen.
+        options.rules.add(Rule { error: Error::ReadOnly, ..Rule::dead(0) });
+        let App { world, model, .. } = app;
+        drop(world);
+
+        let reopened = Options::new(seed);
+        let world = World::open_onto(&image, &reopened, trace.clone()).unwrap();
+        let opened = trace.len();
+        let found = world.read_all().unwrap();
+        model.check(opened, &found).unwrap();
+        let mut app = App::new(world, Model::of(&found), Habits::DEFAULT, seed);
+        app.append_to_all(&found).unwrap();
+        let App { world, model: after, .. } = app;
+        drop(world);
+
+        let mut cuts = Cuts::new(before, &trace, 512, seed);
+        while cuts.advance() {
+            let at = cuts.at();
+            let expected = if at < opened { &model } else { &after };
+            if cuts.is_last_doubt() && at + 20 > opened {
+                cuts.each(&Bound { exhaustive: 4, samples: 2 }, |image, _| {
+                    let again = look(image, &reopened, false);
+                    if let Err(why) = expected.check(at, &again) {
+                        tell(expected, &trace.events());
+                        panic!("seed {seed}, opened again after {opened} events: {why}");
+                    }
+                    found_more += usize::from(at < opened && again != found);
+                });
+            }
+        }
+    }
+    assert!(found_more > 0, "nothing that was found was in doubt");
 }
 
 #[test]

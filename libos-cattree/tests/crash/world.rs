@@ -58,6 +58,11 @@ pub(crate) struct World {
 impl World {
     /// Opens an image, and makes it first if there is none.
     pub(crate) fn open(image: &Image, options: &Options) -> Result<World, Error> {
+        World::open_onto(image, options, Trace::default())
+    }
+
+    /// The same, by a process that comes after another: the trace goes on.
+    pub(crate) fn open_onto(image: &Image, options: &Options, trace: Trace) -> Result<World, Error> {
         let config = MemConfig {
             block_size: options.block,
             depth: options.depth,
@@ -66,8 +71,8 @@ impl World {
             shuffle: options.delay.map(|delay| Shuffle { seed: options.seed, delay }),
             ..MemConfig::default()
         };
-        let device = Recorder::new(Fault::new(Mem::over(image.clone(), &config)?, options.rules.clone()));
-        let trace = device.trace();
+        let device = Fault::new(Mem::over(image.clone(), &config)?, options.rules.clone());
+        let device = Recorder::onto(device, trace.clone());
         let text = format!(
             "[heap]\nsize_mib = {}\nlock = false\nhuge_pages = \"never\"\n\
              [cattree]\nblock_size = {}\nsegment_size = {}\nzero_copy_threshold = {}\n",

@@ -47,6 +47,18 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// The request that it concerns.
+    pub fn id(&self) -> u64 {
+        match self {
+            Event::Write { id, .. }
+            | Event::Flush { id }
+            | Event::Discard { id, .. }
+            | Event::End { id, .. } => *id,
+        }
+    }
+}
+
 /// How a request has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -101,7 +113,13 @@ pub struct Recorder<D> {
 impl<D: BlockDevice> Recorder<D> {
     /// Records what happens at a device from now on. Nothing may be under way there.
     pub fn new(device: D) -> Recorder<D> {
-        Recorder { device, trace: Trace::default(), under_way: BTreeMap::new(), next: 0 }
+        Recorder::onto(device, Trace::default())
+    }
+
+    /// Goes on with a trace: the same medium is used by another process, after one that died.
+    pub fn onto(device: D, trace: Trace) -> Recorder<D> {
+        let last = trace.events().iter().map(Event::id).max();
+        Recorder { device, trace, under_way: BTreeMap::new(), next: last.map_or(0, |last| last + 1) }
     }
 
     /// The trace, which grows as long as the device is in use.
