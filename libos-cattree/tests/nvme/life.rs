@@ -19,6 +19,7 @@ pub(super) fn tests() -> Vec<(&'static str, Test)> {
         ("a_full_device_gives_the_request_back", a_full_device_gives_the_request_back),
         ("a_sleeper_is_woken", a_sleeper_is_woken),
         ("nothing_is_lost_in_a_reset", nothing_is_lost_in_a_reset),
+        ("what_is_too_slow_fails_in_bounded_time", what_is_too_slow_fails_in_bounded_time),
         ("closing_lets_go_of_what_is_under_way", closing_lets_go_of_what_is_under_way),
     ]
 }
@@ -30,8 +31,8 @@ fn what_cannot_be_opened_says_why(place: &Place) -> Result<(), Failed> {
         Err(Error::Config(reason)) => reason,
         other => panic!("{config:?} gives {other:?}"),
     };
-    let reason = refusal(&NvmeConfig { namespace: 3, ..config(&place.ours) });
-    assert!(reason.contains("no namespace 3; there are: 1, 2"), "{reason}");
+    let reason = refusal(&NvmeConfig { namespace: 4, ..config(&place.ours) });
+    assert!(reason.contains("no namespace 4; there are: 1, 2, 3"), "{reason}");
     let reason = refusal(&config("0000:00:1e.7"));
     assert!(reason.contains("no such PCI device") && reason.contains(&place.ours), "{reason}");
     let reason = refusal(&config("0000:00:00.0"));
@@ -130,6 +131,31 @@ fn nothing_is_lost_in_a_reset(place: &Place) -> Result<(), Failed> {
     }
     assert_eq!(host.counter("nvme_resets"), 5);
     assert!(host.counter("nvme_retries") >= 3 * 64, "all that was under way was given to it again");
+    Ok(())
+}
+
+/// A namespace that does 20 commands a second, with a time limit that it cannot keep: commands are aborted, which does
+/// not help, and the controller is reset. That does not help either, as a reset makes this one no faster, so some
+/// fail, in bounded time. What is said to be written is.
+fn what_is_too_slow_fails_in_bounded_time(place: &Place) -> Result<(), Failed> {
+    let patient = NvmeConfig { address: place.ours.clone(), namespace: 3, ..NvmeConfig::default() };
+    let mut host = Host::with(&NvmeConfig { timeout_ms: 200, retries: 2, ..patient.clone() });
+    let tags: Vec<u64> = (0..32)
+        .map(|at| {
+            let data = host.buffer(8192, at).freeze().into();
+            host.submit(Command::Write { offset: at * 8192, data, durable: true }).expect("there is room")
+        })
+        .collect();
+    let done = host.wait(32);
+    assert!(done.iter().all(|done| matches!(done.result, Ok(()) | Err(Error::Io))), "{done:?}");
+    let written: Vec<u64> = done.iter().filter(|done| done.result == Ok(())).map(|done| done.tag).collect();
+    assert!(!written.is_empty() && host.counter("nvme_aborts") > 0 && host.counter("nvme_timeouts") > 0);
+    drop((host, done));
+    let mut host = Host::with(&patient);
+    let read = host.read(0, 32 * 8192);
+    for (at, (part, tag)) in read.chunks(8192).zip(tags).enumerate() {
+        assert!(!written.contains(&tag) || part == pattern(8192, at as u64), "write {at}");
+    }
     Ok(())
 }
 

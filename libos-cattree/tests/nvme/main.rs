@@ -1,7 +1,7 @@
 //! The NVMe driver against a real controller, or an emulated one.
 //!
 //! What `DEMI_NVME` names, by PCI addresses, is **overwritten**: it must be bound to vfio-pci, with namespace 1 of 512-byte
-//! and namespace 2 of 4096-byte blocks. `cargo xtask test` runs this in a virtual machine that has one; without the
+//! and namespaces 2 and 3 of 4096-byte blocks, the last of which is slow. `cargo xtask test` runs this in a virtual machine that has one; without the
 //! variable there are no tests. `DEMI_NVME_KERNEL` names a controller that the kernel's driver has.
 
 mod data;

@@ -17,6 +17,9 @@ use crate::process::Process;
 
 /// Bytes of a namespace.
 const NAMESPACE: u64 = 64 << 20;
+/// Namespaces of a controller: their numbers, bytes of their blocks, what else QEMU is told of their drives.
+const NAMESPACES: [(u32, usize, &str); 3] =
+    [(1, 512, ""), (2, 4096, ""), (3, 4096, ",throttling.iops-total=20")];
 /// Lines of the kernel's that are shown when the guest ended without a word.
 const LAST_LINES: usize = 30;
 
@@ -117,12 +120,15 @@ impl Machine {
         for at in 0..self.nvme {
             let slot = 0x10 + at;
             command.args(["-device", &format!("nvme,id=nvme{at},serial=demi{at:04},addr={slot:#x}")]);
-            for (number, block) in [(1, 512), (2, 4096)] {
+            for (number, block, more) in NAMESPACES {
                 let name = format!("nvme{at}n{number}");
                 let path = disks.path().join(&name);
                 File::create(&path)?.set_len(NAMESPACE)?;
                 let path = plain(&path)?;
-                command.args(["-drive", &format!("file={path},if=none,id={name},format=raw,discard=unmap")]);
+                command.args([
+                    "-drive",
+                    &format!("file={path},if=none,id={name},format=raw,discard=unmap{more}"),
+                ]);
                 command.args(["-device", &format!(
                     "nvme-ns,drive={name},bus=nvme{at},nsid={number},logical_block_size={block},physical_block_size={block}"
                 )]);

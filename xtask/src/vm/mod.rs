@@ -25,7 +25,7 @@ use self::machine::Machine;
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// NVMe controllers to give it, behind an IOMMU: each with namespace 1 of 512-byte blocks, namespace 2 of
-    /// 4096-byte blocks, both of 64 MiB, in files that go with it
+    /// 4096-byte blocks, namespace 3 alike but slow (20 commands a second), all of 64 MiB, in files that go with it
     #[arg(long, default_value_t = 0)]
     nvme: usize,
     /// Give it an IOMMU (implied by --nvme)

@@ -206,12 +206,12 @@ impl Flight {
     pub(super) fn hand_out(&mut self, done: &mut Vec<Completion>) {
         for index in 0..self.finished.len() {
             let at = self.finished[index];
-            // One that failed while it waited is still in line.
-            if !self.waiting.is_empty() {
-                self.waiting.retain(|waiting| *waiting != at);
-            }
             let Some(pending) = self.requests[usize::from(at)].take() else { continue };
             self.free_requests.push(at);
+            // One that failed while it waited is still in line.
+            if pending.error.is_some() {
+                self.waiting.retain(|waiting| *waiting != at);
+            }
             let buffers = match pending.command {
                 command if self.leaking => {
                     std::mem::forget(command);

@@ -44,6 +44,8 @@ pub(super) const HEAP_IOVA: u64 = 1 << 32;
 #[derive(Debug)]
 struct Container {
     fd: Fd,
+    /// Without a group there is no translation, and nothing to unmap.
+    _group: Fd,
     /// What is mapped: where, and how much.
     mapped: RefCell<Vec<(u64, u64)>>,
 }
@@ -79,7 +81,6 @@ pub(super) struct Vfio {
     registers: Window,
     container: Rc<Container>,
     shared: Vec<(u64, Rc<Window>)>,
-    _group: Fd,
     configuration: u64,
     /// Which kind of interrupts it has, if any.
     interrupts: Option<u32>,
@@ -117,7 +118,13 @@ impl Vfio {
         }
         sys::join(group.as_fd(), container.as_fd())
             .and_then(|()| sys::set_type1(container.as_fd()))
-            .map_err(|errno| failed("the IOMMU cannot be set up", errno))?;
+            .map_err(|errno| match errno {
+                Errno::PERM => config.failed(
+                    "the IOMMU does not remap interrupts, so that a device could send any; if it is trusted, \
+                     `modprobe vfio_iommu_type1 allow_unsafe_interrupts=1`",
+                ),
+                errno => failed("the IOMMU cannot be set up", errno),
+            })?;
         let name = CString::new(config.address.as_str())
             .map_err(|_| config.failed("`address` holds a zero byte"))?;
         let device = sys::open_device(group.as_fd(), &name)
@@ -129,16 +136,8 @@ impl Vfio {
             .offset;
         let has = |kind: &u32| sys::interrupts(device.as_fd(), *kind).is_ok_and(|count| count > 0);
         let interrupts = [MSIX, MSI].into_iter().find(has);
-        let container = Rc::new(Container { fd: container, mapped: RefCell::default() });
-        Ok(Vfio {
-            device,
-            registers,
-            container,
-            shared: Vec::new(),
-            _group: group,
-            configuration,
-            interrupts,
-        })
+        let container = Rc::new(Container { fd: container, _group: group, mapped: RefCell::default() });
+        Ok(Vfio { device, registers, container, shared: Vec::new(), configuration, interrupts })
     }
 
     /// What registers a heap with the device.
