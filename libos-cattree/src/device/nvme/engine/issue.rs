@@ -3,6 +3,7 @@
 //! Invariant: what a command names was checked when its request was submitted: whole blocks of the device, aligned
 //! bytes of this heap.
 
+use arrayvec::ArrayVec;
 use demi_api::error::Error;
 use demi_api::memalloc::Buf;
 use demi_api::sga::MAX_SEGMENTS;
@@ -88,13 +89,12 @@ impl<R: Hardware> Engine<R> {
             Command::Write { offset, data, durable } => {
                 let rest = &data.segments()[pending.segments_sent..];
                 let (spans, count) = run(&region, rest);
-                let spans = &spans[..count];
                 let bytes: usize = spans.iter().map(|span| span.len).sum();
                 let block = (offset + pending.bytes_sent) >> shift;
                 pending.segments_sent += count;
                 pending.bytes_sent += bytes as u64;
                 pending.unsent = pending.segments_sent < data.segments().len();
-                let memory = prp::build(spans, list_iova, set);
+                let memory = prp::build(&spans, list_iova, set);
                 let unit_access = *durable && self.volatile_cache;
                 Entry::write(namespace, block, bytes >> shift, memory, unit_access)
             }
@@ -132,17 +132,16 @@ impl<R: Hardware> Engine<R> {
     }
 }
 
-/// As many spans from the first on as one command can name; there is one at least.
-fn run(region: &Region, segments: &[Buf]) -> ([Span; MAX_SEGMENTS], usize) {
-    let mut spans = [Span { iova: 0, len: 0 }; MAX_SEGMENTS];
-    let mut count = 0;
-    for segment in segments.iter().take(MAX_SEGMENTS) {
+/// As many spans from the first on as one command can name, and how many segments these are. As a write is of one block
+/// at least, there is a span as long as there is something to send; empty segments at its end are sent with it.
+fn run(region: &Region, segments: &[Buf]) -> (ArrayVec<Span, MAX_SEGMENTS>, usize) {
+    let mut spans = ArrayVec::<Span, MAX_SEGMENTS>::new();
+    for (at, segment) in segments.iter().enumerate().filter(|(_, segment)| !segment.is_empty()) {
         let span = region.span(segment).expect("checked when it was submitted");
-        if count > 0 && !spans[count - 1].meets(span) {
-            break;
+        if spans.last().is_some_and(|last| !last.meets(span)) {
+            return (spans, at);
         }
-        spans[count] = span;
-        count += 1;
+        spans.push(span);
     }
-    (spans, count)
+    (spans, segments.len())
 }

@@ -199,7 +199,7 @@ impl<R: Hardware> Drop for Engine<R> {
             while !is_over(controller.status()) && begin.elapsed() < limit {
                 thread::sleep(STEP / 10);
             }
-            is_over(controller.status())
+            is_over(controller.status()) && !controller.status().absent
         };
         if self.controller.is_running() && !self.flight.is_flying() {
             self.controller.shut_down();
@@ -208,6 +208,7 @@ impl<R: Hardware> Drop for Engine<R> {
         self.controller.stop();
         let limit = self.controller.capabilities.timeout;
         let stopped = wait(&self.controller, limit, |status| !status.ready);
+        // What is not there may be there again, unless it is kept from memory.
         let cut_off = self.controller.registers.set_dma(false).is_ok();
         self.flight.fail_all(&Error::Cancelled, stopped || cut_off);
         self.flight.hand_out(&mut Vec::new());

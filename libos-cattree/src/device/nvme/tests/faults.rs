@@ -99,6 +99,20 @@ fn buffers_that_a_device_may_still_write_to_are_given_to_nobody() {
 }
 
 #[test]
+fn closing_keeps_what_a_device_may_still_write_to() {
+    for (dma, live) in [(true, 512), (false, 0)] {
+        let mut host = Host::new(2);
+        host.device.get().wrong.hang = 1;
+        host.submit(host.read_into(0, 512)).expect("room");
+        assert!(host.poll().is_empty());
+        host.device.get().wrong.absent = true;
+        host.device.get().wrong.no_dma_control = dma;
+        drop(host.engine);
+        assert_eq!(host.heap.stats().bytes_live, live);
+    }
+}
+
+#[test]
 fn a_controller_that_does_not_stop_or_comes_back_as_another_is_lost() {
     let lose = |change: &dyn Fn(&mut Host), reason: &str| {
         let mut host = Host::new(2);

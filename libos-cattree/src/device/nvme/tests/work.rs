@@ -2,7 +2,7 @@
 
 use demi_api::error::Error;
 use demi_api::memalloc::Buf;
-use demi_api::sga::SgArray;
+use demi_api::sga::{MAX_SEGMENTS, SgArray};
 use fastrand::Rng;
 
 use super::super::command::Status;
@@ -75,11 +75,14 @@ fn play(depth: u16, seed: u64) {
     assert!(host.engine.counters.retries > 0);
 }
 
-/// Bytes in pieces of whole blocks, which begin anywhere.
+/// Bytes in pieces of whole blocks, which begin anywhere, and some of none.
 fn gather(host: &Host, random: &mut Rng, bytes: &[u8]) -> SgArray {
     let mut data = SgArray::new();
     let mut rest = bytes;
     while !rest.is_empty() {
+        if random.u8(0..4) == 0 && data.segments().len() + rest.len() / BLOCK < MAX_SEGMENTS {
+            data.push(host.heap.alloc(0).expect("room").freeze()).expect("there is room for it");
+        }
         let (piece, behind) = rest.split_at(random.usize(1..=rest.len() / BLOCK) * BLOCK);
         let skip = 4 * random.usize(0..1024);
         let mut buffer = host.heap.alloc(skip + piece.len()).expect("room");
@@ -87,6 +90,9 @@ fn gather(host: &Host, random: &mut Rng, bytes: &[u8]) -> SgArray {
         let buffer: Buf = buffer.freeze().slice(skip..);
         data.push(buffer).expect("there are eight blocks at most");
         rest = behind;
+    }
+    if data.segments().len() < MAX_SEGMENTS {
+        data.push(host.heap.alloc(0).expect("room").freeze()).expect("there is room for it");
     }
     data
 }
