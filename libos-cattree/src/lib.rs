@@ -8,7 +8,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`device`] | the seam to block devices, and those that there are |
-//! | [`format`] | what lies on the device: `docs/log-format.md` in code, without I/O |
+//! | [`mod@format`] | what lies on the device: `docs/log-format.md` in code, without I/O |
 //! | `log` | one log: elements become batches at its end, and are read at cursors |
 //! | `store` | the image: logs and segments, checkpoints, opening, control calls |
 //! | `cattree` | the [`LibOs`](demi_api::libos::LibOs): descriptors above, logs below |
