@@ -75,7 +75,7 @@ fn in_vm(steps: &mut Steps) {
     }
     // What is built here runs there: cargo starts tests by a runner.
     let scripts = root().join("tests/vm/with-nvme");
-    let runner = format!("cargo xtask vm --nvme 2 --limit 180 -- {}", scripts.display());
+    let runner = format!("cargo xtask vm --nvme 2 --limit 120 -- {}", scripts.display());
     let runner = format!("target.'cfg(unix)'.runner = {runner:?}");
     let mut tests = cargo(&["test", "-p", "demi-libos-cattree", "-p", "demi-tests", "--test", "nvme"]);
     tests.args(["--no-fail-fast", "--config", &runner]);
