@@ -1,7 +1,6 @@
 //! The checkpoint: all logs, their segments, and the segments that they will be given next.
 
-use super::{Damage, Geometry, crc32c, get16, get32, get64, put16, put32, put64};
-use super::{Damage, Geometry, UNREACHABLE, get16, get32, get64, put16, put32, put64};
+use super::{Damage, Geometry, UNREACHABLE, crc32c, get16, get32, get64, put16, put32, put64};
 
 const MAGIC: &[u8; 8] = b"DEMICKPT";
 
@@ -79,8 +78,8 @@ impl LogEntry {
         let first = self.first_ordinal * geometry.segment_size as u64;
         (first..=last).contains(&self.head)
             && (self.head..=last).contains(&self.tail)
-            && self.head % 8 == 0
-            && self.tail % geometry.block_size as u64 == 0
+            && self.head.is_multiple_of(8)
+            && self.tail.is_multiple_of(geometry.block_size as u64)
     }
 }
 
@@ -89,6 +88,7 @@ impl Checkpoint {
     pub const HEADER_LEN: usize = 64;
 
     /// Bytes that it takes.
+    #[allow(clippy::len_without_is_empty, reason = "no checkpoint is empty")]
     pub fn len(&self) -> usize {
         let aside = (4 * self.set_aside.len()).next_multiple_of(8);
         Checkpoint::HEADER_LEN + aside + self.logs.iter().map(LogEntry::len).sum::<usize>()

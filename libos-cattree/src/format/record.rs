@@ -106,10 +106,10 @@ impl Header {
             + (HEADER_LEN as u64)
             + u64::from(header.lead)
             + u64::from(header.length);
-        if header.offset % 8 != 0 || end > geometry.segment_size as u64 {
+        if !header.offset.is_multiple_of(8) || end > geometry.segment_size as u64 {
             return Err(Damage::Field("length"));
         }
-        if header.lead % 8 != 0 {
+        if !header.lead.is_multiple_of(8) {
             return Err(Damage::Field("lead"));
         }
         let whole = matches!(kind, Kind::Head | Kind::Whole);

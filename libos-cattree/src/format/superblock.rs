@@ -1,7 +1,6 @@
 //! The superblock: geometry, identity, and which checkpoint is complete.
 
-use super::{Damage, Geometry, crc32c, get32, get64, put32, put64};
-use super::{Damage, Geometry, UNREACHABLE, get32, get64, put32, put64};
+use super::{Damage, Geometry, UNREACHABLE, crc32c, get32, get64, put32, put64};
 
 /// Bytes of a superblock that mean something.
 pub const SUPERBLOCK_LEN: usize = 128;

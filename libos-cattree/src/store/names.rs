@@ -234,13 +234,7 @@ impl Store {
             self.cut(cx, key, end, None)
         } else {
             let copy = self.copy_segment(cx, key, ordinal, offset)?;
-            let cut = self.cut(
-                cx,
-                key,
-                geometry.position(ordinal, geometry.block_up(offset)),
-                Some((ordinal, copy)),
-            );
-            cut
+            self.cut(cx, key, geometry.position(ordinal, geometry.block_up(offset)), Some((ordinal, copy)))
         }
     }
 
