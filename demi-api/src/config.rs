@@ -207,6 +207,11 @@ impl Config {
         Ok(config)
     }
 
+    /// The same with `text` behind it: for what a program's arguments add.
+    pub fn extended(&self, text: &str) -> Result<Config, Error> {
+        Config::parse(&format!("{}\n{text}", self.text), &self.name)
+    }
+
     /// The section `name` of a libOS, or its default if there is none.
     pub fn section<T: DeserializeOwned + Default>(&self, name: &'static str) -> Result<T, Error> {
         debug_assert!(LIBOS_SECTIONS.contains(&name));
@@ -308,6 +313,18 @@ mod tests {
         assert!(message.contains("line 4") && message.contains("siz"), "{message}");
         let config = Config::parse("[catnap]\nsize = 7\n", "x.toml").unwrap();
         assert_eq!(config.section::<Section>("catnap").unwrap(), Section { size: 7 });
+    }
+
+    #[test]
+    fn what_is_added_counts_as_if_it_stood_at_the_end() {
+        let config = Config::parse("[heap]\nsize_mib = 4", "x.toml").unwrap();
+        let config = config.extended("[catnap]\nsize = 7\n").unwrap();
+        assert_eq!(
+            (config.heap.size_mib, config.section::<Section>("catnap").unwrap()),
+            (4, Section { size: 7 })
+        );
+        let message = config.extended("[heap]\nlock = false\n").unwrap_err().to_string();
+        assert!(message.contains("x.toml") && message.contains("heap"), "{message}");
     }
 
     #[test]

@@ -388,7 +388,9 @@ impl Store {
             ("push_copied_bytes", counters.push_copied_bytes),
             ("pop_copied_bytes", counters.pop_copied_bytes),
             ("recovery_us", counters.recovery_us),
+            ("segments", u64::from(self.geometry.segments)),
             ("segments_free", self.space.available() as u64),
+            ("segment_bytes", self.geometry.segment_size as u64),
         ] {
             visit(name, value);
         }
