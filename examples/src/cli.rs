@@ -21,22 +21,30 @@ pub struct Common {
     counters: bool,
 }
 
+/// The arguments of a program.
+pub trait Arguments: CommandFactory + FromArgMatches {
+    /// Those that every program has.
+    fn common(&self) -> &Common;
+
+    /// What these arguments add to the configuration.
+    fn configure(&self, config: Config) -> anyhow::Result<Config> {
+        Ok(config)
+    }
+}
+
 /// Parses the arguments, makes an instance with `open`, runs `run`; a failure is one line on standard error.
 ///
 /// Texts of help may say `{bin}` where the name of the binary belongs.
-pub fn main<A, L: LibOs>(
+pub fn main<A: Arguments, L: LibOs>(
     open: impl FnOnce(&Config) -> Result<Demikernel<L>, Error>,
     run: impl FnOnce(&Demikernel<L>, A) -> anyhow::Result<()>,
-) -> ExitCode
-where
-    A: CommandFactory + FromArgMatches + AsRef<Common>,
-{
+) -> ExitCode {
     let name = program_name();
     let args = parse::<A>(name);
     start_logging();
-    let outcome = load(args.as_ref()).and_then(|config| {
+    let outcome = load(args.common()).and_then(|config| args.configure(config)).and_then(|config| {
         let demi = open(&config)?;
-        let counters = args.as_ref().counters;
+        let counters = args.common().counters;
         let outcome = run(&demi, args);
         if counters {
             print_counters(&demi);

@@ -23,7 +23,7 @@
 //! | [`pipeline`] | merge, filter, map and sort on live queues |
 //!
 //! What they share: [`cli`] (arguments, errors, exit codes), [`net`] (listening, connecting), [`stop`] (signals),
-//! [`latency`] (a histogram and its picture).
+//! [`latency`] (a histogram and its picture), [`log`] (where logs are).
 //!
 //! Exit codes: 0 done or stopped by a signal, 1 failed, 2 wrong arguments.
 #![forbid(unsafe_code)]
@@ -34,6 +34,7 @@ pub mod http;
 pub mod iperf3;
 pub mod kv;
 pub mod latency;
+pub mod log;
 pub mod net;
 pub mod pipeline;
 pub mod relay;

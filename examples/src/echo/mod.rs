@@ -1,17 +1,19 @@
 //! `echo`: a server that sends back what it receives, and a client that measures how long that takes.
 //!
-//! The server's loop is push, pop and wait, nothing else. The client verifies every byte and reads the clock once per
+//! The server's loop is push, pop and wait, nothing else. With a log, a reply leaves when what it repeats is durable. The client verifies every byte and reads the clock once per
 //! message.
 
 mod client;
 mod datagrams;
+mod log;
 mod report;
 mod server;
 mod stream;
 
-use demi_api::{Demikernel, LibOs};
+use demi_api::{Config, Demikernel, LibOs};
 
-use crate::cli::Common;
+use crate::cli::{Arguments, Common};
+use crate::log::LogArgs;
 use crate::net::Endpoint;
 
 /// Measure round trips.
@@ -24,7 +26,8 @@ use crate::net::Endpoint;
         {bin} client --connect 127.0.0.1:7777 --size 64 --count 100000 --histogram\n  \
         {bin} client --connect 127.0.0.1:7777 --window 32 --json\n  \
         {bin} server --listen '[::1]:7777' --udp\n  \
-        {bin} server --listen unix:/tmp/echo.sock"
+        {bin} server --listen unix:/tmp/echo.sock\n  \
+        {bin} server --listen 127.0.0.1:7777 --log /var/lib/echo.log   (a binary whose name ends in -cattree)"
 )]
 pub struct Args {
     #[command(subcommand)]
@@ -33,9 +36,16 @@ pub struct Args {
     common: Common,
 }
 
-impl AsRef<Common> for Args {
-    fn as_ref(&self) -> &Common {
+impl Arguments for Args {
+    fn common(&self) -> &Common {
         &self.common
+    }
+
+    fn configure(&self, config: Config) -> anyhow::Result<Config> {
+        match &self.role {
+            Role::Server(server) => server.log.configure(config),
+            Role::Client(_) => Ok(config),
+        }
     }
 }
 
@@ -55,6 +65,8 @@ struct Server {
     /// Datagrams instead of a stream
     #[arg(long)]
     udp: bool,
+    #[command(flatten)]
+    log: LogArgs,
 }
 
 #[derive(Debug, Clone, clap::Args)]

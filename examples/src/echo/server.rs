@@ -1,6 +1,6 @@
 //! The server. Of each connection there is at most one pop outstanding, and pushes of what was popped, up to a bound:
 //! so a peer that does not read stops being read from, and one that does is sent to without a pause between a push and
-//! its acknowledgement.
+//! its acknowledgement. With a log, a push waits until what was popped is durable.
 //!
 //! A descriptor may name a new connection while a result of the old one is still to come, so a result counts only with
 //! the token that is waited for.
@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use demi_api::{Addr, Completion, Demikernel, Done, Error, LibOs, QDesc, QToken, SgArray};
 
 use super::Server;
+use super::log::{self, Log};
 use crate::cli::{grouped, say};
 use crate::net::{self, Listener};
 use crate::stop::{GRACE, Stop};
@@ -20,13 +21,23 @@ const MOST_UNSENT: usize = 256 << 10;
 pub(super) fn run<L: LibOs>(demi: &Demikernel<L>, args: &Server) -> anyhow::Result<()> {
     let stop = Stop::on_signals(demi)?;
     let addr = args.listen.addr();
-    if args.udp { serve_datagrams(demi, &addr, &stop) } else { serve_streams(demi, &addr, &stop) }
+    match (args.udp, args.log.wanted()) {
+        (false, false) => serve_streams(demi, &addr, &stop, None),
+        (false, true) => serve_streams(demi, &addr, &stop, Some(Log::open(demi)?)),
+        (true, false) => serve_datagrams(demi, &addr, &stop),
+        (true, true) => log::serve_datagrams(demi, &addr, &stop, Log::open(demi)?),
+    }
 }
 
-fn serve_streams<L: LibOs>(demi: &Demikernel<L>, addr: &Addr, stop: &Stop) -> anyhow::Result<()> {
+fn serve_streams<L: LibOs>(
+    demi: &Demikernel<L>,
+    addr: &Addr,
+    stop: &Stop,
+    log: Option<Log<Origin>>,
+) -> anyhow::Result<()> {
     let listener = Listener::open(demi, addr)?;
     say(format_args!("listening on {}", listener.addr()));
-    let mut streams = Streams { demi, listener, open: Vec::new(), accepted: 0, pushed: 0 };
+    let mut streams = Streams { demi, listener, log, open: Vec::new(), accepted: 0, pushed: 0 };
     let mut results = Vec::new();
     while stop.wait(demi, &mut results, streams.listener.patience())? {
         for completion in results.drain(..) {
@@ -41,14 +52,21 @@ fn serve_streams<L: LibOs>(demi: &Demikernel<L>, addr: &Addr, stop: &Stop) -> an
 struct Streams<'a, L: LibOs> {
     demi: &'a Demikernel<L>,
     listener: Listener,
+    log: Option<Log<Origin>>,
     /// By the number of the descriptor.
     open: Vec<Option<Stream>>,
     accepted: u64,
     pushed: u64,
 }
 
+/// The connection that something in the log came from: its descriptor, and its number among all.
+type Origin = (QDesc, u64);
+
 /// What is under way on a connection.
 struct Stream {
+    number: u64,
+    /// What waits for the log.
+    logging: usize,
     /// `None`: the peer has sent all it will, or too much waits to be sent back.
     pop: Option<QToken>,
     /// In the order in which they will complete, with their sizes.
@@ -65,7 +83,10 @@ impl<L: LibOs> Streams<'_, L> {
         let next = match (found, result) {
             (Some(stream), Ok(Done::Popped(sga))) if stream.pop == Some(token) => {
                 stream.pop = None;
-                stream.popped(self.demi, qd, sga)
+                match &mut self.log {
+                    None => stream.popped(self.demi, qd, sga),
+                    Some(log) => stream.popped_to(log, self.demi, qd, sga),
+                }
             }
             (Some(stream), Ok(Done::Pushed(_))) if stream.awaits(token) => {
                 self.pushed += 1;
@@ -78,8 +99,22 @@ impl<L: LibOs> Streams<'_, L> {
         }
     }
 
-    #[cold]
+    /// What was popped is durable, or will never be.
+    fn logged(&mut self, completion: Completion) {
+        let Some(log) = &mut self.log else { return };
+        let Some(((qd, number), result)) = log.completed(completion) else { return };
+        let found = self.open.get_mut(qd.raw() as usize).and_then(Option::as_mut);
+        let Some(stream) = found.filter(|stream| stream.number == number) else { return };
+        stream.logging -= 1;
+        if let Err(error) = result.and_then(|sga| stream.send(self.demi, qd, sga)) {
+            self.close(qd, &error);
+        }
+    }
+
     fn step_rarely(&mut self, completion: Completion) {
+        if self.log.as_ref().is_some_and(|log| log.owns(&completion)) {
+            return self.logged(completion);
+        }
         if self.listener.owns(&completion) {
             let Some(qd) = self.listener.accepted(self.demi, completion.result) else { return };
             self.accepted += 1;
@@ -90,7 +125,9 @@ impl<L: LibOs> Streams<'_, L> {
             match self.demi.pop(qd) {
                 Ok(pop) => {
                     let (pushes, unsent, ended) = (VecDeque::new(), 0, false);
-                    self.open[place] = Some(Stream { pop: Some(pop), pushes, unsent, ended });
+                    let (number, logging) = (self.accepted, 0);
+                    self.open[place] =
+                        Some(Stream { number, logging, pop: Some(pop), pushes, unsent, ended });
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a client was turned away");
@@ -145,6 +182,30 @@ impl Stream {
         self.go_on(demi, qd)
     }
 
+    /// As `popped`, but the push comes later.
+    fn popped_to<L: LibOs>(
+        &mut self,
+        log: &mut Log<Origin>,
+        demi: &Demikernel<L>,
+        qd: QDesc,
+        sga: SgArray,
+    ) -> Result<(), Error> {
+        self.ended = sga.is_empty();
+        if !self.ended {
+            self.unsent += sga.len();
+            log.push(demi, sga, (qd, self.number))?;
+            self.logging += 1;
+        }
+        self.go_on(demi, qd)
+    }
+
+    /// Sends back what has been logged.
+    fn send<L: LibOs>(&mut self, demi: &Demikernel<L>, qd: QDesc, sga: SgArray) -> Result<(), Error> {
+        let len = sga.len();
+        self.pushes.push_back((demi.push(qd, sga)?, len));
+        Ok(())
+    }
+
     #[inline]
     fn pushed<L: LibOs>(&mut self, demi: &Demikernel<L>, qd: QDesc) -> Result<(), Error> {
         self.unsent -= self.pushes.pop_front().map_or(0, |(_, len)| len);
@@ -153,7 +214,11 @@ impl Stream {
 
     fn go_on<L: LibOs>(&mut self, demi: &Demikernel<L>, qd: QDesc) -> Result<(), Error> {
         if self.ended {
-            return if self.pushes.is_empty() { Err(Error::EndOfStream) } else { Ok(()) };
+            return if self.pushes.is_empty() && self.logging == 0 {
+                Err(Error::EndOfStream)
+            } else {
+                Ok(())
+            };
         }
         if self.pop.is_none() && self.unsent < MOST_UNSENT {
             self.pop = Some(demi.pop(qd)?);

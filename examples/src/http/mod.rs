@@ -25,7 +25,7 @@ use std::path::PathBuf;
 use demi_api::{Demikernel, LibOs};
 
 use self::content::Content;
-use crate::cli::Common;
+use crate::cli::{Arguments, Common};
 use crate::net::Endpoint;
 
 /// Serve files.
@@ -57,8 +57,8 @@ pub struct Args {
     common: Common,
 }
 
-impl AsRef<Common> for Args {
-    fn as_ref(&self) -> &Common {
+impl Arguments for Args {
+    fn common(&self) -> &Common {
         &self.common
     }
 }

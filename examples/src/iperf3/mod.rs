@@ -35,7 +35,7 @@ use clap::value_parser;
 use demi_api::{Demikernel, Error, LibOs, QDesc};
 
 use self::wire::State;
-use crate::cli::{Common, grouped, say};
+use crate::cli::{Arguments, Common, grouped, say};
 use crate::stop::Stop;
 
 /// iperf3's port.
@@ -89,8 +89,8 @@ pub struct Args {
     common: Common,
 }
 
-impl AsRef<Common> for Args {
-    fn as_ref(&self) -> &Common {
+impl Arguments for Args {
+    fn common(&self) -> &Common {
         &self.common
     }
 }

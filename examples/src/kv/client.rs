@@ -3,6 +3,9 @@
 //! Invariant: what a client can make the server hold is bounded. Requests are popped only when all earlier ones are
 //! executed, and executed only while fewer than [`MOST_UNSENT`] bytes of replies wait to be sent. So a client that
 //! does not read stops being read from.
+//!
+//! With a log, replies that tell of changes which are not durable are held, and those behind them too; the client is
+//! read from meanwhile.
 
 use std::collections::VecDeque;
 
@@ -11,6 +14,7 @@ use demi_api::{Demikernel, Error, LibOs, QDesc, QToken, SgArray};
 
 use super::command::{Context, Flow, Session, execute};
 use super::info::Server;
+use super::log::Refusal;
 use super::reply::Replies;
 use super::request::Request;
 use super::store::Store;
@@ -31,6 +35,8 @@ pub(super) struct Shared<'a, L: LibOs> {
     pub(super) replies: Replies,
     pub(super) request: Request,
     pub(super) commands: u64,
+    /// Clients with replies that are held: until which element of the log is settled, and who. In the order of elements.
+    pub(super) holding: VecDeque<(u64, QDesc, u64)>,
 }
 
 /// A connection and what is under way on it.
@@ -40,7 +46,13 @@ pub(super) struct Client {
     pop: Option<QToken>,
     /// Pushes in the order in which they will complete, with their bytes.
     pushes: VecDeque<(QToken, usize)>,
+    /// Bytes in pushes, and in replies that are held.
     unsent: usize,
+    held: VecDeque<Held>,
+    /// Replies written since the last that were sent or held.
+    answered: u32,
+    /// One of them is only a part of a reply.
+    cut: bool,
     /// What was popped last; the first `executed` of these requests are empty by now.
     requests: Vec<SgArray>,
     executed: usize,
@@ -49,6 +61,16 @@ pub(super) struct Client {
     /// There will be no further request: close when all replies are sent.
     leaving: bool,
     session: Session,
+}
+
+/// Replies that wait for the log.
+struct Held {
+    number: u64,
+    array: SgArray,
+    /// How many begin here.
+    replies: u32,
+    /// There are parts of a reply among them.
+    cut: bool,
 }
 
 /// A client must be closed at once.
@@ -65,6 +87,9 @@ impl Client {
             pop: None,
             pushes: VecDeque::new(),
             unsent: 0,
+            held: VecDeque::new(),
+            answered: 0,
+            cut: false,
             requests: Vec::new(),
             executed: 0,
             resume: 0,
@@ -79,7 +104,12 @@ impl Client {
 
     /// Whether all is done that there was to do.
     pub(super) fn is_finished(&self) -> bool {
-        self.leaving && self.requests.is_empty() && self.pushes.is_empty()
+        self.leaving && self.requests.is_empty() && self.pushes.is_empty() && self.held.is_empty()
+    }
+
+    /// Its number among all clients that there were.
+    pub(super) fn id(&self) -> u64 {
+        self.session.id
     }
 
     /// No request after those that are here.
@@ -176,7 +206,10 @@ impl Client {
             session: &mut self.session,
             enough: GATHER,
         };
-        let flow = execute(&mut context, &shared.request, std::mem::take(&mut self.resume));
+        let from = std::mem::take(&mut self.resume);
+        let flow = execute(&mut context, &shared.request, from);
+        self.answered += u32::from(!matches!(flow, Flow::More(_)));
+        self.cut |= from > 0 || matches!(flow, Flow::More(_));
         if shared.replies.bytes() >= GATHER {
             self.send(shared)?;
         }
@@ -192,24 +225,71 @@ impl Client {
         Ok(true)
     }
 
-    /// Pushes what was written for this client. Past the frame, which adds nothing to replies.
+    /// Pushes what was written for this client, unless it must wait for the log.
     fn send<L: LibOs>(&mut self, shared: &mut Shared<'_, L>) -> Result<(), Gone> {
-        let mut refused = false;
-        for sga in shared.replies.take() {
-            let bytes = sga.len();
-            match shared.demi.push(self.stream, sga) {
-                Ok(token) => {
-                    self.unsent += bytes;
-                    self.pushes.push_back((token, bytes));
-                }
-                Err(_) => refused = true,
+        if let Some(number) = shared.store.pending() {
+            self.hold(shared, number);
+            return if shared.replies.take_starved() { Err(Gone) } else { Ok(()) };
+        }
+        (self.answered, self.cut) = (0, false);
+        let mut sent = Ok(());
+        for array in shared.replies.take() {
+            sent = sent.and(self.push(shared.demi, array));
+        }
+        if shared.replies.take_starved() { Err(Gone) } else { sent }
+    }
+
+    /// Past the frame, which adds nothing to replies.
+    fn push<L: LibOs>(&mut self, demi: &Demikernel<L>, array: SgArray) -> Result<(), Gone> {
+        let bytes = array.len();
+        let token = demi.push(self.stream, array).map_err(|_| Gone)?;
+        self.unsent += bytes;
+        self.pushes.push_back((token, bytes));
+        Ok(())
+    }
+
+    fn hold<L: LibOs>(&mut self, shared: &mut Shared<'_, L>, number: u64) {
+        let is_known = self.held.back().is_some_and(|held| held.number == number);
+        let before = self.held.len();
+        for array in shared.replies.take() {
+            self.unsent += array.len();
+            let (replies, cut) = (std::mem::take(&mut self.answered), self.cut);
+            self.held.push_back(Held { number, array, replies, cut });
+        }
+        self.cut = false;
+        if !is_known && self.held.len() > before {
+            shared.holding.push_back((number, self.stream, self.session.id));
+        }
+    }
+
+    /// An element of the log has met its fate: what waited for it is sent. If it has failed, errors are, one for each reply.
+    pub(super) fn settled<L: LibOs>(
+        &mut self,
+        shared: &mut Shared<'_, L>,
+        number: u64,
+        result: &Result<(), Refusal>,
+    ) -> Result<(), Gone> {
+        while let Some(Held { array, replies, cut, .. }) =
+            self.held.pop_front_if(|held| held.number <= number)
+        {
+            self.unsent -= array.len();
+            match result {
+                Ok(()) => self.push(shared.demi, array)?,
+                // What has begun as a reply cannot become an error.
+                Err(_) if cut => return Err(Gone),
+                Err(why) => (0..replies).for_each(|_| shared.replies.error(&why.text())),
             }
         }
-        if refused || shared.replies.take_starved() { Err(Gone) } else { Ok(()) }
+        let mut sent = Ok(());
+        for array in shared.replies.take() {
+            sent = sent.and(self.push(shared.demi, array));
+        }
+        if shared.replies.take_starved() { Err(Gone) } else { sent }
     }
 
     fn complain<L: LibOs>(&mut self, shared: &mut Shared<'_, L>, why: &str) -> Result<(), Gone> {
         shared.replies.error(&format!("ERR Protocol error: {why}"));
+        self.answered += 1;
         self.send(shared)
     }
 }

@@ -1,9 +1,11 @@
 //! What INFO tells: the names that Redis' tools know where there is such a thing, and the instance's own counters.
 
 use std::fmt::Write;
+use std::time::Duration;
 
 use demi_api::{Counters, Demikernel, LibOs};
 
+use super::log::Log;
 use super::store::Store;
 
 /// What only the server knows.
@@ -18,6 +20,8 @@ pub(super) struct Facts {
     pub(super) accepted: u64,
     pub(super) commands: u64,
     pub(super) counters: Option<Counters>,
+    pub(super) uptime: Duration,
+    pub(super) compactions: u64,
 }
 
 /// The facts at the begin of a batch of results.
@@ -27,6 +31,8 @@ pub(super) struct Snapshot<'a, L: LibOs> {
     pub(super) clients: usize,
     pub(super) accepted: u64,
     pub(super) commands: u64,
+    pub(super) uptime: Duration,
+    pub(super) log: Option<&'a Log>,
 }
 
 impl<L: LibOs> Server for Snapshot<'_, L> {
@@ -38,6 +44,8 @@ impl<L: LibOs> Server for Snapshot<'_, L> {
             accepted: self.accepted,
             commands: self.commands,
             counters: self.demi.counters().ok(),
+            uptime: self.uptime,
+            compactions: self.log.map_or(0, |log| log.compactions),
         }
     }
 }
@@ -68,7 +76,7 @@ pub(super) fn text(server: &dyn Server, store: &Store, sections: &[String]) -> S
             std::process::id(),
             facts.port
         )?;
-        write!(text, "uptime_in_seconds:{}\r\n", store.now() / 1000)
+        write!(text, "uptime_in_seconds:{}\r\n", facts.uptime.as_secs())
     });
     section("Clients", &|text| write!(text, "connected_clients:{}\r\n", facts.clients));
     section("Memory", &|text| {
@@ -80,6 +88,13 @@ pub(super) fn text(server: &dyn Server, store: &Store, sections: &[String]) -> S
         write!(text, "heap_superblocks:{}\r\n", heap.superblocks)?;
         write!(text, "heap_superblocks_free:{}\r\n", heap.superblocks_free)?;
         write!(text, "heap_foreign_copies:{}\r\n", heap.foreign_copies)
+    });
+    section("Persistence", &|text| {
+        let Some(journal) = &store.journal else { return write!(text, "aof_enabled:0\r\n") };
+        let status = if journal.failure().is_some() { "err" } else { "ok" };
+        write!(text, "aof_enabled:1\r\naof_last_write_status:{status}\r\n")?;
+        write!(text, "log_appended_bytes:{}\r\nlog_live_bytes:{}\r\n", journal.appended, store.live())?;
+        write!(text, "log_compactions:{}\r\n", facts.compactions)
     });
     section("Stats", &|text| {
         let counts = &store.counts;

@@ -1,4 +1,5 @@
-//! `kv`: a key-value server in memory that speaks RESP2, so that `redis-cli` and `redis-benchmark` talk to it.
+//! `kv`: a key-value server in memory that speaks RESP2, so that `redis-cli` and `redis-benchmark` talk to it. With a
+//! log, what it has acknowledged outlives it.
 //!
 //! One loop on one core. A connection is a stream with `frame` over it, which yields whole requests; what has
 //! arrived together is answered together. Values larger than a threshold are never copied: they stay in the buffer
@@ -12,14 +13,16 @@
 //! | `request`, `reply` | the two sides of the protocol |
 //! | `command` | the table of commands, and a file per family |
 //! | `store` | keys, values, expiry, the limit of memory |
+//! | `log` | what was changed, on its way to the log and back; compaction |
 //! | `info` | what INFO tells |
 //!
-//! Not in here: persistence, other data types, databases other than 0.
+//! Not in here: other data types, databases other than 0.
 
 mod client;
 mod clients;
 mod command;
 mod info;
+mod log;
 mod number;
 mod reply;
 mod request;
@@ -27,9 +30,10 @@ mod server;
 mod store;
 
 use anyhow::ensure;
-use demi_api::{Demikernel, LibOs};
+use demi_api::{Config, Demikernel, LibOs};
 
-use crate::cli::Common;
+use crate::cli::{Arguments, Common};
+use crate::log::LogArgs;
 use crate::net::Endpoint;
 
 /// Serve keys and values.
@@ -40,7 +44,8 @@ use crate::net::Endpoint;
     after_help = "Examples:\n  \
         {bin} --listen 127.0.0.1:6380\n  \
         {bin} --listen '[::1]:6380' --maxmemory 64\n  \
-        {bin} --listen unix:/tmp/kv.sock\n\n\
+        {bin} --listen unix:/tmp/kv.sock\n  \
+        {bin} --log /var/lib/kv.log --log-size 4096   (needs a binary whose name ends in -cattree)\n\n\
         and then\n  \
         redis-cli -p 6380 set greeting hello\n  \
         redis-benchmark -p 6380 -t ping,set,get,incr,mset -n 100000 -c 50 -P 16"
@@ -59,12 +64,18 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     max_clients: usize,
     #[command(flatten)]
+    log: LogArgs,
+    #[command(flatten)]
     common: Common,
 }
 
-impl AsRef<Common> for Args {
-    fn as_ref(&self) -> &Common {
+impl Arguments for Args {
+    fn common(&self) -> &Common {
         &self.common
+    }
+
+    fn configure(&self, config: Config) -> anyhow::Result<Config> {
+        self.log.configure(config)
     }
 }
 

@@ -3,6 +3,7 @@
 //! Invariants: `deadlines` holds each key with a deadline once, so the next one to expire is its first. A key past
 //! its deadline is gone for every command, whether or not the sweep has come by. Values larger than the threshold
 //! are kept in the buffers they came in for as long as memory is plentiful: such a buffer may be much larger.
+//! With a journal, every change of a command is recorded in it where it is made; that a key has expired is not.
 
 use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
@@ -10,14 +11,20 @@ use std::time::Duration;
 
 use demi_api::{Buf, Heap};
 
+use self::slots::Slots;
+use super::log::{Journal, LONGEST, Refusal};
+
+mod change;
+mod slots;
+
 /// Expired keys that one sweep removes at the most.
 const SWEEP: usize = 64;
 
 /// Bytes that a key costs beside itself, its value's buffer aside: an estimate of what lies outside the heap.
 const KEY_OVERHEAD: usize = 96;
 
-/// A moment, in ms since just before the server started; 0 is none.
-type Moment = u64;
+/// A moment, in ms since 1970; 0 is none.
+pub(super) type Moment = u64;
 
 pub(super) struct Store {
     heap: Heap,
@@ -32,12 +39,48 @@ pub(super) struct Store {
     allowance: usize,
     /// Bytes taken off the allowance since it was looked at.
     spent: usize,
+    /// For who goes through all keys in steps.
+    slots: Slots,
+    /// Bytes of a log that holds every key once.
+    live: u64,
+    /// What changes are stamped with: grows with each rewriting.
+    stamp: u32,
+    pub(super) journal: Option<Box<Journal>>,
     pub(super) counts: Counts,
 }
 
 struct Entry {
     value: Buf,
     deadline: Moment,
+    slot: u32,
+    /// The stamp at the time when its record was written.
+    stamp: u32,
+}
+
+/// What a key was before a change.
+#[derive(Debug)]
+pub(super) struct Was {
+    value: Buf,
+    deadline: Moment,
+    stamp: u32,
+}
+
+/// How a change is undone.
+pub(super) enum Undo {
+    /// The key was this, or was not there.
+    Key(Rc<[u8]>, Option<Was>),
+    /// There were these keys.
+    All(Box<Everything>),
+}
+
+/// What is removed when all keys are.
+#[derive(Default)]
+pub(super) struct Everything {
+    entries: HashMap<Rc<[u8]>, Entry>,
+    deadlines: BTreeSet<(Moment, Rc<[u8]>)>,
+    slots: Slots,
+    keys: usize,
+    live: u64,
 }
 
 /// What has happened so far.
@@ -76,16 +119,19 @@ impl Store {
             keys: 0,
             allowance: 0,
             spent: 0,
+            slots: Slots::default(),
+            live: 0,
+            stamp: 0,
+            journal: None,
             counts: Counts::default(),
         };
         store.measure();
         store
     }
 
-    /// Sets the time, counted from the server's start, for the commands to come, and removes some of the keys that
-    /// have expired.
-    pub(super) fn tick(&mut self, uptime: Duration) {
-        self.now = uptime.as_millis() as Moment + 1;
+    /// Sets the time for the commands to come, and removes some of the keys that have expired.
+    pub(super) fn tick(&mut self, now: Moment) {
+        self.now = now;
         for _ in 0..SWEEP {
             let Some((deadline, key)) = self.deadlines.first() else { return };
             if *deadline > self.now {
@@ -124,7 +170,7 @@ impl Store {
     #[inline]
     pub(super) fn get(&mut self, key: &[u8]) -> Option<&Buf> {
         match self.entries.get(key) {
-            Some(entry) if entry.deadline == 0 || entry.deadline > self.now => {
+            Some(entry) if entry.is_live(self.now) => {
                 self.counts.hits += 1;
                 Some(&entry.value)
             }
@@ -137,13 +183,13 @@ impl Store {
 
     /// Whether a key exists.
     pub(super) fn contains(&self, key: &[u8]) -> bool {
-        self.entries.get(key).is_some_and(|entry| entry.deadline == 0 || entry.deadline > self.now)
+        self.entries.get(key).is_some_and(|entry| entry.is_live(self.now))
     }
 
     /// The moment at which an existing key expires; 0 for never.
     pub(super) fn deadline(&self, key: &[u8]) -> Option<Moment> {
         let entry = self.entries.get(key)?;
-        (entry.deadline == 0 || entry.deadline > self.now).then_some(entry.deadline)
+        entry.is_live(self.now).then_some(entry.deadline)
     }
 
     /// Sets a key. `value` lies in the request that it came in.
@@ -158,11 +204,13 @@ impl Store {
     pub(super) fn set_text(&mut self, key: &[u8], text: &[u8], expiry: Expiry) -> Result<(), NoRoom> {
         if let Some(entry) = self.entries.get_mut(key)
             && expiry == Expiry::Keep
-            && (entry.deadline == 0 || entry.deadline > self.now)
+            && self.journal.is_none()
+            && entry.is_live(self.now)
         {
             // Counters stay in their buffer, unless a reply still refers to it.
             match std::mem::take(&mut entry.value).try_into_mut() {
                 Ok(mut value) if value.capacity() >= text.len() => {
+                    self.live = self.live + text.len() as u64 - value.len() as u64;
                     value.set_len(text.len());
                     value.copy_from_slice(text);
                     entry.value = value.freeze();
@@ -187,10 +235,35 @@ impl Store {
         room
     }
 
+    /// Prepares for a command that changes something, whose key and other arguments have so many bytes. One that
+    /// names `many` keys changes all of them or none, as far as the log tells.
+    #[inline]
+    pub(super) fn prepare(
+        &mut self,
+        key: usize,
+        rest: usize,
+        many: usize,
+        grows: bool,
+    ) -> Result<(), Refusal> {
+        match &mut self.journal {
+            Some(journal) => journal.prepare(key, rest, many, grows),
+            None => Ok(()),
+        }
+    }
+
+    /// What must be settled in the log before a reply may leave that tells of the store as it is.
+    #[inline]
+    pub(super) fn pending(&self) -> Option<u64> {
+        self.journal.as_ref()?.pending()
+    }
+
     /// Removes a key; its value, if it existed.
     pub(super) fn remove(&mut self, key: &[u8]) -> Option<Buf> {
-        let entry = self.remove_entry(key)?;
-        (entry.deadline == 0 || entry.deadline > self.now).then_some(entry.value)
+        let (key, entry) = self.remove_entry(key)?;
+        let Some(journal) = &mut self.journal else { return entry.is_live(self.now).then_some(entry.value) };
+        journal.delete(&key);
+        journal.changed_key(&key, Some(entry.was()));
+        entry.is_live(self.now).then_some(entry.value)
     }
 
     /// Changes when an existing key expires; false if there is no such key. A moment in the past removes it.
@@ -199,52 +272,58 @@ impl Store {
             return false;
         }
         if deadline != 0 && deadline <= self.now {
-            self.remove_entry(key);
-            return true;
+            return self.remove(key).is_some();
         }
-        let (key, entry) = self.entries.get_key_value(key).expect("looked at above");
-        let (key, old) = (Rc::clone(key), entry.deadline);
-        self.move_deadline(&key, old, deadline);
-        self.entries.get_mut(&key).expect("looked at above").deadline = deadline;
+        if let Some((key, was)) = self.set_deadline(key, deadline)
+            && let Some(journal) = &mut self.journal
+        {
+            journal.expire(&key, deadline);
+            journal.changed_key(&key, Some(was));
+        }
         true
     }
 
     pub(super) fn clear(&mut self) {
-        self.entries = HashMap::new();
-        self.deadlines.clear();
-        self.keys = 0;
+        let all = self.take_everything();
+        if let Some(journal) = &mut self.journal {
+            journal.clear();
+            journal.changed(Undo::All(Box::new(all)));
+        }
         self.measure();
     }
 
     fn insert(&mut self, key: &[u8], value: Buf, expiry: Expiry) {
-        if let Some(entry) = self.entries.get_mut(key) {
-            let live = entry.deadline == 0 || entry.deadline > self.now;
-            let deadline = match expiry {
-                Expiry::Keep if live => entry.deadline,
-                Expiry::Keep | Expiry::Never => 0,
-                Expiry::At(deadline) => deadline,
-            };
-            let old = std::mem::replace(&mut entry.deadline, deadline);
-            entry.value = value;
-            if old != deadline {
-                let (key, _) = self.entries.get_key_value(key).expect("looked at above");
-                let key = Rc::clone(key);
-                self.move_deadline(&key, old, deadline);
+        let Some(entry) = self.entries.get_mut(key) else {
+            let deadline = if let Expiry::At(deadline) = expiry { deadline } else { 0 };
+            if let Some(journal) = &mut self.journal {
+                journal.set(key, &value, deadline);
+            }
+            let key = self.insert_entry(key.into(), value, deadline, self.stamp);
+            if let Some(journal) = &mut self.journal {
+                journal.changed_key(&key, None);
             }
             return;
+        };
+        let deadline = match expiry {
+            Expiry::Keep if entry.is_live(self.now) => entry.deadline,
+            Expiry::Keep | Expiry::Never => 0,
+            Expiry::At(deadline) => deadline,
+        };
+        self.live = self.live + value.len() as u64 - entry.value.len() as u64;
+        let was = Was {
+            value: std::mem::replace(&mut entry.value, value),
+            deadline: std::mem::replace(&mut entry.deadline, deadline),
+            stamp: std::mem::replace(&mut entry.stamp, self.stamp),
+        };
+        let (slot, old) = (entry.slot, was.deadline);
+        if let Some(journal) = &mut self.journal {
+            journal.set(key, &entry.value, deadline);
+            journal.changed_key(self.slots.key(slot), Some(was));
         }
-        let key: Rc<[u8]> = key.into();
-        let deadline = if let Expiry::At(deadline) = expiry { deadline } else { 0 };
-        self.keys += key.len() + KEY_OVERHEAD;
-        self.move_deadline(&key, 0, deadline);
-        self.entries.insert(key, Entry { value, deadline });
-    }
-
-    fn remove_entry(&mut self, key: &[u8]) -> Option<Entry> {
-        let (key, entry) = self.entries.remove_entry(key)?;
-        self.keys -= key.len() + KEY_OVERHEAD;
-        self.move_deadline(&key, entry.deadline, 0);
-        Some(entry)
+        if old != deadline {
+            let key = Rc::clone(self.slots.key(slot));
+            self.move_deadline(&key, old, deadline);
+        }
     }
 
     fn move_deadline(&mut self, key: &Rc<[u8]>, old: Moment, new: Moment) {

@@ -25,7 +25,7 @@ mod source;
 use demi_api::{Demikernel, Error, LibOs, QDesc};
 
 use self::source::Where;
-use crate::cli::Common;
+use crate::cli::{Arguments, Common};
 use crate::net::Endpoint;
 
 /// Merge, filter and sort log messages.
@@ -62,8 +62,8 @@ pub struct Args {
     common: Common,
 }
 
-impl AsRef<Common> for Args {
-    fn as_ref(&self) -> &Common {
+impl Arguments for Args {
+    fn common(&self) -> &Common {
         &self.common
     }
 }

@@ -9,7 +9,7 @@ mod flows;
 use demi_api::{Addr, Completion, Demikernel, Done, Error, LibOs, QDesc, QToken, SgArray, SocketKind};
 
 use self::flows::{Flow, Flows};
-use crate::cli::{Common, grouped, say};
+use crate::cli::{Arguments, Common, grouped, say};
 use crate::net::{self, Endpoint};
 use crate::stop::Stop;
 
@@ -39,8 +39,8 @@ pub struct Args {
     common: Common,
 }
 
-impl AsRef<Common> for Args {
-    fn as_ref(&self) -> &Common {
+impl Arguments for Args {
+    fn common(&self) -> &Common {
         &self.common
     }
 }

@@ -18,6 +18,8 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 
 pub const ECHO: &str = env!("CARGO_BIN_EXE_echo-catnap");
 pub const KV: &str = env!("CARGO_BIN_EXE_kv-catnap");
+pub const ECHO_LOG: &str = env!("CARGO_BIN_EXE_echo-catnap-cattree");
+pub const KV_LOG: &str = env!("CARGO_BIN_EXE_kv-catnap-cattree");
 pub const IPERF3: &str = env!("CARGO_BIN_EXE_iperf3-catnap");
 pub const RELAY: &str = env!("CARGO_BIN_EXE_relay-catnap");
 pub const PIPELINE: &str = env!("CARGO_BIN_EXE_pipeline-catnap");
@@ -126,6 +128,12 @@ impl Server {
         assert!(status.success(), "{status}: {stderr}");
         let lines: Vec<String> = self.lines.iter().collect();
         (lines.join("\n"), stderr)
+    }
+
+    /// Ends it at once, as a crash would. Returns when it is gone, and with it its locks.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.wait();
     }
 
     pub fn wait(&mut self) -> ExitStatus {

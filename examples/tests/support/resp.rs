@@ -65,6 +65,26 @@ impl Client {
         self.reply()
     }
 
+    /// As [`Client::send`] and [`Client::reply`], for a server that may die: none when it has.
+    pub fn try_send(&mut self, bytes: &[u8]) -> Option<()> {
+        self.stream.get_mut().write_all(bytes).ok()
+    }
+
+    pub fn try_reply(&mut self) -> Option<Reply> {
+        let whole = self.stream.fill_buf().ok()?.contains(&b'\n');
+        let mut line = String::new();
+        // Replies of one line only are asked for in this way.
+        if whole || self.stream.read_line(&mut line).ok()? == 0 || !line.ends_with('\n') {
+            return if whole { Some(self.reply()) } else { None };
+        }
+        Some(match line.trim_end().split_at(1) {
+            ("+", text) => Reply::Status(text.into()),
+            ("-", text) => Reply::Error(text.into()),
+            (":", number) => Reply::Integer(number.parse().ok()?),
+            _ => return None,
+        })
+    }
+
     pub fn reply(&mut self) -> Reply {
         let mut line = String::new();
         self.stream.read_line(&mut line).unwrap();

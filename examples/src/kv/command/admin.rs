@@ -100,7 +100,7 @@ pub(super) fn config(cx: &mut Context<'_>, request: &Request) -> Outcome {
             let limit = cx.store.limit().to_string();
             let settings = [
                 ("save", ""),
-                ("appendonly", "no"),
+                ("appendonly", if cx.store.journal.is_some() { "yes" } else { "no" }),
                 ("maxmemory", &limit),
                 ("maxmemory-policy", "noeviction"),
                 ("databases", "1"),

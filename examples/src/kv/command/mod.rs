@@ -8,6 +8,7 @@ mod strings;
 use std::borrow::Cow;
 
 use super::info::Server;
+use super::log::Refusal;
 use super::reply::Replies;
 use super::request::Request;
 use super::store::{NoRoom, Store};
@@ -117,7 +118,10 @@ static TABLE: &[Spec] = commands! {
 pub(super) fn execute(context: &mut Context<'_>, request: &Request, from: usize) -> Flow {
     let outcome = match find(request.arg(0)) {
         Some(_) if from > 0 => strings::mget_from(context, request, from),
-        Some(spec) if (spec.args.0..=spec.args.1).contains(&request.len()) => (spec.run)(context, request),
+        Some(spec) if (spec.args.0..=spec.args.1).contains(&request.len()) => match spec.flags[0] {
+            "write" => prepare(context.store, spec, request).and_then(|()| (spec.run)(context, request)),
+            _ => (spec.run)(context, request),
+        },
         Some(spec) => Err(wrong_arguments(spec.name)),
         None => Err(unknown(request)),
     };
@@ -125,6 +129,15 @@ pub(super) fn execute(context: &mut Context<'_>, request: &Request, from: usize)
         context.out.error(&complaint);
         Flow::Done
     })
+}
+
+/// What a command that changes something needs of the log, before it changes anything.
+#[inline]
+fn prepare(store: &mut Store, spec: &Spec, request: &Request) -> Result<(), Complaint> {
+    let key = if request.len() > 1 { request.arg(1).len() } else { 0 };
+    let rest = if request.len() > 2 { request.rest(2).map(<[u8]>::len).sum() } else { 0 };
+    let many = if spec.keys.1 < 0 { request.len() } else { 0 };
+    Ok(store.prepare(key, rest, many, spec.flags.contains(&"denyoom"))?)
 }
 
 fn find(name: &[u8]) -> Option<&'static Spec> {
@@ -174,6 +187,12 @@ fn invalid_expiry(command: &str) -> Complaint {
 
 impl From<NoRoom> for Complaint {
     fn from(_: NoRoom) -> Complaint {
-        "OOM command not allowed when used memory > 'maxmemory'.".into()
+        Refusal::NoRoom.text()
+    }
+}
+
+impl From<Refusal> for Complaint {
+    fn from(refusal: Refusal) -> Complaint {
+        refusal.text()
     }
 }

@@ -6,10 +6,6 @@ fn heap(mib: usize) -> Heap {
     Heap::new(&HeapConfig { size: mib << 20, ..HeapConfig::default() }).unwrap()
 }
 
-fn ms(ms: u64) -> Duration {
-    Duration::from_millis(ms)
-}
-
 /// What a store should be, in the plainest way.
 #[derive(Default)]
 struct Oracle {
@@ -65,7 +61,7 @@ fn random_operations_are_those_of_a_plain_map() {
                 }
                 5 => {
                     uptime += rng.u64(..20);
-                    store.tick(ms(uptime));
+                    store.tick(uptime + 1);
                     oracle.now = store.now();
                 }
                 _ => {
@@ -92,16 +88,16 @@ fn the_sweep_is_bounded_and_goes_on() {
     for key in 0..1000_u32 {
         store.set_text(&key.to_le_bytes(), b"v", Expiry::At(100)).unwrap();
     }
-    assert_eq!(store.until_expiry(), Some(ms(99)));
-    store.tick(ms(98));
+    assert_eq!(store.until_expiry(), Some(Duration::from_millis(99)));
+    store.tick(99);
     assert_eq!(store.len(), 1000);
     for round in 1..=1000 / SWEEP {
-        store.tick(ms(99));
+        store.tick(100);
         assert_eq!(store.len(), 1000 - round * SWEEP);
         assert_eq!(store.until_expiry(), Some(Duration::ZERO));
         assert!(!store.contains(&999_u32.to_le_bytes()));
     }
-    store.tick(ms(99));
+    store.tick(100);
     assert_eq!((store.len(), store.until_expiry()), (0, None));
 }
 
