@@ -15,7 +15,8 @@ use rustix::io::Errno;
 use super::config::UringConfig;
 use super::probe::{Findings, probe};
 
-/// How long another's lock on a block device is waited for: udev takes it for as long as it looks at the device.
+/// How long another's lock is waited for. That of a process that was killed goes with its ring, which the kernel takes apart
+/// when nothing is left of the process to be waited for; and udev locks a block device for as long as it looks at it.
 const LOCK_WAIT: Duration = Duration::from_secs(1);
 const LOCK_STEP: Duration = Duration::from_millis(10);
 
@@ -77,16 +78,14 @@ fn open_or_make(config: &UringConfig) -> Result<(Fd, bool), Error> {
 /// One process writes, or several read.
 fn lock(config: &UringConfig, fd: &Fd) -> Result<(), Error> {
     let kind = FileType::from_raw_mode(stat(config, fd)?.stx_mode.into());
-    let wait = match kind {
-        FileType::RegularFile => Duration::ZERO,
-        FileType::BlockDevice => LOCK_WAIT,
-        _ => return Err(config.refuse("is neither a regular file nor a block device")),
-    };
+    if !matches!(kind, FileType::RegularFile | FileType::BlockDevice) {
+        return Err(config.refuse("is neither a regular file nor a block device"));
+    }
     let operation = match config.read_only {
         true => FlockOperation::NonBlockingLockShared,
         false => FlockOperation::NonBlockingLockExclusive,
     };
-    let until = Instant::now() + wait;
+    let until = Instant::now() + LOCK_WAIT;
     loop {
         match fs::flock(fd, operation) {
             Ok(()) => return Ok(()),

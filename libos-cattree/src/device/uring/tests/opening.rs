@@ -48,6 +48,23 @@ fn a_length_is_rounded_down_to_blocks() {
 }
 
 #[test]
+fn a_lock_that_is_about_to_go_is_waited_for() {
+    let heap = heap(2 << 20);
+    for directory in directories() {
+        let path = path_in(&directory);
+        std::fs::write(&path, vec![0; 1 << 20]).unwrap();
+        let file = std::fs::File::open(&path).unwrap();
+        file.lock().unwrap();
+        let other = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(200));
+            drop(file);
+        });
+        drop(Rig::new(&heap, &config(&path)));
+        other.join().unwrap();
+    }
+}
+
+#[test]
 fn one_writes_or_several_read() {
     let heap = heap(2 << 20);
     for directory in directories() {
