@@ -3,11 +3,12 @@
 //! Invariant: between two calls every log that has something to be done is marked, or waits for a completion.
 
 mod call;
-mod io;
-mod names;
+pub(crate) mod io;
+pub(crate) mod names;
 pub(crate) mod open;
-mod recover;
+pub(crate) mod recover;
 mod save;
+pub(crate) mod scan;
 mod space;
 
 use std::collections::BTreeMap;

@@ -9,7 +9,7 @@ use demi_api::token::QToken;
 use super::io::{MAX_PIECE, aligned};
 use super::{Store, write_cx};
 use crate::device::{Buffers, Command};
-use crate::format::{HEAD_LEN, HEADER_LEN, Header, Kind, LogEntry, Next, Segment, payload_crc};
+use crate::format::{Geometry, HEAD_LEN, HEADER_LEN, Header, Kind, LogEntry, Next, Segment, payload_crc};
 use crate::log::{Log, Reader};
 
 /// An open log: what a descriptor names.
@@ -343,7 +343,7 @@ impl Store {
             self.space.release(1);
             return Err(Error::NoSpace);
         };
-        let copied = self.restamp(&mut bytes, id, old.sequence, new.sequence, offset);
+        let copied = restamp(&mut bytes, &geometry, self.seed, id, old.sequence, new.sequence, offset);
         let written =
             copied.map_err(|at| Error::Damaged(Position(geometry.position(ordinal, at)))).and_then(|()| {
                 for (place, part) in bytes.chunks(piece).enumerate() {
@@ -358,31 +358,6 @@ impl Store {
             return Err(error);
         }
         Ok(new)
-    }
-
-    /// Gives the records of a segment another sequence number; the last before `end` ends its batch. On failure: where.
-    fn restamp(&self, bytes: &mut [u8], log: u32, from: u64, to: u64, end: usize) -> Result<(), usize> {
-        let mut at = 0;
-        loop {
-            let mut header = Header::parse(&bytes[at..], &self.geometry, self.seed).map_err(|_| at)?;
-            if !header.is_at(log, from, at) || header.end() > end {
-                return Err(at);
-            }
-            let payload = &bytes[header.payload_at()..header.end()];
-            if payload_crc(self.seed, payload) != header.payload_crc {
-                return Err(at);
-            }
-            let next = header.next(&self.geometry);
-            header.sequence = to;
-            header.ends_batch |= next == Next::At(end);
-            header.emit(&mut bytes[at..at + HEADER_LEN], self.seed);
-            match next {
-                Next::At(next) if next < end => at = next,
-                Next::At(next) if next == end => return Ok(()),
-                // The position is not where an element begins.
-                Next::At(_) | Next::NextSegment => return Err(at),
-            }
-        }
     }
 
     /// Readers of a log that was cut go back to its end.
@@ -410,5 +385,38 @@ impl Store {
 
     pub(super) fn log(&mut self, key: Key) -> Result<&mut Log, Error> {
         self.logs.get_mut(key).ok_or(Error::BadDescriptor)
+    }
+}
+
+/// Gives the records of a segment another sequence number; the last before `end` ends its batch. On failure: where.
+pub(crate) fn restamp(
+    bytes: &mut [u8],
+    geometry: &Geometry,
+    seed: u32,
+    log: u32,
+    from: u64,
+    to: u64,
+    end: usize,
+) -> Result<(), usize> {
+    let mut at = 0;
+    loop {
+        let mut header = Header::parse(&bytes[at..], geometry, seed).map_err(|_| at)?;
+        if !header.is_at(log, from, at) || header.end() > end {
+            return Err(at);
+        }
+        let payload = &bytes[header.payload_at()..header.end()];
+        if payload_crc(seed, payload) != header.payload_crc {
+            return Err(at);
+        }
+        let next = header.next(geometry);
+        header.sequence = to;
+        header.ends_batch |= next == Next::At(end);
+        header.emit(&mut bytes[at..at + HEADER_LEN], seed);
+        match next {
+            Next::At(next) if next < end => at = next,
+            Next::At(next) if next == end => return Ok(()),
+            // The position is not where an element begins.
+            Next::At(_) | Next::NextSegment => return Err(at),
+        }
     }
 }

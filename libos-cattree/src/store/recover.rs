@@ -8,16 +8,14 @@ use demi_api::memalloc::Heap;
 
 use super::io::Io;
 use super::open::OpenError;
+use super::scan::{Part, Scan};
 use crate::device::{Buffers, Command};
 use crate::format::{
-    Checkpoint, Damage, Geometry, HEAD_LEN, HEADER_LEN, Head, Header, Kind, LogEntry, MIN_ROOM, Next,
-    Segment, Superblock, payload_crc,
+    Checkpoint, Damage, Geometry, HEADER_LEN, Head, Header, LogEntry, MIN_ROOM, Next, Segment, Superblock,
 };
 
 /// What can have been in flight of one log.
 const IN_FLIGHT: usize = 4 << 20;
-/// Bytes that are read at a time.
-const STEP: usize = 1 << 20;
 
 /// The state of an image when it was left.
 pub(crate) struct Found {
@@ -35,28 +33,9 @@ pub(crate) fn find(io: &mut Io, heap: &Heap, superblock: &Superblock) -> Result<
         let mut bytes = Vec::new();
         let given = given(io, heap, superblock, &checkpoint)?;
         for log in &mut logs {
-            let first = log.first_ordinal;
-            let mut taken: BTreeMap<u64, Segment> = (first..).zip(log.segments.iter().copied()).collect();
-            for ((id, ordinal), segment) in &given.heads {
-                if *id == log.id && *ordinal >= first + log.segments.len() as u64 {
-                    taken.insert(*ordinal, *segment);
-                }
-            }
-            let mut scan = Scan {
-                io,
-                heap,
-                superblock,
-                log,
-                segments: &taken,
-                loaded: None,
-                bytes: std::mem::take(&mut bytes),
-            };
-            let tail = scan.run()?;
-            bytes = std::mem::take(&mut scan.bytes);
-            log.tail = tail;
-            let (ordinal, offset) = superblock.geometry.split(tail);
-            let end = ordinal + u64::from(offset > 0);
-            log.segments = taken.range(..end).map(|(_, segment)| *segment).collect();
+            let taken = given.with(log);
+            let tail = tail(io, heap, superblock, log, &taken, &mut bytes)?;
+            log.move_tail(superblock, tail, &taken);
         }
         look_for_lost(io, heap, superblock, &given.suspects, &logs)?;
     }
@@ -64,29 +43,15 @@ pub(crate) fn find(io: &mut Io, heap: &Heap, superblock: &Superblock) -> Result<
 }
 
 fn newest_checkpoint(io: &mut Io, heap: &Heap, superblock: &Superblock) -> Result<Checkpoint, OpenError> {
-    let geometry = &superblock.geometry;
     let mut newest: Option<Checkpoint> = None;
     let mut damage = Damage::Blank;
     for area in 0..2 {
-        let offset = geometry.checkpoint_at(area);
-        let first = io.read(heap, offset, geometry.block_size)?;
-        let checkpoint = match Checkpoint::declared_len(&first, geometry) {
-            Ok(len) => {
-                let bytes = io.read(heap, offset, geometry.block_up(len))?;
-                Checkpoint::parse(&bytes, geometry, superblock.seed())
-            }
-            Err(damage) => Err(damage),
-        };
-        match checkpoint {
-            Ok(checkpoint)
-                if checkpoint.identity != superblock.identity_half() || checkpoint.number % 2 != area =>
-            {
-                damage = Damage::Misplaced;
-            }
+        match checkpoint_in(io, heap, superblock, area)? {
             Ok(checkpoint) if newest.as_ref().is_none_or(|newest| newest.number < checkpoint.number) => {
                 newest = Some(checkpoint);
             }
             Ok(_) => {}
+            Err(Damage::Misplaced) => damage = Damage::Misplaced,
             Err(what) if area == superblock.checkpoint % 2 => damage = what,
             Err(_) => {}
         }
@@ -96,17 +61,63 @@ fn newest_checkpoint(io: &mut Io, heap: &Heap, superblock: &Superblock) -> Resul
         .ok_or(OpenError::Checkpoint { number: superblock.checkpoint, damage })
 }
 
+/// The checkpoint in an area.
+pub(crate) fn checkpoint_in(
+    io: &mut Io,
+    heap: &Heap,
+    superblock: &Superblock,
+    area: u64,
+) -> Result<Result<Checkpoint, Damage>, OpenError> {
+    let geometry = &superblock.geometry;
+    let offset = geometry.checkpoint_at(area);
+    let first = io.read(heap, offset, geometry.block_size)?;
+    let len = match Checkpoint::declared_len(&first, geometry) {
+        Ok(len) => len,
+        Err(damage) => return Ok(Err(damage)),
+    };
+    let bytes = io.read(heap, offset, geometry.block_up(len))?;
+    let checkpoint = Checkpoint::parse(&bytes, geometry, superblock.seed());
+    Ok(checkpoint.and_then(|checkpoint| {
+        let is_here = checkpoint.identity == superblock.identity_half() && checkpoint.number % 2 == area;
+        if is_here { Ok(checkpoint) } else { Err(Damage::Misplaced) }
+    }))
+}
+
 /// Segments that were given to logs since a checkpoint.
-struct Given {
+pub(crate) struct Given {
     /// Those with a valid head, by log and ordinal.
     heads: BTreeMap<(u32, u64), Segment>,
     /// All that may have been given away, by the sequence number that each would have got. None was given behind the last with
     /// a valid head, but for one whose head may be damaged.
-    suspects: Vec<Segment>,
+    pub(crate) suspects: Vec<Segment>,
+}
+
+impl Given {
+    /// A log's segments by their ordinals, those that it was given included.
+    pub(crate) fn with(&self, log: &LogEntry) -> BTreeMap<u64, Segment> {
+        let first = log.first_ordinal;
+        let mut taken: BTreeMap<u64, Segment> = (first..).zip(log.segments.iter().copied()).collect();
+        for ((id, ordinal), segment) in &self.heads {
+            if *id == log.id && *ordinal >= first + log.segments.len() as u64 {
+                taken.insert(*ordinal, *segment);
+            }
+        }
+        taken
+    }
+}
+
+impl LogEntry {
+    /// The log ends elsewhere, and has those of its segments that are before.
+    pub(crate) fn move_tail(&mut self, superblock: &Superblock, tail: u64, taken: &BTreeMap<u64, Segment>) {
+        self.tail = tail;
+        let (ordinal, offset) = superblock.geometry.split(tail);
+        let end = ordinal + u64::from(offset > 0);
+        self.segments = taken.range(..end).map(|(_, segment)| *segment).collect();
+    }
 }
 
 /// Segments are given away in the order in which they were set aside, and get their sequence numbers in that order.
-fn given(
+pub(crate) fn given(
     io: &mut Io,
     heap: &Heap,
     superblock: &Superblock,
@@ -138,7 +149,7 @@ fn given(
 }
 
 /// Looks for acknowledged records in segments that no log has been found to have, as their heads, or others, are damaged.
-fn look_for_lost(
+pub(crate) fn look_for_lost(
     io: &mut Io,
     heap: &Heap,
     superblock: &Superblock,
@@ -161,7 +172,7 @@ fn look_for_lost(
     Ok(())
 }
 
-fn parse_head(bytes: &[u8], geometry: &Geometry, seed: u32) -> Result<(Header, Head), Damage> {
+pub(crate) fn parse_head(bytes: &[u8], geometry: &Geometry, seed: u32) -> Result<(Header, Head), Damage> {
     let header = Header::parse(bytes, geometry, seed)?;
     let head = Head::parse(&header, &bytes[HEADER_LEN..], seed)?;
     // So that a position in it is a number.
@@ -176,143 +187,65 @@ pub(crate) fn text(name: &[u8]) -> String {
     String::from_utf8_lossy(name).into_owned()
 }
 
-/// Goes along a log from the checkpoint's tail.
-struct Scan<'a> {
-    io: &'a mut Io,
-    heap: &'a Heap,
-    superblock: &'a Superblock,
-    log: &'a LogEntry,
-    segments: &'a BTreeMap<u64, Segment>,
-    /// Which segment `bytes` are of, and from which offset on.
-    loaded: Option<(u64, usize)>,
-    /// As far as they were needed.
-    bytes: Vec<u8>,
+/// Where a log ends whose tail was at a place when the checkpoint was written.
+pub(crate) fn tail(
+    io: &mut Io,
+    heap: &Heap,
+    superblock: &Superblock,
+    log: &LogEntry,
+    taken: &BTreeMap<u64, Segment>,
+    bytes: &mut Vec<u8>,
+) -> Result<u64, OpenError> {
+    let geometry = superblock.geometry;
+    let mut scan = Scan::new(io, heap, superblock, log.id, log.epoch..=log.epoch, taken, bytes);
+    let mut tail = log.tail;
+    let mut at = tail;
+    let mut part = Part::Nothing;
+    while let Some((end, rest)) = batch(&mut scan, at, part)? {
+        (at, part) = (end, rest);
+        if part == Part::Nothing {
+            tail = at;
+        }
+    }
+    // What was in flight begins where the first invalid batch does.
+    let (ordinal, offset) = geometry.split(at);
+    let mut left = IN_FLIGHT;
+    let mut from = offset;
+    for next in taken.range(ordinal..).map(|(ordinal, _)| *ordinal) {
+        if next != ordinal {
+            from = 0;
+        }
+        while from < geometry.segment_size && left > 0 {
+            if let Ok(header) = scan.header(next, from)?
+                && header.stable > tail
+            {
+                return Err(OpenError::Log { log: text(&log.name), position: tail });
+            }
+            from += geometry.block_size;
+            left = left.saturating_sub(geometry.block_size);
+        }
+    }
+    Ok(tail)
 }
 
-impl Scan<'_> {
-    /// Where the log ends.
-    fn run(&mut self) -> Result<u64, OpenError> {
-        let geometry = self.superblock.geometry;
-        let mut tail = self.log.tail;
-        let mut at = tail;
-        // Bytes of an element that have been found, and how many it has.
-        let mut element: Option<(usize, usize)> = None;
-        while let Some((end, rest)) = self.batch(at, element)? {
-            (at, element) = (end, rest);
-            if element.is_none() {
-                tail = at;
-            }
-        }
-        // What was in flight begins where the first invalid batch does.
-        let (ordinal, offset) = geometry.split(at);
-        let mut left = IN_FLIGHT;
-        let mut from = offset;
-        for next in self.segments.range(ordinal..).map(|(ordinal, _)| *ordinal).collect::<Vec<_>>() {
-            if next != ordinal {
-                from = 0;
-            }
-            while from < geometry.segment_size && left > 0 {
-                if let Some(header) = self.header(next, from)?
-                    && header.stable > tail
-                {
-                    return Err(OpenError::Log { log: text(&self.log.name), position: tail });
-                }
-                from += geometry.block_size;
-                left = left.saturating_sub(geometry.block_size);
-            }
-        }
-        Ok(tail)
+/// Checks the batch that begins at a position, inside an element of which some is there. Where it ends, and what it leaves
+/// unfinished; `None`: it is not valid, or not there.
+fn batch(scan: &mut Scan<'_>, start: u64, mut part: Part) -> Result<Option<(u64, Part)>, OpenError> {
+    let geometry = scan.geometry();
+    let (mut ordinal, mut offset) = geometry.split(start);
+    if offset + MIN_ROOM > geometry.segment_size {
+        (ordinal, offset) = (ordinal + 1, 0);
     }
-
-    /// The header of this log and epoch at a place, if there is one.
-    fn header(&mut self, ordinal: u64, offset: usize) -> Result<Option<Header>, OpenError> {
-        let Some(segment) = self.segments.get(&ordinal).copied() else { return Ok(None) };
-        let (log, geometry, seed) = (self.log, self.superblock.geometry, self.superblock.seed());
-        let Some(bytes) = self.bytes(ordinal, offset, HEADER_LEN)? else { return Ok(None) };
-        let header = Header::parse(bytes, &geometry, seed).ok();
-        Ok(header
-            .filter(|header| header.is_at(log.id, segment.sequence, offset) && header.epoch == log.epoch))
-    }
-
-    /// Checks the batch that begins at a position, inside an element of which some is there. Where it ends, and what it leaves
-    /// unfinished; `None`: it is not valid, or not there.
-    #[allow(clippy::type_complexity, reason = "a position, and how far an element has come")]
-    fn batch(
-        &mut self,
-        start: u64,
-        mut element: Option<(usize, usize)>,
-    ) -> Result<Option<(u64, Option<(usize, usize)>)>, OpenError> {
-        let geometry = self.superblock.geometry;
-        let (mut ordinal, mut offset) = geometry.split(start);
-        if offset + MIN_ROOM > geometry.segment_size {
-            (ordinal, offset) = (ordinal + 1, 0);
-        }
-        let begins = offset;
-        let seed = self.superblock.seed();
-        loop {
-            let Some(header) = self.header(ordinal, offset)? else { return Ok(None) };
-            let Some(payload) = self.bytes(ordinal, header.payload_at(), header.length as usize)? else {
-                return Ok(None);
-            };
-            if payload_crc(seed, payload) != header.payload_crc {
-                return Ok(None);
+    let begins = offset;
+    loop {
+        let Ok((header, _, rest)) = scan.record(ordinal, offset, begins, part)? else { return Ok(None) };
+        part = rest;
+        match header.next(&geometry) {
+            Next::NextSegment => return Ok(Some((geometry.position(ordinal + 1, 0), part))),
+            Next::At(next) if header.ends_batch => {
+                return Ok(Some((geometry.position(ordinal, next), part)));
             }
-            let length = header.length as usize;
-            element = match (header.kind, element) {
-                (Kind::Head, element) if offset == 0 && length == Head::LEN => {
-                    let Ok(head) = Head::parse(&header, payload, seed) else { return Ok(None) };
-                    if head.ordinal != ordinal {
-                        return Ok(None);
-                    }
-                    element
-                }
-                (Kind::Whole, None) if offset > 0 => None,
-                (Kind::First, None) if offset == begins || begins == 0 && offset == HEAD_LEN => {
-                    Some((length, header.total as usize))
-                }
-                (Kind::Middle | Kind::Last, Some((got, total)))
-                    if offset > 0 && header.total as usize == total =>
-                {
-                    match (header.kind, got + length) {
-                        (Kind::Last, all) if all == total => None,
-                        (Kind::Middle, some) if some <= total => Some((some, total)),
-                        _ => return Ok(None),
-                    }
-                }
-                _ => return Ok(None),
-            };
-            match header.next(&geometry) {
-                Next::NextSegment => return Ok(Some((geometry.position(ordinal + 1, 0), element))),
-                Next::At(next) if header.ends_batch => {
-                    return Ok(Some((geometry.position(ordinal, next), element)));
-                }
-                Next::At(next) => offset = next,
-            }
+            Next::At(next) => offset = next,
         }
-    }
-
-    /// Bytes of a segment. `None`: they are not in it.
-    fn bytes(&mut self, ordinal: u64, offset: usize, len: usize) -> Result<Option<&[u8]>, OpenError> {
-        let geometry = &self.superblock.geometry;
-        let Some(segment) = self.segments.get(&ordinal) else { return Ok(None) };
-        if offset + len > geometry.segment_size {
-            return Ok(None);
-        }
-        let from = match self.loaded {
-            Some((loaded, from)) if loaded == ordinal && from <= offset => from,
-            _ => {
-                let from = offset / geometry.block_size * geometry.block_size;
-                self.loaded = Some((ordinal, from));
-                self.bytes.clear();
-                from
-            }
-        };
-        while from + self.bytes.len() < offset + len {
-            let at = from + self.bytes.len();
-            let step = STEP.min(geometry.segment_size - at);
-            let place = geometry.segment_at(segment.index) + at as u64;
-            self.io.read_more(self.heap, place, step, &mut self.bytes)?;
-        }
-        Ok(self.bytes.get(offset - from..offset - from + len))
     }
 }
