@@ -11,12 +11,14 @@
 //! | [`mod@format`] | what lies on the device: `docs/log-format.md` in code, without I/O |
 //! | `log` | one log: elements become batches at its end, and are read at cursors |
 //! | `store` | the image: logs and segments, checkpoints, opening, control calls |
+//! | [`fsck`] | checking and mending images that nobody has open |
 //! | `cattree` | the [`LibOs`](demi_api::libos::LibOs): descriptors above, logs below |
 
 mod cattree;
 mod config;
 pub mod device;
 pub mod format;
+pub mod fsck;
 mod log;
 mod store;
 
