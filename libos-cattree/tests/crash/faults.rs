@@ -67,12 +67,13 @@ fn every_request_may_fail() {
         let requests = endure(seed, &Rules::new(seed)).0;
         assert!(requests > 40, "{requests}");
         for number in 0..requests {
-            for portion in [Portion::Nothing, Portion::Part, Portion::All] {
-                println!("request {number} of {requests}, {portion:?}, seed {seed}");
-                let rules = Rules::new(seed).with(Rule::once(Which::Any, number).doing(portion));
-                // What fails changes what comes after it, but not what came before.
-                assert_eq!(endure(seed, &rules).1, 1);
-            }
+            // Which request meets which portion changes with the seed.
+            let portions = [Portion::Nothing, Portion::Part, Portion::All];
+            let portion = portions[((number + seed) % 3) as usize];
+            println!("request {number} of {requests}, {portion:?}, seed {seed}");
+            let rules = Rules::new(seed).with(Rule::once(Which::Any, number).doing(portion));
+            // What fails changes what comes after it, but not what came before.
+            assert_eq!(endure(seed, &rules).1, 1);
         }
     }
 }
@@ -81,7 +82,7 @@ fn every_request_may_fail() {
 fn a_device_may_die_become_read_only_or_fill_up_at_any_request() {
     for seed in seeds(1) {
         let requests = endure(seed, &Rules::new(seed)).0;
-        for number in (0..requests).step_by(3) {
+        for number in (0..requests).step_by(6) {
             for rule in [
                 Rule::dead(number),
                 Rule::dead(number).doing(Portion::Part),
@@ -97,7 +98,7 @@ fn a_device_may_die_become_read_only_or_fill_up_at_any_request() {
 
 #[test]
 fn requests_may_fail_by_chance() {
-    for seed in seeds(20) {
+    for seed in seeds(6) {
         for chance in [0.02, 0.2] {
             println!("{chance} of all, seed {seed}");
             let rule = Rule::chance(Which::Any, chance).doing(Portion::Part);

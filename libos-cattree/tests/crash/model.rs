@@ -47,7 +47,7 @@ pub(crate) struct Pushed {
     pub(crate) element: Element,
     /// When it was pushed.
     pub(crate) asked: usize,
-    /// When it was known to be durable.
+    /// When it was known to be durable, if it was.
     pub(crate) done: usize,
 }
 
@@ -125,11 +125,14 @@ impl Model {
         self.facts[id.0].end = End::Failed(now);
     }
 
-    /// What is in all logs when everything is done, all of which has succeeded.
+    /// What is in all logs when everything is complete, whether it is durable or not.
     pub(crate) fn logs(&self) -> BTreeMap<String, Vec<Pushed>> {
         let pushed = |fact: &&Fact| match (&fact.what, fact.end) {
             (What::Push(element), End::Done(done)) => {
                 Some(Pushed { element: element.clone(), asked: fact.asked, done })
+            }
+            (What::Push(element), End::Unknown) => {
+                Some(Pushed { element: element.clone(), asked: fact.asked, done: usize::MAX })
             }
             _ => None,
         };
