@@ -121,7 +121,7 @@ pub(super) fn serve_datagrams<L: LibOs>(
                 })
             } else if is_pop {
                 pop = None;
-                completion.popped().and_then(|sga| match sga.peer().cloned() {
+                completion.popped().and_then(|sga| match sga.peer() {
                     Some(peer) => log.push(demi, sga, peer),
                     None => Ok(()),
                 })

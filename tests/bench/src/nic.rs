@@ -81,6 +81,11 @@ pub(crate) fn server() -> SocketAddr {
 impl Nic {
     /// The configuration of an instance at `end`, which spins like everything that it is compared with.
     pub(crate) fn config(&self, end: End, heap_mib: usize) -> Result<Config> {
+        Ok(Config::parse(&self.text(end, heap_mib), "the command line")?)
+    }
+
+    /// The same as text, for more sections to follow.
+    pub(crate) fn text(&self, end: End, heap_mib: usize) -> String {
         let Nic { at, mtu, .. } = self;
         let mac = end.mac();
         let device = match self.device {
@@ -94,12 +99,11 @@ impl Nic {
             Kind::AfXdp => format!("kind = \"af_xdp\"\ninterface = {at:?}"),
             Kind::Tap => format!("kind = \"tap\"\nname = {at:?}\nmtu = {mtu}\nmac = {mac:?}"),
         };
-        let text = format!(
+        format!(
             "[heap]\nsize_mib = {heap_mib}\n[wait]\nspin_min_us = 10000000\nspin_max_us = 10000000\n\
              [catnip.ip]\naddresses = [\"{}/{PREFIX}\"]\n[catnip.device]\n{device}\n",
             end.ip()
-        );
-        Ok(Config::parse(&text, "the command line")?)
+        )
     }
 
     /// An instance at `end`. A client's has a link.

@@ -188,13 +188,13 @@ fn recovery(args: &Args, session: &Session, path: &Path) -> Result<Value> {
 }
 
 /// A loop device over a file in memory; it goes with the value.
-struct LoopDevice {
+pub(super) struct LoopDevice {
     file: PathBuf,
-    path: PathBuf,
+    pub(super) path: PathBuf,
 }
 
 impl LoopDevice {
-    fn new(size_mib: u64) -> Result<LoopDevice> {
+    pub(super) fn new(size_mib: u64) -> Result<LoopDevice> {
         ensure!(
             rustix::process::geteuid().is_root(),
             "a loop device needs root: run this as root, or name a file with --path"

@@ -14,6 +14,7 @@ mod instr;
 mod link;
 mod load;
 mod log;
+mod logged_echo;
 mod nvme;
 mod relay;
 mod role;
@@ -58,6 +59,7 @@ enum Bench {
     Nvme(nvme::Args),
     Wait(wait::Args),
     Log(log::Args),
+    LoggedEcho(logged_echo::Args),
     Relay(relay::Args),
     Unreaped(unreaped::Args),
 }
@@ -84,6 +86,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         Bench::Nvme(args) => nvme::run(args, &bench),
         Bench::Wait(args) => wait::run(args, &bench),
         Bench::Log(args) => log::run(args, &bench),
+        Bench::LoggedEcho(args) => logged_echo::run(args, &bench),
         Bench::Relay(args) => relay::run(args, &bench),
         Bench::Unreaped(args) => unreaped::run(args, &bench),
     }?;

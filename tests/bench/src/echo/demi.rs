@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use demi_api::{Demikernel, Done, Error, LibOs, QDesc, QToken, SgArray, Shutdown, SocketKind, SocketOption};
+use demi_api::{
+    Demikernel, Done, Error, LibOs, OpenOptions, QDesc, QToken, SgArray, Shutdown, SocketKind, SocketOption,
+};
 use serde_json::Value;
 
 use super::Exchange;
@@ -25,6 +27,28 @@ pub(super) fn serve<L: LibOs>(demi: &Demikernel<L>, addr: SocketAddr) -> Result<
         if sga.is_empty() {
             return Ok(demi.close(qd)?);
         }
+        let token = demi.push(qd, sga).map_err(Error::from)?;
+        demi.wait(token, Some(PATIENCE))?.pushed()?;
+    }
+}
+
+/// As [`serve`], but what comes in is durable in a log before it is sent back.
+pub(super) fn serve_logged<L: LibOs>(demi: &Demikernel<L>, addr: SocketAddr) -> Result<()> {
+    let options = OpenOptions { create: true, durable: true, ..OpenOptions::default() };
+    let log = demi.open("echo", &options)?;
+    let listener = demi.socket(demi_api::Domain::Inet, SocketKind::Stream)?;
+    demi.bind(listener, addr)?;
+    demi.listen(listener, 8)?;
+    super::announce(demi.local_addr(listener)?.inet().context("the address of a TCP listener")?)?;
+    let (qd, _) = demi.wait(demi.accept(listener)?, None)?.accepted()?;
+    demi.set_option(qd, SocketOption::NoDelay(true))?;
+    loop {
+        let sga = demi.wait(demi.pop(qd)?, Some(PATIENCE))?.popped()?;
+        if sga.is_empty() {
+            return Ok(demi.close(qd)?);
+        }
+        let token = demi.push(log, sga.clone()).map_err(Error::from)?;
+        demi.wait(token, Some(PATIENCE))?.pushed()?;
         let token = demi.push(qd, sga).map_err(Error::from)?;
         demi.wait(token, Some(PATIENCE))?.pushed()?;
     }

@@ -20,13 +20,16 @@ mod raw;
 use std::collections::VecDeque;
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use clap::ValueEnum;
 use demi_api::memalloc::{Heap, HeapConfig, HugePages};
-use demi_api::{Demikernel, LibOs};
+use demi_api::{Config, Demikernel, LibOs, Pair};
 use demi_libos_catnap::Catnap;
+use demi_libos_catnip::Catnip;
+use demi_libos_cattree::Cattree;
 use serde_json::{Value, json};
 
 use crate::measure::{Plan, Recorder};
@@ -68,6 +71,9 @@ pub(crate) struct ServerArgs {
     /// Heap of the instance in MiB
     #[arg(long, default_value_t = 32)]
     heap_mib: usize,
+    /// Make what comes in durable on this file or block device, whose content is LOST, before it is sent back
+    #[arg(long)]
+    log: Option<PathBuf>,
     #[command(flatten)]
     nic: Nic,
 }
@@ -122,6 +128,9 @@ pub(crate) trait Exchange {
 pub(crate) fn server(args: &ServerArgs) -> Result<()> {
     cpu::pin(args.core)?;
     let any = SocketAddr::from((args.bind, 0));
+    if let Some(log) = &args.log {
+        return logged_server(args, log, any);
+    }
     match args.subject {
         Subject::Kernel => kernel::serve(any, args.loss_based),
         Subject::Catnap => demi::serve(&instance::<Catnap>(args.heap_mib)?, any).map(drop),
@@ -137,6 +146,25 @@ pub(crate) fn server(args: &ServerArgs) -> Result<()> {
             announce(nic::server())?;
             smol::tcp::serve(stack, nic::PORT)
         }
+    }
+}
+
+fn logged_server(args: &ServerArgs, log: &Path, any: SocketAddr) -> Result<()> {
+    crate::log::wipe(log)?;
+    let device = format!("[cattree.device]\nkind = \"uring\"\npath = {log:?}\n");
+    match args.subject {
+        Subject::Catnap => {
+            let wait = "[wait]\nspin_min_us = 10000000\nspin_max_us = 10000000\n";
+            let text = format!("[heap]\nsize_mib = {}\n{wait}{device}", args.heap_mib);
+            let config = Config::parse(&text, "the command line")?;
+            demi::serve_logged(&Demikernel::<Pair<Catnap, Cattree>>::new(&config)?, any)
+        }
+        Subject::Catnip => {
+            let text = args.nic.text(End::Server, args.heap_mib) + &device;
+            let config = Config::parse(&text, "the command line")?;
+            demi::serve_logged(&Demikernel::<Pair<Catnip, Cattree>>::new(&config)?, nic::server())
+        }
+        Subject::Kernel | Subject::Raw | Subject::Smoltcp => bail!("--log goes with catnap and catnip"),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -90,11 +90,16 @@ fn open(args: &Args) -> Result<Demikernel<Cattree>> {
 /// An instance over a new image.
 fn fresh(args: &Args) -> Result<Demikernel<Cattree>> {
     if args.path.exists() {
-        let file = OpenOptions::new().write(true).open(&args.path)?;
-        file.write_all_at(&[0; 128 << 10], 0).context("cannot overwrite what was there")?;
-        file.sync_all()?;
+        wipe(&args.path)?;
     }
     open(args)
+}
+
+/// Overwrites what an image begins with, so that another is made.
+pub(crate) fn wipe(path: &Path) -> Result<()> {
+    let file = OpenOptions::new().write(true).open(path)?;
+    file.write_all_at(&[0; 128 << 10], 0).context("cannot overwrite what was there")?;
+    Ok(file.sync_all()?)
 }
 
 fn log(demi: &Demikernel<Cattree>) -> Result<QDesc> {

@@ -6,5 +6,5 @@
 mod demi;
 mod raw;
 
-pub(crate) use demi::{Args as DemiArgs, run as demi};
+pub(crate) use demi::{Args as DemiArgs, run as demi, wipe};
 pub(crate) use raw::{Args as RawArgs, run as raw};
