@@ -51,17 +51,23 @@ fn the_corpus_of_image_is_harmless() {
     replay("image", fuzz::image);
 }
 
+#[test]
+fn the_corpus_of_fsck_is_harmless() {
+    replay("fsck", fuzz::fsck);
+}
+
 /// The corpora with some of their bytes changed, moved and taken from other files, the same ones in each run.
 /// `DEMI_MUTATIONS` says how many of each, in place of the usual number.
 #[test]
 fn mutated_corpora_are_harmless() {
-    let targets: [Target; 6] = [
+    let targets: [Target; 7] = [
         ("ingress", fuzz::ingress),
         ("script", fuzz::script),
         ("middle", fuzz::middle),
         ("memif_control", fuzz::memif_control),
         ("memif_rings", fuzz::memif_rings),
         ("image", fuzz::image),
+        ("fsck", fuzz::fsck),
     ];
     let count = std::env::var("DEMI_MUTATIONS").map_or(100, |count| count.parse().expect("a number"));
     for (target, run) in targets {
@@ -205,6 +211,11 @@ proptest! {
     #[test]
     fn random_changes_to_images_are_harmless(data in prop::collection::vec(any::<u8>(), 0..100)) {
         fuzz::image(&data);
+    }
+
+    #[test]
+    fn random_changes_to_images_are_repaired(data in prop::collection::vec(any::<u8>(), 0..60)) {
+        fuzz::fsck(&data);
     }
 
     #[test]

@@ -11,12 +11,14 @@
 //! | `middle` | two instances, and somebody in the middle who drops, repeats and rewrites |
 //! | `memif` | a peer of a shared-memory NIC: on the control socket, and in the rings |
 //! | `image` | images of logs |
+//! | `fsck` | the same, checked and repaired |
 //! | `packet` | frames put together and taken apart; independent of the code under test |
 //! | `host`, `talk` | an instance on a cable, and a TCP peer made by hand; hostile tests use them too |
 //! | `input` | bytes as a source of decisions |
 
 pub mod config;
 pub mod framing;
+pub mod fsck;
 pub mod host;
 pub mod image;
 pub mod ingress;
@@ -29,6 +31,7 @@ pub mod talk;
 
 pub use self::config::config;
 pub use self::framing::{frames, resp};
+pub use self::fsck::fsck;
 pub use self::image::image;
 pub use self::ingress::ingress;
 pub use self::memif::{memif_control, memif_rings};
