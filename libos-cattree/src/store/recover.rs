@@ -8,7 +8,7 @@ use demi_api::memalloc::Heap;
 
 use super::io::Io;
 use super::open::OpenError;
-use super::scan::{Part, Scan};
+use super::scan::{Part, STEP, Scan};
 use crate::device::{Buffers, Command};
 use crate::format::{
     Checkpoint, Damage, Geometry, HEADER_LEN, Head, Header, LogEntry, MIN_ROOM, Next, Segment, Superblock,
@@ -157,15 +157,20 @@ pub(crate) fn look_for_lost(
     logs: &[LogEntry],
 ) -> Result<(), OpenError> {
     let geometry = &superblock.geometry;
+    let mut bytes = Vec::new();
     let owned = |segment: &Segment| logs.iter().any(|log| log.segments.contains(segment));
     for segment in suspects.iter().filter(|segment| !owned(segment)) {
-        let bytes = io.read(heap, geometry.segment_at(segment.index), geometry.segment_size)?;
-        for (block, bytes) in bytes.chunks_exact(geometry.block_size).enumerate() {
-            let Ok(header) = Header::parse(bytes, geometry, superblock.seed()) else { continue };
-            let Some(log) = logs.iter().find(|log| log.id == header.log) else { continue };
-            let here = header.is_at(log.id, segment.sequence, block * geometry.block_size);
-            if here && header.epoch == log.epoch && header.stable > log.tail {
-                return Err(OpenError::Log { log: text(&log.name), position: log.tail });
+        for from in (0..geometry.segment_size).step_by(STEP) {
+            let step = STEP.min(geometry.segment_size - from);
+            bytes.clear();
+            io.read_more(heap, geometry.segment_at(segment.index) + from as u64, step, &mut bytes)?;
+            for (block, bytes) in bytes.chunks_exact(geometry.block_size).enumerate() {
+                let Ok(header) = Header::parse(bytes, geometry, superblock.seed()) else { continue };
+                let Some(log) = logs.iter().find(|log| log.id == header.log) else { continue };
+                let here = header.is_at(log.id, segment.sequence, from + block * geometry.block_size);
+                if here && header.epoch == log.epoch && header.stable > log.tail {
+                    return Err(OpenError::Log { log: text(&log.name), position: log.tail });
+                }
             }
         }
     }

@@ -15,7 +15,7 @@ use crate::format::{
 };
 
 /// Bytes that are read at a time.
-const STEP: usize = 1 << 20;
+pub(super) const STEP: usize = 1 << 20;
 
 /// Why a record is not what should be next in its log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
