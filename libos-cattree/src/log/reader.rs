@@ -18,7 +18,7 @@ use crate::format::{Geometry, HEAD_LEN, HEADER_LEN, Header, Kind, MIN_ROOM, Next
 /// Bytes that are read ahead at first.
 const MIN_WINDOW: usize = 16 << 10;
 /// Bytes that are read ahead at the most.
-const MAX_WINDOW: usize = 1 << 20;
+const MAX_WINDOW: usize = 2 << 20;
 /// Bytes of one read at the most.
 const MAX_CHUNK: usize = 256 << 10;
 

@@ -15,7 +15,8 @@ use crate::term;
 /// other, and opening after the process was killed.
 ///
 /// The control makes direct (`O_DIRECT`) transfers, its writes durable (`RWF_DSYNC`). The last line holds `ratio_p50`, the time of an append
-/// of --size bytes through that of a write of the blocks that it occupies, both one at a time; `ratio_records`, appends of 128 bytes
+/// of --size bytes through that of a write of the blocks that it occupies, both one at a time (`ratio_p50_fresh`: of a write whose bytes were
+/// put into memory just before, as those of an append are, rather than never); `ratio_records`, appends of 128 bytes
 /// per second through writes of 4 KiB per second, --depth of either under way; `ratio_read`, bytes of elements read per
 /// second through bytes read; and `recover_ms`, what recovery takes beyond reading what follows the last checkpoint.
 ///
@@ -54,7 +55,7 @@ enum Device {
 }
 
 /// What is compared: the control's words, and the log's.
-const PARTS: [&str; 3] = ["one", "many", "read"];
+const PARTS: [&str; 4] = ["one", "one, of fresh bytes", "many", "read"];
 
 pub(super) fn run(args: &Args, session: &Session) -> Result<()> {
     ensure!(args.alternations > 0, "--alternations must be at least 1");
@@ -66,7 +67,7 @@ pub(super) fn run(args: &Args, session: &Session) -> Result<()> {
     let path = args.path.as_deref().or(loop_device.as_ref().map(|device| device.path.as_path()));
     let path = path.context("there is a path, given or made")?;
     let progress = session.progress(args.alternations * PARTS.len() * 2 + 1);
-    let mut reports: [[Vec<Value>; 2]; 3] = Default::default();
+    let mut reports: [[Vec<Value>; 2]; 4] = Default::default();
     for index in 0..args.alternations {
         for (part, of_part) in reports.iter_mut().enumerate() {
             let mut order = [0, 1];
@@ -97,7 +98,8 @@ pub(super) fn run(args: &Args, session: &Session) -> Result<()> {
         let ratios = pairs.map(|(raw, log)| Ok(number(log, key)? / number(raw, key)?));
         Ok(Spread::of(ratios.collect::<Result<Vec<_>>>()?))
     };
-    let (one, many, read) = (ratio(0, "p50_ns")?, ratio(1, "msgs_per_s")?, ratio(2, "mib_per_s")?);
+    let (one, fresh) = (ratio(0, "p50_ns")?, ratio(1, "p50_ns")?);
+    let (many, read) = (ratio(2, "msgs_per_s")?, ratio(3, "mib_per_s")?);
     session.emit(&json!({
         "subject": "log",
         "control": "raw",
@@ -107,6 +109,8 @@ pub(super) fn run(args: &Args, session: &Session) -> Result<()> {
         "alternations": args.alternations,
         "ratio_p50": one.median,
         "ratio_p50_quartiles": one.quartiles(),
+        "ratio_p50_fresh": fresh.median,
+        "ratio_p50_fresh_quartiles": fresh.quartiles(),
         "ratio_records": many.median,
         "ratio_records_quartiles": many.quartiles(),
         "ratio_read": read.median,
@@ -128,9 +132,11 @@ pub(super) fn run(args: &Args, session: &Session) -> Result<()> {
         Ok(())
     };
     bars("one durable append at a time, median of p50", 0, "p50_ns", term::time)?;
-    bars("durable appends, or writes, per second", 1, "msgs_per_s", |rate| format!("{rate:.0}"))?;
-    bars("reading, MiB/s", 2, "mib_per_s", |rate| format!("{rate:.0}"))?;
+    bars("the same, beside writes of fresh bytes", 1, "p50_ns", term::time)?;
+    bars("durable appends, or writes, per second", 2, "msgs_per_s", |rate| format!("{rate:.0}"))?;
+    bars("reading, MiB/s", 3, "mib_per_s", |rate| format!("{rate:.0}"))?;
     println!("ratio_p50      {one}");
+    println!("ratio_p50_fresh {fresh}");
     println!("ratio_records  {many}");
     println!("ratio_read     {read}");
     println!("recover_ms     {}", recovery["beyond_ms"]);
@@ -146,14 +152,14 @@ fn words(args: &Args, session: &Session, path: &Path, part: usize, side: usize) 
     let blocks = (args.size + 48).div_ceil(4096);
     let region = args.size_mib / 2;
     let log = format!("log-demi {common} --size-mib {} --durability {}", args.size_mib, args.durability);
+    let raw = format!("log-raw {common} --direction");
     match (part, side) {
-        (0, 0) => format!("log-raw {common} --direction write --kib {} --region-mib {region}", 4 * blocks),
-        (0, _) => format!("{log} --direction write --size {}", args.size),
-        (1, 0) => format!("log-raw {common} --direction write --depth {} --region-mib {region}", args.depth),
-        (1, _) => format!("{log} --direction write --size 128 --depth {}", args.depth),
-        (_, 0) => {
-            format!("log-raw {common} --direction read --kib 256 --depth 4 --region-mib {}", region / 2)
-        }
+        (0, 0) => format!("{raw} write --kib {} --region-mib {region}", 4 * blocks),
+        (1, 0) => format!("{raw} write --kib {} --region-mib {region} --fresh", 4 * blocks),
+        (0 | 1, _) => format!("{log} --direction write --size {}", args.size),
+        (2, 0) => format!("{raw} write --depth {} --region-mib {region}", args.depth),
+        (2, _) => format!("{log} --direction write --size 128 --depth {}", args.depth),
+        (_, 0) => format!("{raw} read --kib 256 --depth 4 --region-mib {}", region / 2),
         (_, _) => format!("{log} --direction read --size {} --fill-mib {}", args.size, region / 2),
     }
 }

@@ -47,6 +47,9 @@ pub(crate) struct Args {
     /// MiB to go round in
     #[arg(long, default_value_t = 64)]
     region_mib: usize,
+    /// Fill the memory anew before each write, as whoever has something to write does; otherwise no byte of it is touched
+    #[arg(long)]
+    fresh: bool,
     /// The core to stay on
     #[arg(long, default_value_t = 0)]
     core: usize,
@@ -144,6 +147,7 @@ struct Window {
     memory: MmapMut,
     direction: Direction,
     durable: Durable,
+    fresh: bool,
     len: usize,
     /// Written, and waiting for a sync; and those that the sync under way is for.
     written: Vec<usize>,
@@ -171,13 +175,28 @@ impl Window {
         unsafe { ring.submitter().register_buffers(&region) }.context("cannot register the memory")?;
         let (direction, durable) = (args.direction, args.durable);
         let room = || Vec::with_capacity(args.depth);
-        Ok(Window { ring, memory, direction, durable, len, written: room(), syncing: room(), enters: 0 })
+        let fresh = args.fresh;
+        Ok(Window {
+            ring,
+            memory,
+            direction,
+            durable,
+            fresh,
+            len,
+            written: room(),
+            syncing: room(),
+            enters: 0,
+        })
     }
 
     /// Begins the transfer at `place` of the window and at `index` of the region.
     #[inline]
     fn begin(&mut self, place: usize, index: u64) -> Result<()> {
-        let start = self.memory[place * self.len..].as_mut_ptr();
+        let memory = &mut self.memory[place * self.len..(place + 1) * self.len];
+        if self.fresh {
+            memory.fill(index as u8);
+        }
+        let start = memory.as_mut_ptr();
         let (len, offset) = (self.len as u32, index * self.len as u64);
         let flags = if self.durable == Durable::Each { libc::RWF_DSYNC } else { 0 };
         let entry = match self.direction {
