@@ -9,11 +9,14 @@ use super::report::{Finding, LogReport, Report, Severity, Summary};
 use super::survey::{Survey, Surveyed, survey};
 use super::walk::{Piece, Walked, walk};
 use super::{Fault, Image};
-use crate::format::{Damage, Geometry, HEADER_LEN, Header, Superblock};
+use crate::format::{Damage, Geometry, Header, Superblock};
 use crate::store::OpenError;
 use crate::store::io::Io;
-use crate::store::recover::{parse_head, text};
+use crate::store::recover::text;
 use crate::store::scan::Scan;
+
+/// Higher ones were not counted up to.
+const MOST_SEQUENCES: u64 = 1 << 61;
 
 /// An image that was checked: the report, and what mending it starts from.
 #[derive(Debug)]
@@ -22,8 +25,10 @@ pub struct Checked {
     pub report: Report,
     pub(super) survey: Survey,
     pub(super) walked: Vec<Walked>,
-    /// No segment bears this sequence number, or a higher one.
+    /// No segment bears this sequence number, or a higher one that can have been counted up to.
     pub(super) next_sequence: u64,
+    /// Segments that are in no log, although they were given to one.
+    pub(super) orphans: u32,
 }
 
 impl Image {
@@ -47,7 +52,7 @@ impl Image {
             walked.push(check_log(&mut self.io, &self.heap, &superblock, log, &mut report, &mut tell)?);
             done += log.entry.segments.len() as u64 * geometry.segment_size as u64;
         }
-        let mut checked = Checked { report, survey, walked, next_sequence: 0 };
+        let mut checked = Checked { report, survey, walked, next_sequence: 0, orphans: 0 };
         checked.check_numbers();
         checked.check_free(&mut self.io, &self.heap, &mut |bytes| progress(done + bytes, total))?;
         checked.sum_up();
@@ -234,28 +239,30 @@ impl Checked {
         let Survey { superblock, checkpoint, rebuilt, logs, .. } = &self.survey;
         let geometry = superblock.geometry;
         let owned = self.survey.owned();
-        let mut aside = vec![false; geometry.segments as usize];
-        checkpoint.set_aside.iter().for_each(|index| aside[*index as usize] = true);
+        // What was begun in them, and with which sequence numbers, is explained.
+        let given: BTreeMap<u32, u64> = match checkpoint.closed {
+            true => BTreeMap::new(),
+            false => checkpoint.set_aside.iter().copied().zip(checkpoint.next_sequence..).collect(),
+        };
         let names: BTreeMap<u32, &[u8]> =
             logs.iter().map(|log| (log.entry.id, &log.entry.name[..])).collect();
-        for index in (0..geometry.segments).filter(|index| !owned[*index as usize]) {
-            self.report.summary.free_segments += 1;
+        for index in 0..geometry.segments {
+            let is_free = !owned[index as usize];
+            self.report.summary.free_segments += u32::from(is_free);
             let offset = geometry.segment_at(index);
-            let bytes = io.read(heap, offset, geometry.block_size)?;
             if index % 256 == 0 {
                 progress(u64::from(index) * geometry.block_size as u64);
             }
-            let header = match parse_head(&bytes, &geometry, superblock.seed()) {
-                Ok((header, _)) => header,
-                Err(_) => match Header::parse(&bytes[..HEADER_LEN], &geometry, superblock.seed()) {
-                    Ok(header) if header.offset == 0 => header,
-                    _ => continue,
-                },
-            };
+            let Some(header) = first_header(io, heap, superblock, index)? else { continue };
+            if header.sequence < MOST_SEQUENCES {
+                self.next_sequence = self.next_sequence.max(header.sequence + 1);
+            }
+            if !is_free {
+                continue;
+            }
             self.report.summary.stale_segments += 1;
-            self.next_sequence = self.next_sequence.max(header.sequence.saturating_add(1));
             let is_later = header.sequence >= checkpoint.next_sequence;
-            let is_given = aside[index as usize] && !checkpoint.closed;
+            let is_given = given.get(&index) == Some(&header.sequence);
             if !rebuilt && (is_later && !is_given || header.log >= checkpoint.next_log) {
                 let whose = names.get(&header.log).map_or(format!("log {}", header.log), |name| text(name));
                 let what = format!(
@@ -264,6 +271,7 @@ impl Checked {
                     header.sequence
                 );
                 self.report.say(Severity::Error, Some(offset), what);
+                self.orphans += 1;
             }
         }
         Ok(())
@@ -356,6 +364,19 @@ impl Checked {
         })
         .map(drop)
     }
+}
+
+/// The header that a segment begins with, whatever kind it says.
+pub(super) fn first_header(
+    io: &mut Io,
+    heap: &Heap,
+    superblock: &Superblock,
+    index: u32,
+) -> Result<Option<Header>, OpenError> {
+    let geometry = &superblock.geometry;
+    let bytes = io.read(heap, geometry.segment_at(index), geometry.block_size)?;
+    let header = Header::parse(&bytes, geometry, superblock.seed());
+    Ok(header.ok().filter(|header| header.offset == 0))
 }
 
 impl Survey {

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use demi_api::error::Error;
 use demi_api::memalloc::Heap;
 
-use super::check::Checked;
+use super::check::{Checked, first_header};
 use super::rebuild::next;
 use super::{Image, Severity};
 use crate::format::{Checkpoint, Geometry, HEAD_LEN, LogEntry, Segment, Superblock};
@@ -131,7 +131,24 @@ impl Image {
             set_aside: free.into_iter().take(geometry.reserve as usize).collect(),
             logs,
         };
-        self.write_checkpoint(checked, &checkpoint)
+        self.write_checkpoint(checked, &checkpoint)?;
+        if ends == Ends::Before { self.wipe(&superblock, &checkpoint) } else { Ok(()) }
+    }
+
+    /// Removes the heads of free segments that say what no log can have: they would be found again.
+    fn wipe(&mut self, superblock: &Superblock, checkpoint: &Checkpoint) -> Result<(), OpenError> {
+        let geometry = superblock.geometry;
+        let mut owned = vec![false; geometry.segments as usize];
+        for segment in checkpoint.logs.iter().flat_map(|log| &log.segments) {
+            owned[segment.index as usize] = true;
+        }
+        for index in (0..geometry.segments).filter(|index| !owned[*index as usize]) {
+            let Some(header) = first_header(&mut self.io, &self.heap, superblock, index)? else { continue };
+            if header.sequence >= checkpoint.next_sequence || header.log >= checkpoint.next_log {
+                self.io.write(&self.heap, geometry.segment_at(index), &vec![0; geometry.block_size])?;
+            }
+        }
+        Ok(())
     }
 
     fn write_checkpoint(&mut self, checked: &Checked, checkpoint: &Checkpoint) -> Result<(), OpenError> {
