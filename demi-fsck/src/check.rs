@@ -2,6 +2,8 @@
 
 use std::io::{self, IsTerminal, Write};
 
+use demi_libos_cattree::OpenError;
+use demi_libos_cattree::format::Damage;
 use demi_libos_cattree::fsck::{Checked, Finding, Image, Report, Severity};
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -40,7 +42,18 @@ pub(crate) fn check(image: &mut Image) -> anyhow::Result<Checked> {
     if let Some(bar) = bar {
         bar.finish_and_clear();
     }
-    Ok(checked?)
+    checked.map_err(explain)
+}
+
+/// What opening says of a foreign device would not do for an image that is damaged.
+fn explain(error: OpenError) -> anyhow::Error {
+    match error {
+        OpenError::Foreign(damage @ (Damage::Checksum | Damage::Field(_))) => anyhow::anyhow!(
+            "no slot of the superblock can be read ({damage}): without one nothing can be rebuilt; restore the image from \
+             a copy, or make a new one with `--make --force`"
+        ),
+        other => other.into(),
+    }
 }
 
 fn new_bar(total: u64) -> ProgressBar {

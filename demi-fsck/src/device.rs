@@ -30,6 +30,9 @@ pub(crate) fn open(args: &Args, heap: &Heap, writes: bool) -> Result<Box<dyn Blo
         return Ok(Box::new(Nvme::open(heap, &config)?));
     }
     let path = args.target.image.clone().unwrap_or_default();
+    if args.size.is_none() && matches!(path.try_exists(), Ok(false)) {
+        return Err(Error::Config("there is no such file: `--make --size BYTES` makes one".into()));
+    }
     let config = UringConfig { path, read_only: !writes, size: args.size, ..UringConfig::default() };
     let device = match Uring::open(heap, &config) {
         Ok(device) => device,

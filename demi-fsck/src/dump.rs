@@ -26,6 +26,9 @@ pub(crate) fn list(args: &Args) -> anyhow::Result<Outcome> {
     } else {
         writeln!(out, "{}", table(&checked.report))?;
     }
+    if !checked.report.is_clean() {
+        writeln!(io::stderr().lock(), "demi-fsck: the image is damaged: without `--list` it is said where")?;
+    }
     Ok(outcome(&checked.report))
 }
 

@@ -1,22 +1,23 @@
 //! Mending: says what will be done and what is lost, asks, does it, and checks again.
 
+use std::ffi::OsStr;
 use std::io::{self, BufRead, IsTerminal, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use demi_api::desc::QDesc;
 use demi_api::libos::{OpenOptions, SeekTo};
 use demi_api::memalloc::Heap;
 use demi_api::op::Position;
 use demi_api::time::Clock;
 use demi_api::{Config, Demikernel, Error};
-use demi_libos_cattree::fsck::{Checked, Ends, LogReport};
+use demi_libos_cattree::fsck::{Checked, Ends, Image, LogReport};
 use demi_libos_cattree::{Cattree, CattreeSection};
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 
 use crate::args::Args;
-use crate::check::{check, print};
+use crate::check::{check, outcome, print};
 use crate::{Outcome, device};
 
 /// How long one element may take.
@@ -24,7 +25,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     let heap = device::heap()?;
-    let checked = check(&mut device::image(args, &heap, true)?)?;
+    // Open until it is mended, so that nobody writes to it after it was said what will be lost.
+    let mut image = device::image(args, &heap, true)?;
+    let checked = check(&mut image)?;
     report(args, &checked)?;
     if !checked.report.can_be_better() {
         return Ok(Outcome::Clean);
@@ -34,41 +37,47 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     }
     if !args.yes && !ask()? {
         say(format_args!("nothing was written"))?;
-        return Ok(if checked.report.is_clean() { Outcome::Clean } else { Outcome::ErrorsLeft });
+        return Ok(outcome(&checked.report));
     }
-    let damaged: Vec<&LogReport> =
-        checked.report.logs.iter().filter(|log| log.damaged.is_some() && !log.behind.is_empty()).collect();
-    let mut salvaged_all = true;
-    if args.salvage && !damaged.is_empty() {
-        device::image(args, &heap, true)?.mend(&checked, Ends::Behind)?;
-        for (log, report) in checked.report.logs.iter().enumerate() {
-            if report.damaged.is_some() && !report.behind.is_empty() {
-                salvaged_all &= salvage(args, &checked, log)?;
-            }
-        }
-        if !salvaged_all {
+    let is_behind = |log: &LogReport| log.damaged.is_some() && !log.behind.is_empty();
+    if !args.salvage || !checked.report.logs.iter().any(is_behind) {
+        return finish(args, &heap, image, &checked);
+    }
+    image.mend(&checked, Ends::Behind)?;
+    // An instance is to have it now.
+    drop(image);
+    for (log, report) in checked.report.logs.iter().enumerate() {
+        if is_behind(report) && !salvage(args, &checked, log)? {
             bail!(
                 "not everything could be salvaged: nothing was cut, and what is behind the damage can still be read with \
                  `--dump`; `--repair` without `--salvage` cuts it off"
             );
         }
     }
-    finish(args, &heap)
+    let mut image = device::image(args, &heap, true)?;
+    let again = check(&mut image)?;
+    if cuts(&again) != cuts(&checked) {
+        bail!("the image is damaged elsewhere than before: nothing was cut, check it again");
+    }
+    finish(args, &heap, image, &again)
 }
 
-/// Cuts what is damaged, lets an instance open the image and close it, and checks it again.
-fn finish(args: &Args, heap: &Heap) -> anyhow::Result<Outcome> {
-    let mut image = device::image(args, heap, true)?;
-    let checked = check(&mut image)?;
+/// Where which logs are to be cut.
+fn cuts(checked: &Checked) -> Vec<(u32, u64)> {
+    checked.report.logs.iter().filter_map(|log| Some((log.id, log.damaged?))).collect()
+}
+
+/// Cuts what is damaged, opens the image as an instance does and closes it, and checks it again.
+fn finish(args: &Args, heap: &Heap, mut image: Image, checked: &Checked) -> anyhow::Result<Outcome> {
     if !checked.report.is_clean() {
-        image.mend(&checked, Ends::Before)?;
+        image.mend(checked, Ends::Before)?;
     }
-    drop(image);
-    device::image(args, heap, true)?.open_and_close().context("the image was mended, but does not open")?;
+    image.open_and_close().context("the image was mended, but does not open")?;
     let again = check(&mut device::image(args, heap, false)?)?;
     report(args, &again)?;
-    say(format_args!("{}", if again.report.is_clean() { "repaired" } else { "errors are left" }))?;
-    Ok(if again.report.is_clean() { Outcome::Repaired } else { Outcome::ErrorsLeft })
+    let is_clean = again.report.is_clean();
+    say(format_args!("{}", if is_clean { "repaired" } else { "errors are left" }))?;
+    Ok(if is_clean { Outcome::Repaired } else { Outcome::ErrorsLeft })
 }
 
 fn report(args: &Args, checked: &Checked) -> io::Result<()> {
@@ -98,9 +107,7 @@ fn ask() -> anyhow::Result<bool> {
 /// Copies the elements behind the damage of a log to a new one. False: not all could be copied.
 fn salvage(args: &Args, checked: &Checked, log: usize) -> anyhow::Result<bool> {
     let name = checked.name(log).unwrap_or_default();
-    let mut target = name[..name.len().min(255 - ".salvaged".len())].to_vec();
-    target.extend_from_slice(b".salvaged");
-    let (name, target) = (Path::new(OsStr::from_bytes(name)), Path::new(OsStr::from_bytes(&target)));
+    let name = Path::new(OsStr::from_bytes(name));
     let config = Config::parse("[heap]\nsize_mib = 256\nlock = false\n", "demi-fsck")?;
     let demi =
         Demikernel::<Cattree>::assemble(&config, Clock::start(), fastrand::Rng::new(), |setup, rng| {
@@ -109,8 +116,7 @@ fn salvage(args: &Args, checked: &Checked, log: usize) -> anyhow::Result<bool> {
             Cattree::over(&setup, &section, device, rng)
         })?;
     let from = demi.open(name, &OpenOptions { read_only: true, ..OpenOptions::default() })?;
-    let options = OpenOptions { create: true, truncate: true, ..OpenOptions::default() };
-    let to = demi.open(target, &options)?;
+    let (to, target) = open_new(&demi, name.as_os_str().as_bytes())?;
     let mut copied = 0;
     let mut wanted = 0;
     for run in &checked.report.logs[log].behind {
@@ -134,4 +140,19 @@ fn salvage(args: &Args, checked: &Checked, log: usize) -> anyhow::Result<bool> {
     flushed.result?;
     say(format_args!("{copied} of {wanted} elements were copied to {target:?}"))?;
     Ok(copied == wanted)
+}
+
+/// Makes a log for what is salvaged from another, which may have been done before.
+fn open_new(demi: &Demikernel<Cattree>, name: &[u8]) -> anyhow::Result<(QDesc, String)> {
+    let options = OpenOptions { create: true, exclusive: true, ..OpenOptions::default() };
+    for number in 1..1000 {
+        let suffix = if number == 1 { ".salvaged".to_owned() } else { format!(".salvaged.{number}") };
+        let target = [&name[..name.len().min(255 - suffix.len())], suffix.as_bytes()].concat();
+        match demi.open(OsStr::from_bytes(&target), &options) {
+            Ok(qd) => return Ok((qd, String::from_utf8_lossy(&target).into_owned())),
+            Err(Error::Exists) => {}
+            Err(error) => return Err(error).context("no log can be made for what is salvaged"),
+        }
+    }
+    bail!("there are a thousand salvaged logs already: remove some")
 }

@@ -45,6 +45,10 @@ fn what_cannot_be_worked_on_is_said_in_a_line() {
     let nothing = file(&vec![0; 1 << 20]);
     let foreign = file(&vec![7; 1 << 20]);
     let mut sample = sample(512, Left::Closed).bytes;
+    let mut both = sample.clone();
+    both[30] ^= 1;
+    both[512 + 30] ^= 1;
+    let torn = file(&both);
     sample.truncate(4 << 20);
     let short = file(&sample);
     for (path, args, part) in [
@@ -54,6 +58,9 @@ fn what_cannot_be_worked_on_is_said_in_a_line() {
         (nothing.path(), &["--repair", "--yes"], "there are no logs on the device yet"),
         (foreign.path(), &["--json"], "holds something, but no logs"),
         (short.path(), &[], "does not fit the device"),
+        (torn.path(), &["--repair", "--yes"], "no slot of the superblock can be read"),
+        (Path::new("/nonexistent/image"), &["--repair", "--yes"], "there is no such file"),
+        (Path::new("/nonexistent/image"), &["--make"], "`--make --size BYTES`"),
         (nothing.path(), &["--make", "--block-size", "1000"], "power of two"),
         (nothing.path(), &["--make", "--segment-size", "1024"], "segment size 1024"),
     ] {

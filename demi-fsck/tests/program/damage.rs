@@ -150,6 +150,28 @@ fn what_is_behind_the_damage_can_be_salvaged() {
 }
 
 #[test]
+fn what_was_salvaged_before_is_kept() {
+    let sample = sample(512, Left::Closed);
+    let mut bytes = sample.bytes.clone();
+    for at in [20, 50] {
+        let byte_at = place(&sample.bytes, 512, "orders", sample.logs["orders"][at].0);
+        bytes[byte_at + 9] ^= 1;
+    }
+    let (_, logs) = repaired(&bytes, 512, &["--salvage"]);
+    let whole = &elements(&sample)["orders"];
+    assert!(logs["orders.salvaged"] == [&whole[21..50], &whole[51..]].concat());
+    let file = file(&bytes);
+    expect(file.path(), &["--repair", "--yes", "--salvage"], REPAIRED);
+    let mut bytes = std::fs::read(file.path()).unwrap();
+    let byte_at = place(&bytes, 512, "orders", sample.logs["orders"][10].0);
+    bytes[byte_at + 9] ^= 1;
+    let (_, logs) = repaired(&bytes, 512, &["--salvage"]);
+    assert!(logs["orders.salvaged"] == [&whole[21..50], &whole[51..]].concat());
+    assert!(logs["orders.salvaged.2"] == whole[11..20]);
+    assert!(logs["orders"] == whole[..10]);
+}
+
+#[test]
 fn a_damaged_head_of_a_segment_costs_what_lies_across_it() {
     for block in BLOCKS {
         let sample = sample(block, Left::Closed);
