@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::net::{TcpStream, UdpSocket};
 use std::path::Path;
 
-use demi_api::{Config, Demikernel, Error, OpenOptions, SeekTo};
+use demi_api::{Config, Demikernel, OpenOptions, SeekTo};
 use demi_libos_cattree::Cattree;
 use support::{ECHO, ECHO_LOG, Server, run, text};
 
@@ -22,7 +22,7 @@ fn content(path: &Path) -> Vec<u8> {
     let qd = demi.open("echo", &OpenOptions { durable: true, ..OpenOptions::default() }).unwrap();
     // A mark, as a pop at the end would wait.
     let mark = demi.push(qd, demi.copy_from(b"the end").unwrap()).unwrap();
-    demi.wait(mark, None).map_err(Error::from).unwrap().pushed().unwrap();
+    demi.wait(mark, None).unwrap().pushed().unwrap();
     demi.seek(qd, SeekTo::Head).unwrap();
     let mut bytes = Vec::new();
     loop {

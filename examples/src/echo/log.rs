@@ -70,7 +70,8 @@ impl<O> Log<O> {
     /// What has become durable, and where it is from.
     #[inline]
     pub(super) fn completed(&mut self, completion: Completion) -> Option<(O, Result<SgArray, Error>)> {
-        let (_, sga, from) = self.waiting.pop_front_if(|(token, ..)| *token == completion.token)?;
+        self.waiting.front().filter(|(token, ..)| *token == completion.token)?;
+        let (_, sga, from) = self.waiting.pop_front()?;
         let result = match completion.result {
             Ok(Done::Pushed(position)) => {
                 self.newest = Some(position);
@@ -89,12 +90,11 @@ impl<O> Log<O> {
     fn make_room<L: LibOs>(&mut self, demi: &Demikernel<L>) {
         self.room = Room::look(demi);
         self.since = 0;
-        if self.room.free <= self.room.total / 2 {
-            if let Some(upto) = self.mark
-                && let Err(error) = demi.discard(self.qd, upto)
-            {
-                tracing::warn!(%error, "the head of the log cannot be discarded");
-            }
+        if self.room.free <= self.room.total / 2
+            && let Some(upto) = self.mark
+            && let Err(error) = demi.discard(self.qd, upto)
+        {
+            tracing::warn!(%error, "the head of the log cannot be discarded");
         }
         self.mark = self.newest;
     }

@@ -37,6 +37,8 @@ pub(super) struct Shared<'a, L: LibOs> {
     pub(super) commands: u64,
     /// Clients with replies that are held: until which element of the log is settled, and who. In the order of elements.
     pub(super) holding: VecDeque<(u64, QDesc, u64)>,
+    /// Clients with requests that wait because too much is on its way to the log.
+    pub(super) stalled: VecDeque<(QDesc, u64)>,
 }
 
 /// A connection and what is under way on it.
@@ -49,6 +51,8 @@ pub(super) struct Client {
     /// Bytes in pushes, and in replies that are held.
     unsent: usize,
     held: VecDeque<Held>,
+    /// It is in the list of those that wait for the log to go on.
+    stalled: bool,
     /// Replies written since the last that were sent or held.
     answered: u32,
     /// One of them is only a part of a reply.
@@ -88,6 +92,7 @@ impl Client {
             pushes: VecDeque::new(),
             unsent: 0,
             held: VecDeque::new(),
+            stalled: false,
             answered: 0,
             cut: false,
             requests: Vec::new(),
@@ -169,6 +174,10 @@ impl Client {
         while self.unsent < MOST_UNSENT
             && let Some(message) = self.requests.get_mut(self.executed)
         {
+            if shared.store.is_congested() {
+                self.stall(shared);
+                break;
+            }
             if let Err(why) = shared.request.read(shared.demi.heap(), message) {
                 self.leave_early();
                 self.complain(shared, &why.to_string())?;
@@ -189,6 +198,18 @@ impl Client {
             self.pop = Some(shared.demi.pop_n(self.framed, BATCH).map_err(|_| Gone)?);
         }
         Ok(())
+    }
+
+    #[cold]
+    fn stall<L: LibOs>(&mut self, shared: &mut Shared<'_, L>) {
+        if !std::mem::replace(&mut self.stalled, true) {
+            shared.stalled.push_back((self.stream, self.session.id));
+        }
+    }
+
+    /// It may go on.
+    pub(super) fn resume(&mut self) {
+        self.stalled = false;
     }
 
     /// Executes no request any more, not even of those that are here.
@@ -269,8 +290,8 @@ impl Client {
         number: u64,
         result: &Result<(), Refusal>,
     ) -> Result<(), Gone> {
-        while let Some(Held { array, replies, cut, .. }) =
-            self.held.pop_front_if(|held| held.number <= number)
+        while self.held.front().is_some_and(|held| held.number <= number)
+            && let Some(Held { array, replies, cut, .. }) = self.held.pop_front()
         {
             self.unsent -= array.len();
             match result {

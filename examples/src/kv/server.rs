@@ -39,6 +39,7 @@ pub(super) fn serve<L: LibOs>(demi: &Demikernel<L>, args: &Args, limit: usize) -
             request: Request::default(),
             commands: 0,
             holding: VecDeque::new(),
+            stalled: VecDeque::new(),
         },
         log,
         clock: Clock::new(),
@@ -140,21 +141,40 @@ impl<L: LibOs> Kv<'_, L> {
         let demi = self.shared.demi;
         loop {
             let Some(log) = &mut self.log else { return };
-            let Some(outcome) = log.outcome() else {
-                log.turn(demi, &mut self.shared.store);
-                let Some(outcome) = log.outcome() else { return };
-                self.release(&outcome);
-                continue;
+            let outcome = match log.outcome() {
+                None => {
+                    log.turn(demi, &mut self.shared.store);
+                    log.outcome()
+                }
+                some => some,
             };
+            let Some(outcome) = outcome else { return };
             self.release(&outcome);
+            self.resume();
+        }
+    }
+
+    /// Lets clients go on that waited for the log to go on.
+    fn resume(&mut self) {
+        for _ in 0..self.shared.stalled.len() {
+            if self.shared.store.is_congested() {
+                return;
+            }
+            let Some((stream, id)) = self.shared.stalled.pop_front() else { return };
+            let Some(place) = self.clients.place_of(stream) else { continue };
+            if let Some(client) = self.clients.get_mut(place).filter(|client| client.id() == id) {
+                client.resume();
+                self.advance(place);
+            }
         }
     }
 
     /// Sends the replies that waited for an element.
     fn release(&mut self, outcome: &Outcome) {
         while let Some((_, stream, id)) =
-            self.shared.holding.pop_front_if(|(number, ..)| *number <= outcome.number)
+            self.shared.holding.front().copied().filter(|(number, ..)| *number <= outcome.number)
         {
+            self.shared.holding.pop_front();
             let Some(place) = self.clients.place_of(stream) else { continue };
             let Some(client) = self.clients.get_mut(place).filter(|client| client.id() == id) else {
                 continue;

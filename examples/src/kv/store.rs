@@ -257,6 +257,12 @@ impl Store {
         self.journal.as_ref()?.pending()
     }
 
+    /// Whether commands should wait until some of what was changed is durable.
+    #[inline]
+    pub(super) fn is_congested(&self) -> bool {
+        self.journal.as_ref().is_some_and(|journal| journal.is_congested())
+    }
+
     /// Removes a key; its value, if it existed.
     pub(super) fn remove(&mut self, key: &[u8]) -> Option<Buf> {
         let (key, entry) = self.remove_entry(key)?;

@@ -27,6 +27,9 @@ const REFER: usize = 4 << 10;
 /// What an element takes in the log beside its bytes, at the most that is usual: a header, and the rest of a block.
 pub(crate) const ELEMENT_OVERHEAD: u64 = 4096 + 48;
 
+/// Of the heap, what is on its way to the log takes one part of so many before commands must wait.
+const SHARE: usize = 16;
+
 /// More than any number has digits.
 const DIGITS: usize = 32;
 
@@ -69,6 +72,9 @@ pub(crate) struct Journal {
     touched: u64,
     /// All elements up to this one are durable, or have failed.
     settled: u64,
+    /// Bytes of elements that are not settled, each with its number.
+    weights: VecDeque<(u64, usize)>,
+    weight: usize,
     /// Bytes that may be added to what is stored.
     allowance: u64,
     failed: Option<Error>,
@@ -91,6 +97,8 @@ impl Journal {
             number: 1,
             touched: 0,
             settled: 0,
+            weights: VecDeque::new(),
+            weight: 0,
             allowance: u64::MAX,
             failed: None,
             appended: 0,
@@ -101,6 +109,12 @@ impl Journal {
     #[inline]
     pub(crate) fn pending(&self) -> Option<u64> {
         (self.touched > self.settled).then_some(self.touched)
+    }
+
+    /// Whether so much is on its way to the log that nothing should be added.
+    #[inline]
+    pub(crate) fn is_congested(&self) -> bool {
+        self.weight + self.bytes > self.heap.region().len / SHARE
     }
 
     /// Prepares for a command that changes something: of `key` bytes, and `rest` beside that. `many` keys are changed
@@ -187,8 +201,10 @@ impl Journal {
             let changes = std::mem::take(&mut self.changes);
             self.ready.push_back(Element { number: self.number, array, changes });
             self.number += 1;
-            let bytes = std::mem::take(&mut self.bytes) as u64 + ELEMENT_OVERHEAD;
-            self.appended += bytes;
+            let bytes = std::mem::take(&mut self.bytes);
+            self.weights.push_back((self.number - 1, bytes));
+            self.weight += bytes;
+            self.appended += bytes as u64 + ELEMENT_OVERHEAD;
             self.allowance = self.allowance.saturating_sub(ELEMENT_OVERHEAD);
         }
         self.number
@@ -206,13 +222,17 @@ impl Journal {
 
     /// All elements up to `number` are settled, the last of which had so many changes; those are final.
     pub(crate) fn settle(&mut self, number: u64, changes: usize) {
-        self.settled = number;
+        self.give_up(number);
         self.undo.drain(..changes.min(self.undo.len()));
     }
 
     /// An element has failed, whose changes are undone.
     pub(crate) fn give_up(&mut self, number: u64) {
         self.settled = number;
+        while let Some((_, bytes)) = self.weights.front().filter(|(other, _)| *other <= number) {
+            self.weight -= bytes;
+            self.weights.pop_front();
+        }
     }
 
     /// The newest change, to be undone.

@@ -54,7 +54,7 @@ fn a_lock_that_is_about_to_go_is_waited_for() {
         let path = path_in(&directory);
         std::fs::write(&path, vec![0; 1 << 20]).unwrap();
         let file = std::fs::File::open(&path).unwrap();
-        file.lock().unwrap();
+        rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).unwrap();
         let other = std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(200));
             drop(file);
