@@ -211,6 +211,30 @@ fn redis_benchmark_is_killed_in_the_middle() {
 }
 
 #[test]
+fn redis_benchmark_finds_no_fault() {
+    let (_folder, path) = place(false);
+    let (server, mut client) = start(&path, "256");
+    let port = server.addr().port().to_string();
+    for more in [&["-n", "20000", "-c", "50", "-P", "16"][..], &["-n", "2000", "-c", "20", "-d", "20000"]] {
+        let args = ["-p", &port, "-t", "set,get,incr,mset", "--csv"];
+        let mut load = command("redis-benchmark", &[&args[..], more].concat());
+        let piped = std::process::Stdio::piped;
+        let Ok(load) = load.stdout(piped()).stderr(piped()).spawn() else {
+            eprintln!("SKIPPED: redis-benchmark is not installed; `apt-get install redis-tools` brings it");
+            return;
+        };
+        let output = support::wait_output(load);
+        let lines = text(&output.stdout);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        for name in ["SET", "GET", "INCR", "MSET (10 keys)"] {
+            assert!(lines.contains(&format!("\"{name}\",")), "{name} is missing in {lines}");
+        }
+    }
+    assert_eq!(client.ask("CONFIG GET appendonly"), "[$appendonly $yes]");
+    server.stop();
+}
+
+#[test]
 fn a_full_log_refuses_what_grows_and_goes_on_reading() {
     let (_folder, path) = place(false);
     let (server, mut client) = start(&path, "4");
