@@ -123,3 +123,28 @@ impl DeviceSection {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documented_defaults_are_the_defaults() {
+        let config = Config::parse(include_str!("../../docs/demi.toml"), "demi.toml").unwrap();
+        assert_eq!(CattreeSection::load(&config), Ok(CattreeSection::default()));
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused_by_name() {
+        for (key, value) in [
+            ("block_size", "1000"),
+            ("segment_size", "4096"),
+            ("zero_copy_threshold", "100"),
+            ("blok_size", "1"),
+        ] {
+            let config = Config::parse(&format!("[cattree]\n{key} = {value}\n"), "demi.toml").unwrap();
+            let message = CattreeSection::load(&config).unwrap_err().to_string();
+            assert!(message.contains("demi.toml") && message.contains(key), "{message}");
+        }
+    }
+}
