@@ -199,7 +199,11 @@ impl Checkpoint {
             }
             let mut segments = Vec::with_capacity(count);
             for each in rest.take(count * LogEntry::SEGMENT_LEN)?.chunks_exact(LogEntry::SEGMENT_LEN) {
-                segments.push(Segment { index: take(get32(each, 8))?, sequence: get64(each, 0) });
+                let segment = Segment { index: take(get32(each, 8))?, sequence: get64(each, 0) };
+                if segment.sequence >= checkpoint.next_sequence {
+                    return Err(Damage::Field("sequence number"));
+                }
+                segments.push(segment);
             }
             let log = LogEntry {
                 id: get32(fixed, 0),
@@ -284,7 +288,8 @@ mod tests {
     #[test]
     fn what_contradicts_itself_is_refused_although_the_checksum_is_right() {
         let geometry = Geometry::plan(8 << 20, 4096, None).unwrap();
-        let spoil: [fn(&mut Checkpoint); 11] = [
+        let spoil: [fn(&mut Checkpoint); 12] = [
+            |c| c.logs[1].segments[0].sequence = u64::MAX,
             |c| c.set_aside[0] = 2,
             |c| c.logs[1].segments[0].index = geometry_segments(),
             |c| c.logs[1].tail = 9 * 65536,
