@@ -15,27 +15,10 @@ use crate::measure::PATIENCE;
 /// How long a client waits for the server to close, too: in vain if the last frames were lost, which is no harm.
 const FAREWELL: Duration = Duration::from_millis(200);
 
-pub(super) fn serve<L: LibOs>(demi: &Demikernel<L>, addr: SocketAddr) -> Result<()> {
-    let listener = demi.socket(demi_api::Domain::Inet, SocketKind::Stream)?;
-    demi.bind(listener, addr)?;
-    demi.listen(listener, 8)?;
-    super::announce(demi.local_addr(listener)?.inet().context("the address of a TCP listener")?)?;
-    let (qd, _) = demi.wait(demi.accept(listener)?, None)?.accepted()?;
-    demi.set_option(qd, SocketOption::NoDelay(true))?;
-    loop {
-        let sga = demi.wait(demi.pop(qd)?, Some(PATIENCE))?.popped()?;
-        if sga.is_empty() {
-            return Ok(demi.close(qd)?);
-        }
-        let token = demi.push(qd, sga).map_err(Error::from)?;
-        demi.wait(token, Some(PATIENCE))?.pushed()?;
-    }
-}
-
-/// As [`serve`], but what comes in is durable in a log before it is sent back.
-pub(super) fn serve_logged<L: LibOs>(demi: &Demikernel<L>, addr: SocketAddr) -> Result<()> {
+/// With a log, what comes in is durable there before it is sent back.
+pub(super) fn serve<L: LibOs>(demi: &Demikernel<L>, addr: SocketAddr, log: Option<&str>) -> Result<()> {
     let options = OpenOptions { create: true, durable: true, ..OpenOptions::default() };
-    let log = demi.open("echo", &options)?;
+    let log = log.map(|name| demi.open(name, &options)).transpose()?;
     let listener = demi.socket(demi_api::Domain::Inet, SocketKind::Stream)?;
     demi.bind(listener, addr)?;
     demi.listen(listener, 8)?;
@@ -47,8 +30,10 @@ pub(super) fn serve_logged<L: LibOs>(demi: &Demikernel<L>, addr: SocketAddr) -> 
         if sga.is_empty() {
             return Ok(demi.close(qd)?);
         }
-        let token = demi.push(log, sga.clone()).map_err(Error::from)?;
-        demi.wait(token, Some(PATIENCE))?.pushed()?;
+        if let Some(log) = log {
+            let token = demi.push(log, sga.clone()).map_err(Error::from)?;
+            demi.wait(token, Some(PATIENCE))?.pushed()?;
+        }
         let token = demi.push(qd, sga).map_err(Error::from)?;
         demi.wait(token, Some(PATIENCE))?.pushed()?;
     }

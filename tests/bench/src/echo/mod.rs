@@ -133,10 +133,10 @@ pub(crate) fn server(args: &ServerArgs) -> Result<()> {
     }
     match args.subject {
         Subject::Kernel => kernel::serve(any, args.loss_based),
-        Subject::Catnap => demi::serve(&instance::<Catnap>(args.heap_mib)?, any).map(drop),
+        Subject::Catnap => demi::serve(&instance::<Catnap>(args.heap_mib)?, any, None),
         Subject::Catnip => {
             let demi = args.nic.instance(End::Server, args.heap_mib)?;
-            demi::serve(&demi, nic::server())?;
+            demi::serve(&demi, nic::server(), None)?;
             println!("{}", json!({ "counters": demi::counters(&demi)? }));
             Ok(())
         }
@@ -157,12 +157,12 @@ fn logged_server(args: &ServerArgs, log: &Path, any: SocketAddr) -> Result<()> {
             let wait = "[wait]\nspin_min_us = 10000000\nspin_max_us = 10000000\n";
             let text = format!("[heap]\nsize_mib = {}\n{wait}{device}", args.heap_mib);
             let config = Config::parse(&text, "the command line")?;
-            demi::serve_logged(&Demikernel::<Pair<Catnap, Cattree>>::new(&config)?, any)
+            demi::serve(&Demikernel::<Pair<Catnap, Cattree>>::new(&config)?, any, Some("echo"))
         }
         Subject::Catnip => {
             let text = args.nic.text(End::Server, args.heap_mib) + &device;
             let config = Config::parse(&text, "the command line")?;
-            demi::serve_logged(&Demikernel::<Pair<Catnip, Cattree>>::new(&config)?, nic::server())
+            demi::serve(&Demikernel::<Pair<Catnip, Cattree>>::new(&config)?, nic::server(), Some("echo"))
         }
         Subject::Kernel | Subject::Raw | Subject::Smoltcp => bail!("--log goes with catnap and catnip"),
     }
