@@ -119,7 +119,7 @@ impl LibOs for Cattree {
     fn start(&mut self, cx: &mut Cx<'_>, token: QToken, qd: QDesc, op: &mut Op) -> Result<Step, Error> {
         let handle = *self.queues.get(qd)?;
         match op {
-            Op::Pop { .. } => self.store.pop(token, handle.reader),
+            Op::Pop { .. } => self.store.pop(cx.now, token, handle.reader),
             Op::Push { .. } if !handle.writes => Err(Error::ReadOnly),
             Op::Push { .. } | Op::Flush => self.store.push(cx, token, handle.log, op),
             Op::Accept | Op::Connect(_) => Err(Error::NotSupported("a socket operation on a log")),

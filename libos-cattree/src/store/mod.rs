@@ -131,10 +131,10 @@ impl Store {
     }
 
     /// Takes the next element at a reader's cursor.
-    pub(crate) fn pop(&mut self, token: QToken, key: Key) -> Result<Step, Error> {
+    pub(crate) fn pop(&mut self, now: Instant, token: QToken, key: Key) -> Result<Step, Error> {
         let Some(reader) = self.readers.get_mut(key) else { return Err(Error::BadDescriptor) };
         if reader.pops.is_empty() {
-            match self.read(key) {
+            match self.read(now, key) {
                 Some(Ok(element)) => return Ok(Step::Done(Ok(element))),
                 Some(Err(error)) => return Ok(Step::Done(Err(error))),
                 None => {}
@@ -146,7 +146,7 @@ impl Store {
     }
 
     /// Tries to take an element. `None`: it must be waited for.
-    fn read(&mut self, key: Key) -> Option<Result<Done, Error>> {
+    fn read(&mut self, now: Instant, key: Key) -> Option<Result<Done, Error>> {
         let reader = self.readers.get_mut(key)?;
         let log = self.logs.get_mut(reader.log)?;
         let mut cx = ReadCx {
@@ -165,10 +165,10 @@ impl Store {
             Ok(Wanted::Append) => {}
             // Whoever takes what is there will want what follows.
             Ok(Wanted::Element(_)) => {
-                let _out_of_memory = self.read_ahead(key);
+                let _out_of_memory = self.read_ahead(now, key);
             }
             Ok(Wanted::Data) => {
-                if let Err(error) = self.read_ahead(key) {
+                if let Err(error) = self.read_ahead(now, key) {
                     return Some(Err(error));
                 }
             }
@@ -183,8 +183,8 @@ impl Store {
         }
     }
 
-    fn read_ahead(&mut self, key: Key) -> Result<(), Error> {
-        let cx = DeviceCx { heap: &self.heap, now: Default::default() };
+    fn read_ahead(&mut self, now: Instant, key: Key) -> Result<(), Error> {
+        let cx = DeviceCx { heap: &self.heap, now };
         let (Some(reader), max_transfer) = (self.readers.get_mut(key), self.io.caps().max_transfer) else {
             return Ok(());
         };
@@ -212,7 +212,7 @@ impl Store {
     fn serve(&mut self, cx: &mut Cx<'_>, key: Key) -> usize {
         let mut done = 0;
         while self.readers.get(key).is_some_and(|reader| !reader.pops.is_empty()) {
-            let Some(result) = self.read(key) else { break };
+            let Some(result) = self.read(cx.now, key) else { break };
             if let Some(token) = self.readers.get_mut(key).and_then(|reader| reader.pops.pop_front()) {
                 cx.done.post(token, result);
                 done += 1;
