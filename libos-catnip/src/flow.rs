@@ -116,8 +116,9 @@ pub(crate) fn end_of(frame: &[u8], protocol: u8) -> Option<usize> {
 /// Whether the checksums of such a packet are right, as far as nobody else vouches for them.
 #[inline(always)]
 pub(crate) fn is_sound(packet: &[u8], protocol: u8, state: Checksum) -> bool {
-    let Some(header) = packet.get(ETHERNET..ETHERNET + IPV4) else { return false };
-    if checksum::sum(header) != 0xffff {
+    let header = packet.get(ETHERNET..).and_then(|packet| packet.first_chunk());
+    let Some(header): Option<&[u8; IPV4]> = header else { return false };
+    if checksum::sum_ipv4(header) != 0xffff {
         return false;
     }
     // The addresses are part of the pseudo-header, and lie before the transport header.
