@@ -77,7 +77,7 @@ impl SgArray {
     }
 
     /// The segments, to be trimmed or replaced.
-    #[inline]
+    #[inline(always)]
     pub fn segments_mut(&mut self) -> &mut [Buf] {
         &mut self.segments
     }
@@ -113,7 +113,10 @@ impl SgArray {
     /// Whether there is not one byte.
     #[inline]
     pub fn is_empty(&self) -> bool {
-        self.segments().iter().all(|segment| segment.is_empty())
+        match self.segments() {
+            [one] => one.is_empty(),
+            several => several.iter().all(|segment| segment.is_empty()),
+        }
     }
 
     /// Where a popped datagram came from.

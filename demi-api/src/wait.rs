@@ -54,8 +54,7 @@ impl<L: LibOs> Demikernel<L> {
             return Ok(completion);
         }
         // An operation under way that one turn completes: what comes of it is moved once.
-        core.done.put_down();
-        if timeout != Some(Duration::ZERO) && core.may_take() && core.done.await_pending(token) {
+        if timeout != Some(Duration::ZERO) && core.may_take() && core.done.await_one(token) {
             core.turn();
             if let Some(completion) = core.done.take_arrived() {
                 return Ok(completion);

@@ -77,7 +77,7 @@ impl Segments {
     }
 
     /// Forgets what is in the box besides segments.
-    #[inline]
+    #[inline(always)]
     pub(super) fn forget_peer(&mut self) {
         if let Segments::Long(long) = self {
             long.peer = None;
@@ -87,13 +87,11 @@ impl Segments {
     /// Takes the only segment out, if it lies in place.
     #[inline]
     pub(super) fn take_single(&mut self) -> Option<Buf> {
-        match self {
-            Segments::One(_) => match std::mem::take(self) {
-                Segments::One(segment) => Some(segment),
-                Segments::None | Segments::Long(_) => None,
-            },
-            Segments::None | Segments::Long(_) => None,
-        }
+        let Segments::One(segment) = self else { return None };
+        let segment = std::mem::take(segment);
+        // What is left in it need not be dropped.
+        std::mem::forget(std::mem::replace(self, Segments::None));
+        Some(segment)
     }
 
     /// Whether there is nothing to be dropped.
@@ -151,21 +149,21 @@ impl Deref for Segments {
 
     #[inline]
     fn deref(&self) -> &[Buf] {
-        match self {
-            Segments::None => &[],
-            Segments::One(segment) => slice::from_ref(segment),
-            Segments::Long(long) => &long.segments,
+        // What nearly every array is, by one comparison.
+        if let Segments::One(segment) = self {
+            return slice::from_ref(segment);
         }
+        self.long().map_or(&[], |long| &long.segments)
     }
 }
 
 impl DerefMut for Segments {
-    #[inline]
+    #[inline(always)]
     fn deref_mut(&mut self) -> &mut [Buf] {
         match self {
-            Segments::None => &mut [],
             Segments::One(segment) => slice::from_mut(segment),
             Segments::Long(long) => &mut long.segments,
+            Segments::None => &mut [],
         }
     }
 }

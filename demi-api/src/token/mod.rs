@@ -29,10 +29,13 @@ impl QToken {
         QToken(raw)
     }
 
-    /// The token of the same slot under its next generation. `None`: it has had its last.
-    fn following(self) -> Option<QToken> {
-        let generation = self.generation().checked_add(1)?;
-        Some(QToken::new(self.slot(), generation))
+    /// Names no operation, and is the name of none.
+    const NONE: QToken = QToken(0);
+
+    /// The token of the same slot under its next generation; [`QToken::NONE`], if it has had its last.
+    #[inline]
+    fn following(self) -> QToken {
+        self.0.checked_add(1 << 32).map_or(QToken::NONE, QToken)
     }
 
     fn slot(self) -> u32 {

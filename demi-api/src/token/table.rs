@@ -5,9 +5,10 @@
 //! ready list, that of its owner, so that taking "whatever is next" costs what is ready, not what exists; a
 //! future's has none, as its task was woken. Slots come in chunks that never move: growth copies none.
 //!
-//! Most operations that complete on the spot are waited for by the very next call. Their result is held in hand
-//! and never enters the table, nor does their token: [`Completions::hold`] and [`Completions::take_held`]. Whoever
-//! looks at the table otherwise has the hand emptied first: [`Completions::put_down`].
+//! Most operations are waited for by the very next call. One that completes on the spot is held in hand, and neither
+//! its result nor its token enters the table: [`Completions::hold`] and [`Completions::take_held`]. One that is under
+//! way is held as well, and enters it only if it outlasts a turn: [`Completions::await_one`]. Whoever looks at the
+//! table otherwise has the hand emptied first: [`Completions::put_down`].
 //!
 //! An operation that the application waits for by itself gives its slot back when it is posted, and its result goes to
 //! the waiting call without being filed: [`Completions::take_or_await`].
@@ -62,10 +63,14 @@ enum Outcome {
     Waker(u32),
 }
 
-/// The result of the last operation, done on the spot. Its token is still the next one.
+/// The last operation, as long as nobody has looked at the table since. Its token is still the next one.
 #[derive(Debug)]
 enum Held {
     Nothing,
+    /// Under way.
+    Begun(QDesc),
+    /// Under way, and waited for under [`Completions::awaited`], which is not the next token any more.
+    Awaited(QDesc),
     /// By itself: what is moved for it is then not as large as the largest result.
     Pushed(QDesc, Position),
     Result(QDesc, Result<Done, Error>),
@@ -166,7 +171,8 @@ pub struct Completions {
     pending: usize,
     free: u32,
     /// The token of the next operation: its slot is free, but in no list, and learns its generation when it is used.
-    next: Option<QToken>,
+    /// [`QToken::NONE`] while it is to be found.
+    next: QToken,
     /// The queue that is being asked, until its answer is noted: an operation may be posted meanwhile.
     asked: QDesc,
     held: Held,
@@ -204,7 +210,7 @@ impl Completions {
             live: 0,
             pending: 0,
             free: NONE,
-            next: None,
+            next: QToken::NONE,
             asked: QDesc::NONE,
             held: Held::Nothing,
             awaited: None,
@@ -229,17 +235,22 @@ impl Completions {
     #[inline]
     pub fn post(&mut self, token: QToken, result: Result<Done, Error>) {
         if self.awaited == Some(token) {
-            return self.arrive(token, || result);
+            return self.arrive(token, result);
         }
         self.file(token, result);
     }
 
     /// Completes the pop `token` with an array, which is taken out where it lies.
-    #[inline]
+    #[inline(always)]
     pub fn post_popped(&mut self, token: QToken, sga: &mut SgArray) {
         if self.awaited == Some(token) {
-            return self.arrive(token, || Ok(Done::Popped(std::mem::take(sga))));
+            return self.arrive_popped(token, sga);
         }
+        self.file_popped(token, sga);
+    }
+
+    #[inline(never)]
+    fn file_popped(&mut self, token: QToken, sga: &mut SgArray) {
         self.file(token, Ok(Done::Popped(std::mem::take(sga))));
     }
 
@@ -295,7 +306,7 @@ impl Completions {
     /// Completes the operation that is just being started, if that is the one.
     #[cold]
     fn settle_unknown(&mut self, token: QToken, outcome: Outcome) {
-        if self.next == Some(token) && self.asked != QDesc::NONE {
+        if token != QToken::NONE && self.next == token && self.asked != QDesc::NONE {
             self.begin(token, self.asked, Owner::App);
             return self.settle(token, outcome);
         }
@@ -360,7 +371,8 @@ impl Completions {
     /// Begins the next round.
     #[inline]
     pub(crate) fn next_round(&mut self) {
-        self.round = self.round.checked_add(1).unwrap_or(1);
+        // Odd, so that it comes round to what it was without having been zero.
+        self.round = self.round.wrapping_add(2);
     }
 
     /// Tokens posted by a libOS that were not pending: always zero unless it has a fault.
@@ -378,8 +390,14 @@ impl Completions {
 
     #[inline(always)]
     fn begin(&mut self, token: QToken, qd: QDesc, owner: Owner) {
-        debug_assert_eq!(self.next, Some(token), "tokens are used in the order in which they are given");
-        self.next = None;
+        debug_assert_eq!(self.next, token, "tokens are used in the order in which they are given");
+        self.next = QToken::NONE;
+        self.enter(token, qd, owner);
+    }
+
+    /// Enters an operation under its token, whose slot is in no list.
+    #[inline(always)]
+    fn enter(&mut self, token: QToken, qd: QDesc, owner: Owner) {
         self.live += 1;
         self.pending += 1;
         let slot = self.slot_mut(token.slot());

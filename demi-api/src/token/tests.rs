@@ -345,3 +345,86 @@ fn a_wait_hears_of_operations_that_futures_own() {
     let (offset, completion) = table.take_watched().expect("a watched token was posted");
     assert_eq!((offset, completion.token), (0, tokens[0]));
 }
+
+/// An operation that is in hand, and under way.
+fn begin(table: &mut Completions) -> QToken {
+    let token = table.ask(QDesc::from_raw(QD)).unwrap();
+    table.begun(token);
+    token
+}
+
+#[test]
+fn what_is_waited_for_at_once_never_enters_the_table() {
+    let mut table = Completions::new(1);
+    for round in 0..3 {
+        let token = begin(&mut table);
+        assert!(table.take_held(token).is_none() && table.take_held_push(token).is_none());
+        assert!(table.await_one(token));
+        table.post(token, pushed(round));
+        assert_eq!((table.live(), table.pending()), (0, 0));
+        let completion = table.take_arrived().expect("it has come");
+        assert_eq!((completion.token, completion.qd.raw()), (token, QD));
+        assert_eq!(completion.pushed(), Ok(Position(round)));
+        assert_eq!(table.take(token).unwrap_err(), Error::BadToken, "it is taken once");
+    }
+    assert_eq!(table.stale_posts(), 0);
+}
+
+#[test]
+fn what_outlasts_the_turn_enters_the_table_under_its_token() {
+    for awaits in [false, true] {
+        let mut table = Completions::new(4);
+        let token = begin(&mut table);
+        if awaits {
+            assert!(table.await_one(token));
+            assert!(table.take_arrived().is_none());
+        }
+        table.put_down();
+        assert_eq!((table.live(), table.pending()), (1, 1));
+        assert_eq!(table.location(token).unwrap().raw(), QD);
+        let next = begin(&mut table);
+        assert_ne!(next, token);
+        // It is another that is asked for: the one in hand is put down.
+        assert!(table.await_one(token));
+        assert_eq!(table.pending(), 2);
+        table.post(token, pushed(1));
+        assert_eq!(table.take_arrived().unwrap().token, token);
+        table.post(next, pushed(2));
+        assert_eq!(table.take(next).unwrap().unwrap().pushed(), Ok(Position(2)));
+        assert_eq!((table.live(), table.stale_posts()), (0, 0));
+    }
+}
+
+#[test]
+fn a_slot_that_has_had_its_last_generation_is_not_used_again() {
+    let mut table = Completions::beginning_at(2, u32::MAX);
+    let token = begin(&mut table);
+    assert!(table.await_one(token));
+    table.post(token, pushed(1));
+    assert_eq!(table.take_arrived().unwrap().token, token);
+    let other = begin(&mut table);
+    assert_ne!(other.slot(), token.slot());
+    table.put_down();
+    assert_eq!(table.ask(QDesc::from_raw(QD)).unwrap_err(), Error::TooManyTokens(2));
+}
+
+#[test]
+fn what_begins_during_the_turn_has_a_token_of_its_own() {
+    let mut table = Completions::new(2);
+    let token = begin(&mut table);
+    assert!(table.await_one(token));
+    let meanwhile = reserve(&mut table);
+    assert_ne!(meanwhile.slot(), token.slot());
+    // The slot of either is used again, under another generation.
+    table.post(token, pushed(1));
+    assert_eq!(table.take_arrived().unwrap().token, token);
+    let after = begin(&mut table);
+    assert_eq!((after.slot(), after != token), (token.slot(), true));
+    table.put_down();
+    assert_eq!(table.ask(QDesc::from_raw(QD)).unwrap_err(), Error::TooManyTokens(2));
+    for token in [meanwhile, after] {
+        table.post(token, pushed(2));
+        assert_eq!(table.take(token).unwrap().unwrap().pushed(), Ok(Position(2)));
+    }
+    assert_eq!((table.live(), table.stale_posts()), (0, 0));
+}

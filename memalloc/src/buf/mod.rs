@@ -114,7 +114,7 @@ impl Buf {
     ///
     /// # Panics
     /// When the range is not within the buffer.
-    #[inline]
+    #[inline(always)]
     pub fn keep(&mut self, range: Range<usize>) {
         self.raw.narrow(range.start, range.len());
     }

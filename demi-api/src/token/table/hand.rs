@@ -1,34 +1,91 @@
-//! Results that never enter the table: one in hand, for the call that is next, and one that a call waits for.
+//! What never enters the table: the operation in hand, for the call that is next, and a result that a call waits for.
 
 use super::{CHUNK, Completions, Held, NONE, Owner, State};
 use crate::desc::QDesc;
 use crate::error::Error;
 use crate::op::{Completion, Done, Position};
+use crate::sga::SgArray;
 use crate::token::QToken;
 
 impl Completions {
     /// Completes the operation that is waited for.
+    #[inline(never)]
+    pub(super) fn arrive(&mut self, token: QToken, result: Result<Done, Error>) {
+        if let Some(place) = self.arriving(token) {
+            *place = result;
+        }
+    }
+
+    /// The same of a pop, whose array is taken out where it lies.
     #[inline(always)]
-    pub(super) fn arrive(&mut self, token: QToken, result: impl FnOnce() -> Result<Done, Error>) {
+    pub(super) fn arrive_popped(&mut self, token: QToken, sga: &mut SgArray) {
+        if let Some(Ok(Done::Popped(place))) = self.arriving(token) {
+            // The nothing that was there need not be dropped.
+            std::mem::forget(std::mem::replace(place, std::mem::take(sga)));
+        }
+    }
+
+    /// Notes that the operation has ended that is waited for: as a pop of nothing, until its result is put there.
+    #[inline(always)]
+    fn arriving(&mut self, token: QToken) -> Option<&mut Result<Done, Error>> {
         self.awaited = None;
+        self.sequence = self.sequence.wrapping_add(1);
+        let qd = match self.held {
+            Held::Awaited(qd) => {
+                self.held = Held::Nothing;
+                self.reuse(token);
+                qd
+            }
+            _ => self.leave(token),
+        };
+        debug_assert!(self.arrived.is_none(), "nothing is waited for while there is something");
+        if self.arrived.is_some() {
+            return None;
+        }
+        let nothing = Ok(Done::Popped(SgArray::default()));
+        let arrived = self.arrived.insert(Completion { token, qd, result: nothing });
+        Some(&mut arrived.result)
+    }
+
+    /// Takes an operation out of the table that has arrived.
+    #[inline(never)]
+    fn leave(&mut self, token: QToken) -> QDesc {
         self.pending -= 1;
         self.live -= 1;
-        self.sequence = self.sequence.wrapping_add(1);
         let free = self.free;
         let slot = self.slot_mut(token.slot());
         let qd = slot.qd;
         if slot.retire(free) {
             let following = QToken::new(token.slot(), slot.generation);
-            match self.next {
-                // The slot that was in use last is the best one to use next.
-                None => self.next = Some(following),
-                Some(_) => self.free = token.slot(),
+            // The slot that was in use last is the best one to use next.
+            if self.next == QToken::NONE {
+                self.next = following;
+            } else {
+                self.free = token.slot();
             }
         }
-        debug_assert!(self.arrived.is_none(), "nothing is waited for while there is something");
-        if self.arrived.is_none() {
-            // Made where it lies.
-            self.arrived = Some(Completion { token, qd, result: result() });
+        qd
+    }
+
+    /// Lets the slot be used again of an operation that has ended without having entered the table.
+    #[inline]
+    fn reuse(&mut self, token: QToken) {
+        if self.next == QToken::NONE {
+            self.next = token.following();
+        } else {
+            self.give_back(token);
+        }
+    }
+
+    /// The same, where another slot is the next one by now.
+    #[cold]
+    #[inline(never)]
+    fn give_back(&mut self, token: QToken) {
+        let free = self.free;
+        let slot = self.slot_mut(token.slot());
+        slot.generation = token.generation();
+        if slot.retire(free) {
+            self.free = token.slot();
         }
     }
 
@@ -44,11 +101,8 @@ impl Completions {
 
     #[inline]
     pub(super) fn next(&mut self) -> Result<QToken, Error> {
-        debug_assert!(matches!(self.held, Held::Nothing), "the hand holds a result under this token");
-        match self.next {
-            Some(token) => Ok(token),
-            None => self.find_next(),
-        }
+        debug_assert!(matches!(self.held, Held::Nothing | Held::Awaited(_)), "the hand holds this token");
+        if self.next == QToken::NONE { self.find_next() } else { Ok(self.next) }
     }
 
     pub(super) fn find_next(&mut self) -> Result<QToken, Error> {
@@ -60,7 +114,7 @@ impl Completions {
             self.grow()?
         };
         let token = QToken::new(index, self.slot(index).generation);
-        self.next = Some(token);
+        self.next = token;
         Ok(token)
     }
 
@@ -68,8 +122,12 @@ impl Completions {
     #[inline]
     pub(crate) fn begun(&mut self, token: QToken) {
         let qd = std::mem::replace(&mut self.asked, QDesc::NONE);
-        if self.next == Some(token) {
-            self.begin(token, qd, Owner::App);
+        if self.next == token {
+            debug_assert!(matches!(self.held, Held::Nothing), "whoever asks finds the hand empty");
+            // What is known to be nothing need not be dropped.
+            if matches!(self.held, Held::Nothing) {
+                self.held = Held::Begun(qd);
+            }
         }
     }
 
@@ -77,7 +135,7 @@ impl Completions {
     #[inline]
     pub(crate) fn hold(&mut self, result: Result<Done, Error>) {
         let qd = std::mem::replace(&mut self.asked, QDesc::NONE);
-        if self.next.is_none() {
+        if self.next == QToken::NONE {
             return self.note_twice_done();
         }
         self.held = Held::Result(qd, result);
@@ -87,7 +145,7 @@ impl Completions {
     #[inline]
     pub(crate) fn hold_pushed(&mut self, position: Position) {
         let qd = std::mem::replace(&mut self.asked, QDesc::NONE);
-        if self.next.is_none() {
+        if self.next == QToken::NONE {
             return self.note_twice_done();
         }
         debug_assert!(matches!(self.held, Held::Nothing), "whoever asks finds the hand empty");
@@ -106,14 +164,16 @@ impl Completions {
     /// There is no operation. Its token is not given again: the libOS has seen it.
     pub(crate) fn refused(&mut self) {
         self.asked = QDesc::NONE;
-        self.next = self.next.and_then(QToken::following);
+        if self.next != QToken::NONE {
+            self.next = self.next.following();
+        }
     }
 
     /// Takes the result in hand, if it is the one asked for, and of a push.
     #[inline]
     pub(crate) fn take_held_push(&mut self, token: QToken) -> Option<(QDesc, Position)> {
         match self.held {
-            Held::Pushed(qd, position) if self.next == Some(token) => {
+            Held::Pushed(qd, position) if self.next == token => {
                 self.held = Held::Nothing;
                 self.next = token.following();
                 self.next_round();
@@ -126,7 +186,7 @@ impl Completions {
     /// Takes the result in hand, if it is the one asked for.
     #[inline]
     pub(crate) fn take_held(&mut self, token: QToken) -> Option<Completion> {
-        if self.next != Some(token) {
+        if self.next != token {
             return None;
         }
         let (qd, result) = self.empty_hand()?;
@@ -137,27 +197,67 @@ impl Completions {
 
     #[inline]
     fn empty_hand(&mut self) -> Option<(QDesc, Result<Done, Error>)> {
+        if let Held::Begun(_) | Held::Awaited(_) = self.held {
+            return None;
+        }
         match std::mem::replace(&mut self.held, Held::Nothing) {
-            Held::Nothing => None,
+            Held::Nothing | Held::Begun(_) | Held::Awaited(_) => None,
             Held::Pushed(qd, position) => Some((qd, Ok(Done::Pushed(position)))),
             Held::Result(qd, result) => Some((qd, result)),
         }
     }
 
-    /// Puts the result in hand, if there is one, where the others lie.
+    /// Puts what is in hand, if anything, where the others lie.
     #[inline]
     pub(crate) fn put_down(&mut self) {
-        self.awaited = None;
         if !matches!(self.held, Held::Nothing) {
             self.put_away();
         }
+        self.awaited = None;
     }
 
     #[inline(never)]
     fn put_away(&mut self) {
-        let (Some(token), Some((qd, result))) = (self.next, self.empty_hand()) else { return };
+        if let Held::Begun(qd) | Held::Awaited(qd) = self.held {
+            let awaited = matches!(self.held, Held::Awaited(_));
+            self.held = Held::Nothing;
+            match self.awaited {
+                Some(token) if awaited => self.enter(token, qd, Owner::App),
+                _ => self.begin(self.next, qd, Owner::App),
+            }
+            return;
+        }
+        let Some((qd, result)) = self.empty_hand() else { return };
+        let token = self.next;
         self.begin(token, qd, Owner::App);
         self.post(token, result);
+    }
+
+    /// Has the result of an operation come straight to [`take_arrived`](Completions::take_arrived), if it is under way.
+    #[inline]
+    pub(crate) fn await_one(&mut self, token: QToken) -> bool {
+        self.await_held(token) || self.await_filed(token)
+    }
+
+    /// The same of one that is not in hand, which is put down.
+    #[inline(never)]
+    fn await_filed(&mut self, token: QToken) -> bool {
+        self.put_down();
+        self.await_pending(token)
+    }
+
+    /// Has the result of the operation in hand come straight to [`take_arrived`](Completions::take_arrived), if it is
+    /// this one and under way: until the hand is put down.
+    #[inline]
+    fn await_held(&mut self, token: QToken) -> bool {
+        let Held::Begun(qd) = self.held else { return false };
+        let awaits = self.next == token && self.arrived.is_none();
+        if awaits {
+            self.held = Held::Awaited(qd);
+            self.next = QToken::NONE;
+            self.awaited = Some(token);
+        }
+        awaits
     }
 
     /// Has the result of the application's operation come straight to [`take_arrived`](Completions::take_arrived), if it
