@@ -106,9 +106,8 @@ impl Catnip {
         op: &mut Op,
     ) -> Result<Step, Error> {
         if let Op::Push { sga, to } = op
-            && self.udp.push_brief(cx, &mut self.ip, key, sga, to.as_ref())
+            && self.udp.push_brief(cx, &mut self.ip, &mut *self.device, key, sga, to.as_ref())
         {
-            self.flush(cx);
             return Ok(Step::Done(Ok(Done::Pushed(Position(0)))));
         }
         if matches!(op, Op::Pop { .. }) && self.udp.pop_later(token, key) {
@@ -134,13 +133,7 @@ impl Catnip {
     #[inline(always)]
     fn push_brief(&mut self, cx: &mut Cx<'_>, key: Key, sga: &mut SgArray) -> bool {
         let mut env = Env { cx, ip: &mut self.ip, queues: &mut self.queues };
-        if !self.tcp.push_brief(&mut env, key, sga) {
-            return false;
-        }
-        self.flush(cx);
-        let mut env = Env { cx, ip: &mut self.ip, queues: &mut self.queues };
-        self.tcp.note_brief(&mut env, key, sga);
-        true
+        self.tcp.push_brief(&mut env, key, sga, &mut *self.device)
     }
 
     #[inline(never)]

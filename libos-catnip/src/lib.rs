@@ -19,7 +19,7 @@
 //! |---|---|
 //! | [`device`] | the seam to NICs, and those that there are |
 //! | `ip` | Ethernet, ARP and NDP, IPv4 and IPv6, ICMP, fragments, routes, address configuration |
-//! | `timer`, `ports` | a timer wheel; who has which port |
+//! | `timer`, `ports`, `line` | a timer wheel; who has which port; a short queue |
 //! | `flow` | conversations that are under way, by what their headers have in common |
 //! | `udp` | RFC 768 |
 //! | `tcp` | RFC 9293 and what was added to it |
@@ -32,6 +32,7 @@ mod config;
 pub mod device;
 mod flow;
 mod ip;
+mod line;
 mod ports;
 mod tcp;
 mod timer;

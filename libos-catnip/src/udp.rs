@@ -14,9 +14,10 @@ use demi_api::sga::SgArray;
 use demi_api::slab::{Key, Slab};
 use demi_api::token::QToken;
 
-use crate::device::{Checksum, Frame};
+use crate::device::{Checksum, DeviceCx, Frame, Queue as Device, transmit};
 use crate::flow::{self, Flow, Flows, half, word};
 use crate::ip::{About, Cast, ETHERNET, IPV4, Ip, Packet, Path, Problem, ProblemKind, checksum, pseudo_sum};
+use crate::line::Line;
 use crate::ports::{Ports, share};
 
 /// IP protocol number.
@@ -54,7 +55,7 @@ struct Socket {
     path: Option<Path>,
     /// and where to, if the next may go there without a question.
     last: Option<SocketAddr>,
-    pops: VecDeque<QToken>,
+    pops: Line<QToken>,
     ready: VecDeque<SgArray>,
     /// Of `ready`, with what each costs besides.
     bytes: usize,
@@ -68,7 +69,14 @@ struct Socket {
 
 impl Socket {
     /// Sends a small datagram where the last one went. False: nothing was done.
-    fn push_brief(&mut self, cx: &mut Cx<'_>, ip: &mut Ip, sga: &SgArray, to: SocketAddr) -> bool {
+    fn push_brief(
+        &mut self,
+        cx: &mut Cx<'_>,
+        ip: &mut Ip,
+        device: &mut dyn Device,
+        sga: &SgArray,
+        to: SocketAddr,
+    ) -> bool {
         let (Some(path), Some(local), None) = (&mut self.path, self.local, &self.error) else {
             return false;
         };
@@ -92,7 +100,9 @@ impl Socket {
             (if sum == 0 { 0xffff } else { sum }, Checksum::Unknown)
         };
         head[headroom + 6..headroom + 8].copy_from_slice(&sum.to_be_bytes());
-        ip.send_small(cx, path, head, PROTOCOL, 0, false, checksum);
+        let device_cx = DeviceCx { heap: cx.heap, now: cx.now };
+        let frame = ip.send_small(cx, path, head, PROTOCOL, 0, false, checksum);
+        transmit(device, &device_cx, &mut ip.outbox, frame);
         true
     }
 }
@@ -132,7 +142,7 @@ impl Udp {
             peer: None,
             path: None,
             last: None,
-            pops: VecDeque::new(),
+            pops: Line::default(),
             ready: VecDeque::new(),
             bytes: 0,
             recv_buffer: self.recv_buffer,
@@ -178,6 +188,7 @@ impl Udp {
         &mut self,
         cx: &mut Cx<'_>,
         ip: &mut Ip,
+        device: &mut dyn Device,
         key: Key,
         sga: &SgArray,
         to: Option<&Addr>,
@@ -192,7 +203,7 @@ impl Udp {
             (SocketAddr::V6(to), Some(SocketAddr::V6(last))) if to == last => SocketAddr::V6(*to),
             _ => return false,
         };
-        let sent = socket.push_brief(cx, ip, sga, to);
+        let sent = socket.push_brief(cx, ip, device, sga, to);
         self.sent += u64::from(sent);
         sent
     }
@@ -331,16 +342,15 @@ impl Udp {
 
     pub(crate) fn cancel(&mut self, cx: &mut Cx<'_>, token: QToken, key: Key) -> Result<(), Error> {
         let socket = self.sockets.get_mut(key).ok_or(Error::BadDescriptor)?;
-        let place = socket.pops.iter().position(|other| *other == token).ok_or(Error::NotCancellable)?;
-        socket.pops.remove(place);
+        socket.pops.remove(|other| *other == token).ok_or(Error::NotCancellable)?;
         cx.done.post(token, Err(Error::Cancelled));
         Ok(())
     }
 
     pub(crate) fn close(&mut self, cx: &mut Cx<'_>, key: Key) {
-        let Some(socket) = self.sockets.remove(key) else { return };
+        let Some(mut socket) = self.sockets.remove(key) else { return };
         self.flows = Flows::default();
-        for token in socket.pops {
+        for token in socket.pops.drain() {
             cx.done.post(token, Err(Error::Cancelled));
         }
         let Some(local) = socket.local else { return };

@@ -39,6 +39,12 @@ pub trait Queue {
     /// dropped and counted.
     fn tx_burst(&mut self, cx: &DeviceCx<'_>, outbox: &mut VecDeque<Frame>) -> usize;
 
+    /// The same with one more frame, behind those of the outbox, of which there are mostly none.
+    fn tx_next(&mut self, cx: &DeviceCx<'_>, outbox: &mut VecDeque<Frame>, next: Frame) -> usize {
+        outbox.push_back(next);
+        self.tx_burst(cx, outbox)
+    }
+
     /// Lets go of frames that have been transmitted; returns how many. Called every turn.
     fn reclaim(&mut self) -> usize {
         0
@@ -60,6 +66,21 @@ pub trait Queue {
     fn counters(&self, visit: &mut dyn FnMut(&'static str, u64));
 }
 
+/// Gives a device what there is to be sent: what waits in the outbox, and one more frame, if there is one.
+#[inline(always)]
+pub(crate) fn transmit(
+    device: &mut dyn Queue,
+    cx: &DeviceCx<'_>,
+    outbox: &mut VecDeque<Frame>,
+    next: Option<Frame>,
+) {
+    match next {
+        Some(next) => device.tx_next(cx, outbox, next),
+        None if outbox.is_empty() => 0,
+        None => device.tx_burst(cx, outbox),
+    };
+}
+
 /// A device chosen at run time, so that what stands before a device can stand before this one too.
 impl<Q: Queue + ?Sized> Queue for Box<Q> {
     fn caps(&self) -> &Caps {
@@ -74,6 +95,11 @@ impl<Q: Queue + ?Sized> Queue for Box<Q> {
     #[inline]
     fn tx_burst(&mut self, cx: &DeviceCx<'_>, outbox: &mut VecDeque<Frame>) -> usize {
         (**self).tx_burst(cx, outbox)
+    }
+
+    #[inline]
+    fn tx_next(&mut self, cx: &DeviceCx<'_>, outbox: &mut VecDeque<Frame>, next: Frame) -> usize {
+        (**self).tx_next(cx, outbox, next)
     }
 
     #[inline]

@@ -190,11 +190,11 @@ impl Neighbours {
     #[inline]
     pub(super) fn reachable(&mut self, place: Place, now: Instant) -> Option<[u8; 6]> {
         let entry = self.entries.get_mut(place.index as usize)?;
-        let known = match entry.state {
-            State::Reachable => now <= entry.until,
+        let known = if entry.state == State::Reachable {
+            now <= entry.until
+        } else {
             // Whatever comes of being in use is a matter of time.
-            State::Delay | State::Probe => true,
-            State::Idle | State::Incomplete | State::Stale => false,
+            matches!(entry.state, State::Delay | State::Probe)
         };
         if entry.generation != place.generation || !known {
             return None;

@@ -19,6 +19,8 @@ pub(crate) struct Path {
     pub(super) sum: u32,
     mtu: u16,
     link_mtu: u16,
+    /// Bytes of the headers of Ethernet and IP.
+    headroom: u8,
     pub(super) hop: Hop,
     pub(super) epoch: u32,
 }
@@ -50,7 +52,7 @@ impl Path {
     /// Bytes to be left free before the transport header, for Ethernet and IP.
     #[inline]
     pub(crate) fn headroom(&self) -> usize {
-        ETHERNET + if self.local.is_ipv4() { IPV4 } else { IPV6 }
+        self.headroom.into()
     }
 
     /// The largest packet, IP header included, as far as is known: see [`Ip::refresh`].
@@ -75,6 +77,10 @@ impl Path {
     pub(crate) fn pseudo_sum(&self, protocol: u8, len: usize) -> u32 {
         self.sum + rest_of_pseudo(protocol, len)
     }
+}
+
+fn headroom(local: IpAddr) -> u8 {
+    (ETHERNET + if local.is_ipv4() { IPV4 } else { IPV6 }) as u8
 }
 
 /// The sum of a pseudo-header (RFC 9293 §3.1, RFC 8200 §8.1), not folded.
@@ -163,6 +169,7 @@ impl Ip {
                 local,
                 remote,
                 sum: addresses_sum(local, remote),
+                headroom: headroom(local),
                 mtu: LOOP_MTU as u16,
                 link_mtu: LOOP_MTU as u16,
                 hop: Hop::Loop,
@@ -185,6 +192,6 @@ impl Ip {
         let link_mtu = self.link_mtu(remote);
         let mtu = self.mtus.get(remote, link_mtu) as u16;
         let sum = addresses_sum(local, remote);
-        Ok(Path { local, remote, sum, mtu, link_mtu: link_mtu as u16, hop, epoch })
+        Ok(Path { local, remote, sum, headroom: headroom(local), mtu, link_mtu: link_mtu as u16, hop, epoch })
     }
 }

@@ -65,7 +65,7 @@ impl Ip {
         self.transmit(cx, path, packet.head, packet.body, packet.checksum);
     }
 
-    /// The same for a packet that is all in one buffer.
+    /// The same for a packet that is all in one buffer. What may go at once comes back, as a frame for the device.
     #[inline(always)]
     #[expect(clippy::too_many_arguments, reason = "a packet's fields, in registers")]
     pub(crate) fn send_small(
@@ -77,7 +77,7 @@ impl Ip {
         ecn: u8,
         dont_fragment: bool,
         checksum: Checksum,
-    ) {
+    ) -> Option<Frame> {
         let len = head.len() - ETHERNET;
         let current =
             path.epoch == self.routes.epoch() && len <= path.mtu() && head.len() <= self.max_seg_len;
@@ -89,10 +89,11 @@ impl Ip {
             let header = Header { protocol, ecn, dont_fragment, hop_limit: self.hop_limit(path), len };
             self.fill(path, &mut head, header);
             head[..6].copy_from_slice(&mac);
-            return self.outbox.push_back(Frame { data: head.into(), checksum });
+            return Some(Frame { data: head.into(), checksum });
         }
         let packet = Packet { head, body: SgArray::new(), protocol, ecn, dont_fragment, checksum };
         self.send(cx, path, packet);
+        None
     }
 
     #[inline]

@@ -5,11 +5,13 @@
 //! or add to it, is left to that.
 
 use demi_api::sga::SgArray;
+use demi_api::time::Instant;
 
 use super::Ecn;
-use super::conn::{COPY_THRESHOLD, Connection, Fin, Io, State, Timer};
-use super::output::send_one;
+use super::conn::{COPY_THRESHOLD, Connection, Fin, Io, LEAST_LOSS, LossTimer, State, Timer};
+use super::output::frame_of;
 use super::segment::{Flags, Plain};
+use crate::device::{DeviceCx, Queue as Device, transmit};
 
 impl Connection {
     /// Keeps the array for the next turn, if it follows another of its round: what an application pushes without a look
@@ -35,9 +37,9 @@ impl Connection {
     }
 
     /// Sends the array as one segment, if nothing is in its way: true, and [`note_brief`](Connection::note_brief) is to
-    /// follow once the segment is with the device. False: nothing was done.
+    /// follow once the segment is with the device, which `device` is. False: nothing was done.
     #[inline(never)]
-    pub(super) fn push_brief(&mut self, io: &mut Io<'_, '_>, sga: &SgArray) -> bool {
+    pub(super) fn push_brief(&mut self, io: &mut Io<'_, '_>, device: &mut dyn Device, sga: &SgArray) -> bool {
         let len = sga.len();
         if !self.is_free_for(len, io.cx.done.round()) {
             return false;
@@ -56,7 +58,9 @@ impl Connection {
         let (fixed, payload) = head[headroom..].split_at_mut(header_len);
         header.write(fixed);
         sga.copy_to(payload);
-        send_one(io, &mut self.path, head, 0);
+        let device_cx = DeviceCx { heap: io.cx.heap, now: io.cx.now };
+        let frame = frame_of(io, &mut self.path, head, 0);
+        transmit(device, &device_cx, &mut io.ip.outbox, frame);
         true
     }
 
@@ -83,7 +87,8 @@ impl Connection {
     #[inline(never)]
     pub(super) fn note_brief(&mut self, io: &mut Io<'_, '_>, sga: &mut SgArray) {
         let (len, now) = (sga.len(), io.cx.now);
-        if self.nxt == self.una {
+        let idle = self.nxt == self.una;
+        if idle {
             self.note_idle(now);
         }
         io.counters.copied_bytes += len as u64;
@@ -91,7 +96,12 @@ impl Connection {
         let at = self.nxt;
         self.nxt += len as u32;
         self.flight.push(at, self.nxt, now);
-        self.arm_loss_timer_on_send(now);
+        if idle {
+            self.loss_timer = LossTimer::Undecided;
+            self.set_timer(Timer::Loss, Some(Instant::from_nanos(now.as_nanos() + LEAST_LOSS)));
+        } else {
+            self.arm_loss_timer_on_send(now);
+        }
         self.acked_to = self.rcv_nxt;
         self.ack_soon = false;
         self.set_timer(Timer::DelayedAck, None);

@@ -22,6 +22,7 @@
 //! posted exactly once; a connection that has ended has nothing pending.
 
 use std::collections::VecDeque;
+use std::num::NonZero;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -37,14 +38,15 @@ use super::Ecn;
 use super::congestion::Congestion;
 use super::demux::Ends;
 use super::flight::Flight;
-use super::rack::Rack;
+use super::rack::{MAX_ACK_DELAY, Rack};
 use super::reassembly::Reassembly;
-use super::rtt::Rtt;
+use super::rtt::{MIN_RTO, Rtt};
 use super::segment::Segment;
 use super::send::SendBuffer;
 use super::seq::SeqNum;
 use super::small::{self, FEW};
 use crate::ip::{Ip, Path};
+use crate::line::Line;
 
 /// What a connection's code works with.
 pub(crate) struct Io<'a, 'b> {
@@ -135,6 +137,11 @@ pub(crate) const REST: Duration = Duration::from_millis(500);
 /// Of a timer that is not set.
 pub(crate) const NEVER: Instant = Instant::from_nanos(u64::MAX);
 
+/// Neither a retransmission nor a probe of a single segment comes sooner after it was sent. In nanoseconds.
+pub(super) const LEAST_LOSS: u64 = MIN_RTO.as_nanos() as u64;
+
+const _: () = assert!(LEAST_LOSS <= MAX_ACK_DELAY);
+
 /// What the loss timer stands for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum LossTimer {
@@ -143,6 +150,9 @@ pub(crate) enum LossTimer {
     Probe,
     /// RFC 8985 §6.2 step 5.
     Reordering,
+    /// A retransmission or a probe, after [`LEAST_LOSS`] or later: what was sent to an idle peer is mostly acknowledged
+    /// before it matters which, and when. [`Connection::decide_loss_timer`].
+    Undecided,
 }
 
 /// RFC 7323 §3 to §5.
@@ -158,7 +168,7 @@ pub(crate) struct Timestamps {
 #[derive(Debug)]
 struct Pop {
     token: QToken,
-    limit: usize,
+    limit: NonZero<usize>,
 }
 
 /// Data that has arrived in order and waits for a pop.
@@ -167,7 +177,7 @@ pub(crate) struct Received {
     ready: VecDeque<Buf>,
     /// Bytes in `ready`.
     pub(crate) bytes: u32,
-    pops: VecDeque<Pop>,
+    pops: Line<Pop>,
     /// Nothing more will arrive: the peer's FIN came, or the application wants no more.
     pub(crate) ended: bool,
 }
@@ -176,7 +186,7 @@ impl Received {
     /// The pop that takes `len` bytes as a whole as soon as they arrive, if there is one.
     #[inline]
     pub(crate) fn whole_pop(&mut self, len: usize) -> Option<QToken> {
-        if self.bytes > 0 || self.pops.front()?.limit < len {
+        if self.bytes > 0 || self.pops.front()?.limit.get() < len {
             return None;
         }
         self.pops.pop_front().map(|pop| pop.token)
@@ -309,7 +319,7 @@ impl Connection {
         self.flight.rest();
         self.send.rest();
         self.received.ready.shrink_to_fit();
-        self.received.pops.shrink_to_fit();
+        self.received.pops.rest();
     }
 
     /// The right time for the next look at its timers.
@@ -428,9 +438,9 @@ impl Connection {
         token: QToken,
         limit: usize,
     ) -> Result<Option<Result<SgArray, Error>>, Error> {
-        if limit == 0 {
+        let Some(most) = NonZero::new(limit) else {
             return Err(Error::Invalid("a pop of at most no bytes"));
-        }
+        };
         if matches!(self.state, State::SynSent | State::SynReceived) {
             return Err(Error::NotConnected);
         }
@@ -441,14 +451,15 @@ impl Connection {
             self.offer_window(io);
             return Ok(Some(result));
         }
-        self.received.pops.push_back(Pop { token, limit });
+        self.received.pops.push_back(Pop { token, limit: most });
         Ok(None)
     }
 
     /// Begins a pop that has to wait. False: it has not, or there is a question about it; nothing was done.
     #[inline(always)]
     pub(crate) fn pop_later(&mut self, token: QToken, limit: usize) -> bool {
-        let waits = limit > 0 && self.state == State::Established && self.has_to_wait();
+        let Some(limit) = NonZero::new(limit) else { return false };
+        let waits = self.state == State::Established && self.has_to_wait();
         if waits {
             self.received.pops.push_back(Pop { token, limit });
         }
@@ -516,7 +527,7 @@ impl Connection {
     #[inline]
     pub(crate) fn serve_pops(&mut self, io: &mut Io<'_, '_>) {
         while let Some(Pop { token, limit }) = self.received.pops.front() {
-            let (token, limit) = (*token, *limit);
+            let (token, limit) = (*token, limit.get());
             let Some(result) = self.take(limit) else { break };
             self.received.pops.pop_front();
             io.cx.done.post(token, result.map(Done::Popped));
@@ -525,15 +536,14 @@ impl Connection {
 
     /// Recalls an operation. False: it is too far under way.
     pub(crate) fn cancel(&mut self, token: QToken) -> bool {
-        if let Some(place) = self.received.pops.iter().position(|pop| pop.token == token) {
-            self.received.pops.remove(place);
+        if self.received.pops.remove(|pop| pop.token == token).is_some() {
             return true;
         }
         self.send.recall(token)
     }
 
     pub(crate) fn cancel_pops(&mut self, io: &mut Io<'_, '_>) {
-        for pop in self.received.pops.drain(..) {
+        for pop in self.received.pops.drain() {
             io.cx.done.post(pop.token, Err(Error::Cancelled));
         }
     }

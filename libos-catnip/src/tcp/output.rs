@@ -7,12 +7,12 @@ use demi_api::sga::{MAX_SEGMENTS, SgArray};
 use demi_api::time::Instant;
 
 use super::Ecn;
-use super::conn::{COPY_THRESHOLD, Connection, Fin, Io, LossTimer, State, Timer};
+use super::conn::{COPY_THRESHOLD, Connection, Fin, Io, LEAST_LOSS, LossTimer, State, Timer};
 use super::flight::Sent;
 use super::rack::{MAX_ACK_DELAY, probe_timeout};
 use super::segment::{Flags, HEADER, Header, TIMESTAMPS};
 use super::seq::SeqNum;
-use crate::device::Checksum;
+use crate::device::{Checksum, Frame};
 use crate::ip::{Packet, checksum};
 
 /// IP protocol number.
@@ -376,6 +376,9 @@ impl Connection {
     /// put off.
     #[inline(always)]
     pub(super) fn arm_loss_timer_on_send(&mut self, now: Instant) {
+        if self.loss_timer == LossTimer::Undecided {
+            self.decide_loss_timer();
+        }
         match (self.timer(Timer::Loss), self.loss_timer) {
             (Some(_), LossTimer::Reordering) => {}
             (Some(due), LossTimer::Retransmission) => {
@@ -387,6 +390,15 @@ impl Connection {
                 }
             }
             _ => self.arm_loss_timer(now),
+        }
+    }
+
+    /// Finds out what the loss timer stands for, and when it is due.
+    #[inline(never)]
+    pub(super) fn decide_loss_timer(&mut self) {
+        self.loss_timer = LossTimer::Retransmission;
+        if let Some(at) = self.timer(Timer::Loss) {
+            self.arm_loss_timer(Instant::from_nanos(at.as_nanos() - LEAST_LOSS));
         }
     }
 
@@ -482,8 +494,20 @@ pub(crate) fn send_header(io: &mut Io<'_, '_>, path: &mut crate::ip::Path, heade
 }
 
 /// Sends a segment that is all in one buffer, behind room for the headers of the layers below.
+#[inline]
+fn send_one(io: &mut Io<'_, '_>, path: &mut crate::ip::Path, head: BufMut, ecn: u8) {
+    let frame = frame_of(io, path, head, ecn);
+    io.ip.outbox.extend(frame);
+}
+
+/// The same, but what may go at once comes back, as a frame for the device.
 #[inline(always)]
-pub(super) fn send_one(io: &mut Io<'_, '_>, path: &mut crate::ip::Path, mut head: BufMut, ecn: u8) {
+pub(super) fn frame_of(
+    io: &mut Io<'_, '_>,
+    path: &mut crate::ip::Path,
+    mut head: BufMut,
+    ecn: u8,
+) -> Option<Frame> {
     io.counters.sent += 1;
     let headroom = path.headroom();
     let segment = &mut head[headroom..];
@@ -495,7 +519,7 @@ pub(super) fn send_one(io: &mut Io<'_, '_>, path: &mut crate::ip::Path, mut head
         (!checksum::fold(checksum::sum(segment) + pseudo), Checksum::Unknown)
     };
     segment[16..18].copy_from_slice(&sum.to_be_bytes());
-    io.ip.send_small(io.cx, path, head, PROTOCOL, ecn, true, checksum);
+    io.ip.send_small(io.cx, path, head, PROTOCOL, ecn, true, checksum)
 }
 
 #[inline]

@@ -34,6 +34,7 @@ use super::seq::SeqNum;
 use super::time_wait::{TimeWait, taken_over};
 use super::{Ecn, EcnPolicy, Policy, SynCookies, recv_shift};
 use crate::catnip::Queue;
+use crate::device::Queue as Device;
 use crate::flow::Flows;
 use crate::ip::{Ip, Path};
 use crate::ports::{Ports, share};
@@ -214,24 +215,26 @@ impl Tcp {
         Ok(())
     }
 
-    /// Sends a push at once, if it is small and nothing is in its way. True: it is done, and
-    /// [`note_brief`](Tcp::note_brief) is to follow once the device has it.
+    /// Sends a push at once, if it is small and nothing is in its way. What is to be noted of it is noted once the device
+    /// has it, while the peer is at work on it already. False: nothing was done.
     #[inline(always)]
-    pub(crate) fn push_brief(&mut self, env: &mut Env<'_, '_>, key: Key, sga: &SgArray) -> bool {
+    pub(crate) fn push_brief(
+        &mut self,
+        env: &mut Env<'_, '_>,
+        key: Key,
+        sga: &mut SgArray,
+        device: &mut dyn Device,
+    ) -> bool {
         let Some(Socket::Connection(entry)) = self.sockets.get_mut(key) else { return false };
         let mut io = Io { cx: env.cx, ip: env.ip, counters: &mut self.counters };
-        entry.conn.push_brief(&mut io, sga)
-    }
-
-    #[inline(always)]
-    pub(crate) fn note_brief(&mut self, env: &mut Env<'_, '_>, key: Key, sga: &mut SgArray) {
-        let Some(Socket::Connection(entry)) = self.sockets.get_mut(key) else { return };
-        self.counters.gaps.push(env.cx.now);
-        let mut io = Io { cx: env.cx, ip: env.ip, counters: &mut self.counters };
-        entry.conn.note_brief(&mut io, sga);
-        if !entry.settle(env.cx.now, key, &mut self.soon, &mut self.wheel) {
-            self.settle(env, key);
+        if !entry.conn.push_brief(&mut io, device, sga) {
+            return false;
         }
+        io.counters.gaps.push(io.cx.now);
+        entry.conn.note_brief(&mut io, sga);
+        // Nothing in it ends a connection.
+        entry.settle_timers(env.cx.now, key, &mut self.soon, &mut self.wheel);
+        true
     }
 
     /// Takes a push in. `Some`: it is done.

@@ -20,6 +20,12 @@ impl Connection {
             if self.timer(timer).is_none_or(|at| at > now) {
                 continue;
             }
+            if timer == Timer::Loss && self.loss_timer == LossTimer::Undecided {
+                self.decide_loss_timer();
+                if self.timer(timer).is_none_or(|at| at > now) {
+                    continue;
+                }
+            }
             self.set_timer(timer, None);
             match timer {
                 Timer::Loss => self.loss_timer_fired(io),
@@ -53,7 +59,7 @@ impl Connection {
                 }
             }
             LossTimer::Probe => self.tail_loss_probe(io),
-            LossTimer::Retransmission => self.retransmission_timeout(io),
+            LossTimer::Retransmission | LossTimer::Undecided => self.retransmission_timeout(io),
         }
     }
 
