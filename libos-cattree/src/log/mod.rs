@@ -19,7 +19,7 @@ use demi_api::token::QToken;
 use self::batch::Batch;
 pub(crate) use self::reader::{ReadCx, Reader, Wanted};
 pub(crate) use self::writer::{Stall, WriteCx};
-use crate::format::{Geometry, LogEntry, Segment};
+use crate::format::{Geometry, HEAD_LEN, LogEntry, Segment};
 
 #[derive(Debug)]
 pub(crate) struct Log {
@@ -48,7 +48,9 @@ pub(crate) struct Log {
     /// It is in the store's list of logs to be looked after.
     pub(crate) marked: bool,
     /// Readers at its end.
-    pub(crate) at_end: Vec<Key>,
+    pub(crate) at_end: VecDeque<Key>,
+    /// It could not go on without the checkpoint that was being written.
+    pub(crate) awaits_save: bool,
     /// Elements that are not in a batch yet, or only in part.
     waiting: VecDeque<Waiting>,
     filling: Option<Batch>,
@@ -59,6 +61,10 @@ pub(crate) struct Log {
     first_in_flight: u64,
     /// Elements in batches, oldest first, and flushes between them.
     unacknowledged: VecDeque<Unacknowledged>,
+    /// Bytes that the elements which wait take up at the most, with all that is around them.
+    gross: usize,
+    /// Segments that were promised to them together.
+    promised: usize,
     /// Segments that were promised to elements which failed.
     pub(crate) unneeded: usize,
     /// A flush is under way that began when this position was acknowledged.
@@ -73,8 +79,8 @@ struct Waiting {
     total: usize,
     /// Where its first fragment is.
     begun: Option<u64>,
-    /// Segments that it may need were promised to it.
-    promised: usize,
+    /// Bytes of segments that what is left of it takes up at the most.
+    gross: usize,
 }
 
 #[derive(Debug)]
@@ -125,7 +131,8 @@ impl Log {
             failed: None,
             is_orphan: false,
             marked: false,
-            at_end: Vec::new(),
+            at_end: VecDeque::new(),
+            awaits_save: false,
             waiting: VecDeque::new(),
             filling: None,
             sealed: VecDeque::new(),
@@ -133,6 +140,8 @@ impl Log {
             in_flight: VecDeque::new(),
             first_in_flight: 0,
             unacknowledged: VecDeque::new(),
+            gross: 0,
+            promised: 0,
             unneeded: 0,
             flushing: None,
         }
@@ -193,7 +202,7 @@ impl Log {
             self.unacknowledged.push_back(Unacknowledged { token, what: Expecting::Flushed, end: self.next });
         } else {
             let rest = SgArray::new();
-            self.waiting.push_back(Waiting { token, rest, total: usize::MAX, begun: None, promised: 0 });
+            self.waiting.push_back(Waiting { token, rest, total: usize::MAX, begun: None, gross: 0 });
         }
     }
 
@@ -272,10 +281,9 @@ impl Log {
         self.acknowledge(cx);
         let mut tokens: Vec<QToken> =
             self.unacknowledged.drain(..).map(|unacknowledged| unacknowledged.token).collect();
-        for waiting in self.waiting.drain(..) {
-            self.unneeded += waiting.promised;
-            tokens.push(waiting.token);
-        }
+        tokens.extend(self.waiting.drain(..).map(|waiting| waiting.token));
+        self.gross = 0;
+        self.unneeded += std::mem::take(&mut self.promised);
         for token in tokens.into_iter().filter(|_| !self.is_orphan) {
             cx.done.post(token, Err(error.clone()));
         }
@@ -285,10 +293,25 @@ impl Log {
         self.failed = Some(error);
     }
 
-    /// Recalls a push or flush that has not begun.
-    pub(crate) fn cancel(&mut self, token: QToken) -> Option<usize> {
+    /// Recalls a push or flush that has not begun; returns how many segments are not needed then.
+    pub(crate) fn cancel(&mut self, geometry: &Geometry, token: QToken) -> Option<usize> {
         let place =
             self.waiting.iter().position(|waiting| waiting.token == token && waiting.begun.is_none())?;
-        self.waiting.remove(place).map(|waiting| waiting.promised)
+        self.gross -= self.waiting.remove(place)?.gross;
+        Some(self.spare_promises(geometry))
+    }
+
+    /// Segments that what waits takes at the most, wherever in a segment the log is.
+    fn segments_for(geometry: &Geometry, gross: usize) -> usize {
+        match gross {
+            0 => 0,
+            _ => gross.div_ceil(geometry.segment_size - HEAD_LEN - geometry.block_size) + 1,
+        }
+    }
+
+    /// Gives up the promises that what waits has no need of; returns how many.
+    fn spare_promises(&mut self, geometry: &Geometry) -> usize {
+        let needed = Log::segments_for(geometry, self.gross).min(self.promised);
+        std::mem::replace(&mut self.promised, needed) - needed
     }
 }

@@ -65,26 +65,20 @@ impl Log {
         if total >= u32::MAX as usize {
             return Err(Error::TooLarge { len: total, limit: u32::MAX as usize - 1 });
         }
-        let promised = self.segments_for(cx, total);
-        if !cx.space.promise(promised) {
+        let gross = gross(cx, total);
+        let needed = Log::segments_for(cx.geometry, self.gross + gross).saturating_sub(self.promised);
+        if !cx.space.promise(needed) {
             return Err(Error::NoSpace);
         }
-        let waiting = Waiting { token, rest: std::mem::take(sga), total, begun: None, promised };
+        self.promised += needed;
+        self.gross += gross;
+        let waiting = Waiting { token, rest: std::mem::take(sga), total, begun: None, gross };
         self.waiting.push_back(waiting);
         if self.waiting.len() == 1 {
             // What stalls now is taken up again by the turn.
             let _stalled = self.advance(cx);
         }
         Ok(())
-    }
-
-    /// Most segments that an element of `total` bytes may open, from where the log is.
-    fn segments_for(&self, cx: &WriteCx<'_>, total: usize) -> usize {
-        let per_segment = cx.geometry.segment_size - HEAD_LEN - cx.geometry.block_size;
-        // Each fragment loses a header and at most two blocks to alignment.
-        let fragment = cx.max_batch.min(per_segment) - HEADER_LEN - 2 * cx.geometry.block_size;
-        let gross = total + (total / fragment + 2) * (HEADER_LEN + 2 * cx.geometry.block_size);
-        gross.div_ceil(per_segment) + 1
     }
 
     /// Puts elements that wait into batches, for as long as there is room.
@@ -102,9 +96,13 @@ impl Log {
             loop {
                 let segments = self.segments.len();
                 let placed = self.place(cx, &mut waiting);
-                waiting.promised = waiting.promised.saturating_sub(self.segments.len() - segments);
+                self.promised = self.promised.saturating_sub(self.segments.len() - segments);
                 match placed {
-                    Ok(false) => {}
+                    Ok(false) => {
+                        let left = gross(cx, waiting.rest.len()).min(waiting.gross);
+                        self.gross -= waiting.gross - left;
+                        waiting.gross = left;
+                    }
                     Ok(true) => break,
                     Err(stall) => {
                         self.waiting.push_front(waiting);
@@ -112,7 +110,8 @@ impl Log {
                     }
                 }
             }
-            cx.space.release(waiting.promised);
+            self.gross -= waiting.gross;
+            cx.space.release(self.spare_promises(cx.geometry));
             let position = Position(waiting.begun.expect("its first fragment was placed"));
             let what = Expecting::Pushed(position);
             self.unacknowledged.push_back(Unacknowledged { token: waiting.token, what, end: self.next });
@@ -312,9 +311,10 @@ impl Log {
         if self.waiting.front().is_some_and(|first| first.begun.is_some()) {
             return self.fail(cx, error.clone());
         }
+        self.gross = 0;
+        space.release(std::mem::take(&mut self.promised));
         let waiting: VecDeque<Waiting> = std::mem::take(&mut self.waiting);
-        for Waiting { token, promised, .. } in waiting {
-            space.release(promised);
+        for Waiting { token, .. } in waiting {
             if !self.is_orphan {
                 cx.done.post(token, Err(error.clone()));
             }
@@ -330,6 +330,19 @@ impl Log {
     pub(crate) fn will_have_room(&self) -> bool {
         !self.in_flight.is_empty() || !self.sealed.is_empty()
     }
+}
+
+/// Bytes of segments that an element of `total` bytes, or what is left of one, takes up at the most.
+fn gross(cx: &WriteCx<'_>, total: usize) -> usize {
+    let block_size = cx.geometry.block_size;
+    if total < block_size {
+        // At the end of a segment it becomes two records. What pads the batch in which there was no room for it is not longer than it.
+        return 2 * total.next_multiple_of(8) + 4 * HEADER_LEN + MIN_ROOM;
+    }
+    let per_segment = cx.geometry.segment_size - HEAD_LEN - block_size;
+    // Each fragment loses a header and at most two blocks to alignment.
+    let fragment = cx.max_batch.min(per_segment) - HEADER_LEN - 2 * block_size;
+    total + (total / fragment + 2) * (HEADER_LEN + 2 * block_size)
 }
 
 /// How the next bytes of an element are written.

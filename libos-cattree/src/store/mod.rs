@@ -79,7 +79,7 @@ pub(crate) struct Store {
     /// Logs to be looked after in the next turn.
     marked: Vec<Key>,
     saving: Option<Saving>,
-    /// Why the last checkpoint could not be written.
+    /// Why the last checkpoint could not be written, until the next is begun: a control call may be waiting to see it.
     save_failed: Option<Error>,
     /// A checkpoint lies in its area that the superblock could not be made to name.
     unnamed: bool,
@@ -160,7 +160,7 @@ impl Store {
         match wanted {
             Ok(Wanted::Append) if !reader.is_at_end => {
                 reader.is_at_end = true;
-                log.at_end.push(key);
+                log.at_end.push_back(key);
             }
             Ok(Wanted::Append) => {}
             // Whoever takes what is there will want what follows.
@@ -244,7 +244,10 @@ impl Store {
                 let goes_on = log.batch_ended(cx, number, result);
                 self.space.release(std::mem::take(&mut log.unneeded));
                 if goes_on {
-                    for reader in std::mem::take(&mut log.at_end) {
+                    // Those that are at the end again join the line behind those that are there now.
+                    for _ in 0..log.at_end.len() {
+                        let first = self.logs.get_mut(key).and_then(|log| log.at_end.pop_front());
+                        let Some(reader) = first else { break };
                         if let Some(reader) = self.readers.get_mut(reader) {
                             reader.is_at_end = false;
                         }
@@ -307,6 +310,7 @@ impl Store {
     fn write(&mut self, cx: &mut Cx<'_>, key: Key) -> usize {
         let Some(log) = self.logs.get_mut(key) else { return 0 };
         log.marked = false;
+        let awaited_save = std::mem::take(&mut log.awaits_save);
         let mut done = 0;
         let mut write = write_cx!(self);
         let device_cx = DeviceCx { heap: &self.heap, now: cx.now };
@@ -330,7 +334,7 @@ impl Store {
                 log.fail_waiting(cx, &mut self.space, &error.into());
                 self.space.release(std::mem::take(&mut log.unneeded));
             }
-            Some(Stall::Space) => self.wait_for_space(cx, key),
+            Some(Stall::Space) => self.wait_for_space(cx, key, awaited_save),
         }
         let Some(log) = self.logs.get_mut(key) else { return done };
         if log.wants_flush() {
@@ -343,10 +347,10 @@ impl Store {
     }
 
     /// A log needs a segment that only a checkpoint can set aside.
-    fn wait_for_space(&mut self, cx: &mut Cx<'_>, key: Key) {
+    fn wait_for_space(&mut self, cx: &mut Cx<'_>, key: Key, awaited_save: bool) {
         if self.saving.is_none() && !self.held {
-            // A failure is told to one that needs the space; the next tries again.
-            if let Some(error) = self.save_failed.take() {
+            // A failure is told to those that waited for this checkpoint; who comes later tries again.
+            if awaited_save && let Some(error) = self.save_failed.clone() {
                 if let Some(log) = self.logs.get_mut(key) {
                     log.fail_waiting(cx, &mut self.space, &error);
                     self.space.release(std::mem::take(&mut log.unneeded));
@@ -354,6 +358,9 @@ impl Store {
                 return;
             }
             self.begin_save(cx, false);
+        }
+        if let Some(log) = self.logs.get_mut(key) {
+            log.awaits_save = true;
         }
         self.mark(key);
     }

@@ -33,6 +33,9 @@ impl Store {
         if self.read_only && (!options.read_only || options.truncate) {
             return Err(Error::ReadOnly);
         }
+        if options.read_only && options.truncate {
+            return Err(Error::Invalid("who opens a log read-only cannot cut it: leave out one of the two"));
+        }
         let key = match self.names.get(name) {
             Some(_) if options.create && options.exclusive => return Err(Error::Exists),
             Some(key) => *key,
@@ -85,7 +88,7 @@ impl Store {
         if log.failed.is_some() {
             let tail = log.acked;
             self.settle(cx, |store| store.saving.is_none())?;
-            self.cut(cx, key, tail, None)?;
+            self.cut(cx, key, tail, tail, None)?;
         }
         let log = self.log(key)?;
         if options.durable && log.stable < log.acked {
@@ -143,34 +146,41 @@ impl Store {
         if let Some(place) = reader.pops.iter().position(|pop| *pop == token) {
             reader.pops.remove(place);
         } else {
-            let promised = self.log(handle.log)?.cancel(token).ok_or(Error::NotCancellable)?;
-            self.space.release(promised);
+            let geometry = self.geometry;
+            let unneeded = self.log(handle.log)?.cancel(&geometry, token).ok_or(Error::NotCancellable)?;
+            self.space.release(unneeded);
         }
         cx.done.post(token, Err(Error::Cancelled));
         Ok(())
     }
 
     pub(crate) fn seek(&mut self, cx: &mut Cx<'_>, handle: Handle, to: SeekTo) -> Result<Position, Error> {
-        let end = self.end_of_pushes(cx, handle.log)?;
         let log = self.log(handle.log)?;
         let position = match to {
             SeekTo::Head => log.head,
-            SeekTo::End => end,
+            SeekTo::End => self.end_of_pushes(cx, handle.log)?,
             SeekTo::Position(Position(position)) if position < log.head => return Err(Error::Discarded),
-            SeekTo::Position(Position(position)) if position > end => {
+            SeekTo::Position(Position(position))
+                if position > log.acked && position > self.end_of_pushes(cx, handle.log)? =>
+            {
                 return Err(Error::Invalid("the position is behind the end of the log"));
             }
             SeekTo::Position(Position(position)) => position,
         };
         let reader = self.readers.get_mut(handle.reader).ok_or(Error::BadDescriptor)?;
         reader.seek(position);
+        // Nothing that ends later may be what a pop that waits is served by.
+        self.serve(cx, handle.reader);
         Ok(Position(self.first_record(position)))
     }
 
-    /// Where the next element that is pushed will be: what was pushed is sealed, so that this is certain.
+    /// Where the next element that is pushed will be: what was pushed is sealed, so that this is certain. What failed will be cut off.
     fn end_of_pushes(&mut self, cx: &mut Cx<'_>, key: Key) -> Result<u64, Error> {
         self.settle(cx, |store| store.logs.get(key).is_none_or(|log| !log.has_waiting()))?;
         let log = self.logs.get_mut(key).ok_or(Error::BadDescriptor)?;
+        if log.failed.is_some() {
+            return Ok(log.acked);
+        }
         log.seal(&write_cx!(self));
         Ok(log.next)
     }
@@ -221,9 +231,9 @@ impl Store {
         let geometry = self.geometry;
         let (ordinal, offset) = geometry.split(tail);
         if offset % geometry.block_size == 0 {
-            self.cut(cx, key, tail, None)
+            self.cut(cx, key, tail, tail, None)
         } else if offset == HEAD_LEN {
-            self.cut(cx, key, geometry.position(ordinal, 0), None)
+            self.cut(cx, key, tail, geometry.position(ordinal, 0), None)
         } else if tail == head {
             // Nothing is left: the log goes on behind all that there was.
             let log = self.log(key)?;
@@ -231,10 +241,11 @@ impl Store {
             let given_up: Vec<Segment> = log.segments.drain(..).collect();
             (log.head, log.first_ordinal) = (end, geometry.split(end).0);
             given_up.into_iter().for_each(|segment| self.space.give_back(segment));
-            self.cut(cx, key, end, None)
+            self.cut(cx, key, tail, end, None)
         } else {
             let copy = self.copy_segment(cx, key, ordinal, offset)?;
-            self.cut(cx, key, geometry.position(ordinal, geometry.block_up(offset)), Some((ordinal, copy)))
+            let end = geometry.position(ordinal, geometry.block_up(offset));
+            self.cut(cx, key, tail, end, Some((ordinal, copy)))
         }
     }
 
@@ -272,12 +283,13 @@ impl Store {
         Ok(self.first_record(head))
     }
 
-    /// Cuts a log at a boundary of batches, with a new epoch, durably; a segment may be replaced by a copy. No checkpoint is being
-    /// written.
+    /// Cuts off what is at `from` and behind it, durably: the log goes on at `tail`, a boundary of batches, with a new epoch. A
+    /// segment may be replaced by a copy. No checkpoint is being written.
     fn cut(
         &mut self,
         cx: &mut Cx<'_>,
         key: Key,
+        from: u64,
         tail: u64,
         copy: Option<(u64, Segment)>,
     ) -> Result<(), Error> {
@@ -290,7 +302,7 @@ impl Store {
             given_up.push(std::mem::replace(&mut log.segments[place], copy));
         }
         given_up.into_iter().for_each(|segment| self.space.give_back(segment));
-        self.moved(cx, key);
+        self.moved(cx, key, from);
         let saved = self.save(cx, false);
         self.lock_unless(key, &saved)?;
         saved
@@ -360,15 +372,15 @@ impl Store {
         Ok(new)
     }
 
-    /// Readers of a log that was cut go back to its end.
-    fn moved(&mut self, cx: &mut Cx<'_>, key: Key) {
+    /// Readers that were at `from`, where a log was cut, or behind it, go on at its end.
+    fn moved(&mut self, cx: &mut Cx<'_>, key: Key, from: u64) {
         let Some(log) = self.logs.get_mut(key) else { return };
         let end = log.acked;
         log.at_end.clear();
         for reader in log.readers.clone() {
             if let Some(reader) = self.readers.get_mut(reader) {
                 reader.is_at_end = false;
-                reader.seek(reader.cursor.min(end));
+                reader.seek(if reader.cursor < from.min(end) { reader.cursor } else { end });
             }
             self.serve(cx, reader);
         }

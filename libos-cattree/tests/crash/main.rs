@@ -8,6 +8,7 @@
 //! | `reference` | a second reader of images, from the document alone |
 //! | `power` | loss of power |
 //! | `faults` | requests that fail |
+//! | `calls` | calls that meet operations under way |
 //! | `kill` | a process that dies |
 //! | `limits` | full and read-only devices, positions that name nothing |
 //! | `damage` | bits that flip, blocks that are lost |
@@ -16,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 mod app;
+mod calls;
 mod damage;
 mod faults;
 mod kill;

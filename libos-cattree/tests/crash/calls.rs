@@ -1,0 +1,178 @@
+//! Calls that meet operations under way, and what is told of failures that are not the caller's.
+
+use demi_api::desc::QDesc;
+use demi_api::error::Error;
+use demi_api::libos::{OpenOptions, SeekTo};
+use demi_api::op::Position;
+use demi_api::token::QToken;
+use demi_libos_cattree::device::fault::{Rule, Rules, Which};
+use demi_libos_cattree::device::mem::Image;
+
+use crate::world::{Options, World};
+
+const WRITER: OpenOptions = OpenOptions {
+    create: true,
+    exclusive: false,
+    truncate: false,
+    read_only: false,
+    durable: true,
+    mode: None,
+};
+const READER: OpenOptions = OpenOptions { create: false, read_only: true, ..WRITER };
+const SIZE: usize = 512 << 10;
+
+fn world() -> World {
+    let options = Options::new(1);
+    World::open(&World::make(SIZE, &options), &options).unwrap()
+}
+
+fn start(world: &World, log: QDesc, element: &[u8]) -> Result<QToken, Error> {
+    world.demi.push(log, world.demi.copy_from(element).unwrap()).map_err(|refused| refused.error)
+}
+
+fn push(world: &World, log: QDesc, element: &[u8]) -> Result<Position, Error> {
+    let token = start(world, log, element)?;
+    world.within(200, token).expect("a push completes").pushed()
+}
+
+fn pop(world: &World, log: QDesc) -> Option<Result<Vec<u8>, Error>> {
+    let token = world.demi.pop(log).unwrap();
+    let popped = world.within(8, token).map(|completion| completion.popped().map(|sga| sga.to_vec()));
+    if popped.is_none() {
+        world.demi.cancel(token).unwrap();
+    }
+    popped
+}
+
+#[test]
+fn a_pop_that_waits_at_the_end_is_served_where_a_seek_goes() {
+    let world = world();
+    let log = world.demi.open("log", &WRITER).unwrap();
+    push(&world, log, b"first").unwrap();
+    assert_eq!(pop(&world, log).unwrap().unwrap(), b"first");
+    let waits = world.demi.pop(log).unwrap();
+    assert!(world.within(8, waits).is_none());
+    world.demi.seek(log, SeekTo::Head).unwrap();
+    let served = world.within(8, waits).expect("there is an element at the cursor").popped().unwrap();
+    assert_eq!(served.to_vec(), b"first");
+}
+
+#[test]
+fn a_seek_to_what_is_there_does_not_end_the_batch_that_is_filled() {
+    let world = world();
+    let log = world.demi.open("log", &WRITER).unwrap();
+    push(&world, log, b"first").unwrap();
+    let first = start(&world, log, b"second").unwrap();
+    world.demi.seek(log, SeekTo::Head).unwrap();
+    let second = start(&world, log, b"third").unwrap();
+    let [first, second] = [first, second].map(|token| world.within(8, token).unwrap().pushed().unwrap().0);
+    assert!(second - first < 512, "they are in different blocks: {first}, {second}");
+}
+
+#[test]
+fn the_end_of_a_log_that_failed_is_where_it_goes_on() {
+    let rules = Rules::new(1);
+    let options = Options { rules: rules.clone(), ..Options::new(1) };
+    let world = World::open(&World::make(SIZE, &options), &options).unwrap();
+    let log = world.demi.open("log", &WRITER).unwrap();
+    push(&world, log, b"first").unwrap();
+    rules.add(Rule::once(Which::Writes, 0));
+    assert_eq!(push(&world, log, &[2; 3000]), Err(Error::Io));
+    let end = world.demi.seek(log, SeekTo::End).unwrap();
+    world.demi.close(log).unwrap();
+    let log = world.demi.open("log", &WRITER).unwrap();
+    assert_eq!(push(&world, log, b"second"), Ok(end));
+}
+
+#[test]
+fn a_log_is_not_cut_by_who_may_not_write() {
+    let world = world();
+    let log = world.demi.open("log", &WRITER).unwrap();
+    push(&world, log, b"first").unwrap();
+    let opened = world.demi.open("log", &OpenOptions { truncate: true, ..READER });
+    assert!(matches!(opened, Err(Error::Invalid(_))), "{opened:?}");
+    assert_eq!(pop(&world, log).unwrap().unwrap(), b"first");
+}
+
+#[test]
+fn who_reads_where_a_log_is_cut_goes_on_at_its_end() {
+    // The cut is at the beginning of a batch, and inside one; what is before it is discarded first, or has been read.
+    for (keep, discards) in [(0, true), (1, true), (1, false), (2, true), (2, false)] {
+        let world = world();
+        let log = world.demi.open("log", &WRITER).unwrap();
+        let tokens = [b"a", b"b", b"c"].map(|element| start(&world, log, element).unwrap());
+        let pushed = tokens.map(|token| world.within(8, token).unwrap().pushed().unwrap());
+        if discards {
+            world.demi.discard(log, pushed[keep]).unwrap();
+        }
+        let reader = world.demi.open("log", &READER).unwrap();
+        world.demi.seek(reader, SeekTo::Position(pushed[keep])).unwrap();
+        world.demi.truncate(log, pushed[keep]).unwrap();
+        assert_eq!(pop(&world, reader), None, "{keep}, {discards}");
+        push(&world, log, b"d").unwrap();
+        assert_eq!(pop(&world, reader), Some(Ok(b"d".to_vec())), "{keep}, {discards}");
+    }
+}
+
+#[test]
+fn many_small_elements_find_room_where_there_is_room() {
+    let world = world();
+    let log = world.demi.open("log", &WRITER).unwrap();
+    // What no batch has room for waits, and is a tenth of the device with all that is around it.
+    let tokens: Vec<QToken> = (0..500)
+        .map(|number| match start(&world, log, &[number as u8; 100]) {
+            Ok(token) => token,
+            Err(error) => panic!("element {number}: {error}"),
+        })
+        .collect();
+    for token in tokens {
+        world.within(200, token).unwrap().pushed().unwrap();
+    }
+}
+
+#[test]
+fn one_checkpoint_that_fails_is_written_again_before_anybody_is_told() {
+    let mut checkpoints = 0;
+    for number in (30..130).step_by(3) {
+        let rules = Rules::new(1);
+        let options = Options { rules: rules.clone(), ..Options::new(1) };
+        let world = World::open(&World::make(4 * SIZE, &options), &options).unwrap();
+        let log = world.demi.open("log", &WRITER).unwrap();
+        rules.add(Rule::once(Which::Writes, number));
+        let results: Vec<_> = (0..100).map(|_| push(&world, log, &[1; 7000]).is_ok()).collect();
+        // Of a failed write of its own a log does not recover by itself.
+        let failed = results.iter().filter(|ok| !**ok).count();
+        let first = results.iter().position(|ok| !*ok).unwrap_or(results.len());
+        assert_eq!(failed, results.len() - first, "write {number}: {results:?}");
+        checkpoints += usize::from(failed == 0 && rules.struck() == 1);
+    }
+    assert!(checkpoints > 0, "no checkpoint was struck");
+}
+
+#[test]
+fn a_log_that_was_made_is_there_whatever_fails_meanwhile() {
+    let mut refused = 0;
+    for (number, turns) in (20..150).flat_map(|number| [8, 20, 40].map(|turns| (number, turns))) {
+        let rules = Rules::new(1);
+        let options = Options { rules: rules.clone(), delay: Some(2), heap: 8, ..Options::new(number) };
+        let image = World::make(4 * SIZE, &Options::new(1));
+        let world = World::open(&image, &options).unwrap();
+        let busy = world.demi.open("busy", &WRITER).unwrap();
+        rules.add(Rule { error: Error::NoSpace, ..Rule::once(Which::Writes, number) });
+        let _token = start(&world, busy, &[1; 1_200_000]).unwrap();
+        for _ in 0..turns {
+            world.turn();
+        }
+        let made = world.demi.open("new", &WRITER);
+        // As it is at this moment.
+        let left = Image::new(image.to_vec());
+        let there = World::open(&left, &Options::new(1)).unwrap().demi.list().unwrap();
+        match made {
+            Ok(_) => {
+                assert!(there.iter().any(|name| name.as_os_str() == "new"), "write {number}, {turns} turns")
+            }
+            Err(_) => refused += 1,
+        }
+    }
+    assert!(refused > 0, "no checkpoint was struck");
+}
