@@ -183,3 +183,78 @@ fn a_log_that_was_made_is_there_whatever_fails_meanwhile() {
     }
     assert!(refused > 0, "no checkpoint was struck");
 }
+
+fn free(world: &World) -> u64 {
+    let counters = world.demi.counters().unwrap();
+    counters.libos.iter().find(|(name, _)| *name == "segments_free").unwrap().1
+}
+
+#[test]
+fn devices_of_every_kind_take_elements_of_every_kind() {
+    for (seed, (block, max_transfer)) in
+        (0..).zip([(512, 2048), (512, 64 << 10), (4096, 16 << 10), (4096, 20 << 10), (65536, 256 << 10)])
+    {
+        for (depth, delay) in [(1, None), (2, Some(3)), (32, Some(5))] {
+            let options = Options {
+                block,
+                max_transfer,
+                segment: 16 * block,
+                depth,
+                delay,
+                heap: 32,
+                ..Options::new(seed)
+            };
+            let image = World::make(80 * 16 * block, &Options { delay: None, ..options.clone() });
+            let world = World::open(&image, &options).unwrap();
+            let before = free(&world);
+            let log = world.demi.open("log", &WRITER).unwrap();
+            let tail = world.demi.open("log", &READER).unwrap();
+            let mut rng = fastrand::Rng::with_seed(seed);
+            let mut left = 40 * 16 * block;
+            let (mut pushed, mut tokens) = (Vec::new(), Vec::new());
+            loop {
+                let len = match rng.u8(..6) {
+                    0 => 0,
+                    1 => rng.usize(..200),
+                    2 => rng.usize(..2 * block),
+                    3 => block * rng.usize(1..4) - 48,
+                    4 => block * rng.usize(1..9),
+                    _ => rng.usize(..5 * 16 * block / 4),
+                };
+                let Some(rest) = left.checked_sub(len + 4 * block) else { break };
+                left = rest;
+                let element: Vec<u8> = std::iter::repeat_with(|| rng.u8(..)).take(len).collect();
+                let mut sga = demi_api::sga::SgArray::new();
+                let parts = rng.usize(1..=8);
+                for part in element.chunks(len.div_ceil(parts).max(1)) {
+                    world.demi.copy_from(part).unwrap().drain_to(|part| sga.push(part).unwrap());
+                }
+                let token = world.demi.push(log, sga).map_err(|refused| refused.error);
+                tokens.push(token.unwrap_or_else(|error| panic!("{block} {max_transfer} {depth}: {error}")));
+                pushed.push(element);
+                if rng.u8(..4) == 0 {
+                    world.turn();
+                }
+            }
+            for element in &pushed {
+                let pop = world.demi.pop(tail).unwrap();
+                let popped = world.within(2000, pop).expect("a pop ends").popped().unwrap();
+                assert!(popped.to_vec() == *element, "{block} {max_transfer} {depth}");
+            }
+            let mut end = 0;
+            for token in tokens {
+                end = world.within(2000, token).unwrap().pushed().unwrap().0;
+            }
+            // Nothing stays promised: what is not free is the log's.
+            let last = (end + pushed.last().unwrap().len() as u64 + 4096) / (16 * block as u64) + 1;
+            assert!(free(&world) + last >= before, "{} and {last} of {before}", free(&world));
+            drop(world);
+            let world = World::open(&image, &Options { delay: None, ..options }).unwrap();
+            let log = world.demi.open("log", &READER).unwrap();
+            for element in &pushed {
+                let pop = world.demi.pop(log).unwrap();
+                assert!(world.within(100, pop).unwrap().popped().unwrap().to_vec() == *element);
+            }
+        }
+    }
+}
