@@ -16,6 +16,8 @@ use crate::format::{
 
 /// Bytes that are read at a time.
 pub(super) const STEP: usize = 1 << 20;
+/// Bytes before the present place that are kept: whoever goes along a log goes back by a batch at the most.
+const KEPT: usize = 4 * STEP;
 
 /// Why a record is not what should be next in its log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -164,7 +166,13 @@ impl<'a> Scan<'a> {
             return Ok(None);
         }
         let from = match self.loaded {
-            Some((loaded, from)) if loaded == ordinal && from <= offset => from,
+            Some((loaded, from)) if loaded == ordinal && (from..=from + KEPT).contains(&offset) => from,
+            Some((loaded, from)) if loaded == ordinal && from <= offset => {
+                let keep = offset / geometry.block_size * geometry.block_size;
+                self.loaded = Some((ordinal, keep));
+                self.bytes.drain(..(keep - from).min(self.bytes.len()));
+                keep
+            }
             _ => {
                 let from = offset / geometry.block_size * geometry.block_size;
                 self.loaded = Some((ordinal, from));
@@ -179,5 +187,38 @@ impl<'a> Scan<'a> {
             self.io.read_more(self.heap, place, step, self.bytes)?;
         }
         Ok(self.bytes.get(offset - from..offset - from + len))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use demi_api::memalloc::{HeapConfig, HugePages};
+
+    use super::*;
+    use crate::device::mem::{Mem, MemConfig};
+
+    #[test]
+    fn a_long_segment_is_in_memory_in_part_only() {
+        let device = Mem::new(&MemConfig { size: 80 << 20, ..MemConfig::default() }).unwrap();
+        let image = device.image();
+        let geometry = Geometry::plan(80 << 20, 4096, Some(16 << 20)).unwrap();
+        let superblock = Superblock { geometry, identity: [1; 16], generation: 0, checkpoint: 0 };
+        for block in 0..(16 << 20) / 4096_usize {
+            let at = geometry.segment_at(1) as usize + block * 4096;
+            image.edit(at..at + 4, |bytes| bytes.copy_from_slice(&(block as u32).to_le_bytes()));
+        }
+        let heap =
+            Heap::new(&HeapConfig { size: 4 << 20, huge_pages: HugePages::Never, lock: false }).unwrap();
+        let mut io = Io::new(Box::new(device));
+        let segments = BTreeMap::from([(7, Segment { index: 1, sequence: 1 })]);
+        let mut bytes = Vec::new();
+        let mut scan = Scan::new(&mut io, &heap, &superblock, 1, 1..=1, &segments, &mut bytes);
+        // Forwards, with a step back now and then, and over a gap.
+        for block in (0..2000_usize).chain(1990..2100).chain(4000..4096) {
+            let read = scan.bytes(7, block * 4096, 4096).unwrap().unwrap();
+            assert_eq!(read[..4], (block as u32).to_le_bytes());
+            assert!(scan.bytes.len() <= KEPT + 2 * STEP, "{} bytes", scan.bytes.len());
+        }
+        assert!(scan.bytes(7, 16 << 20, 1).unwrap().is_none());
     }
 }
