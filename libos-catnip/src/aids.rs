@@ -145,6 +145,7 @@ mod tests {
     fn the_documented_sections_show_the_defaults() {
         let file = include_str!("../../docs/demi.toml");
         let (_, aids) = file.split_once("# [catnip.fault]\n").unwrap();
+        let (aids, _) = aids.split_once("\n[").unwrap();
         let keys = |line: &&str| line.starts_with("# [") || line.split(' ').nth(2) == Some("=");
         let lines: Vec<&str> = aids.lines().filter(keys).map(|line| &line[2..]).collect();
         let section = load(&format!("[catnip.fault]\n{}\n", lines.join("\n"))).unwrap();
