@@ -330,6 +330,8 @@ impl Store {
             // The log is marked again when a batch ends.
             None | Some(Stall::Busy) => {}
             Some(Stall::Memory(_)) if log.will_have_room() => {}
+            // Others have memory with the device: what they give back may be enough.
+            Some(Stall::Memory(_)) if self.io.under_way > 0 => self.mark(key),
             Some(Stall::Memory(error)) => {
                 log.fail_waiting(cx, &mut self.space, &error.into());
                 self.space.release(std::mem::take(&mut log.unneeded));

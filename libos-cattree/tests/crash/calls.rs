@@ -258,3 +258,22 @@ fn devices_of_every_kind_take_elements_of_every_kind() {
         }
     }
 }
+
+#[test]
+fn who_finds_no_memory_waits_for_what_is_with_the_device() {
+    let options = Options { delay: Some(6), ..Options::new(1) };
+    let world = World::open(&World::make(SIZE, &Options::new(1)), &options).unwrap();
+    let [one, other] = ["one", "other"].map(|name| world.demi.open(name, &WRITER).unwrap());
+    let element = world.demi.copy_from(&[1; 100]).unwrap();
+    let first = start(&world, one, &[2; 6000]).unwrap();
+    world.turn();
+    let mut taken = Vec::new();
+    for len in [1 << 20, 256 << 10, 64 << 10, 16 << 10, 4 << 10] {
+        taken.extend(std::iter::from_fn(|| world.demi.alloc(len).ok()));
+    }
+    let second = world.demi.push(other, element).map_err(|refused| refused.error).unwrap();
+    assert_eq!(world.take(first).map(|_| ()), None, "it is under way");
+    world.within(200, second).unwrap().pushed().unwrap();
+    world.within(200, first).unwrap().pushed().unwrap();
+    drop(taken);
+}
