@@ -189,23 +189,29 @@ impl Store {
             return Ok(());
         };
         let Some(log) = self.logs.get(reader.log) else { return Ok(()) };
-        loop {
+        let before = self.counters.chunks;
+        let ended = loop {
             match reader.next_chunk(&self.heap, &self.geometry, max_transfer, log) {
                 Ok(Some((position, into, number))) => {
                     let (ordinal, offset) = self.geometry.split(position);
-                    let Some(segment) = log.segment(ordinal) else { return Ok(()) };
+                    let Some(segment) = log.segment(ordinal) else { break Ok(()) };
                     let offset = self.geometry.segment_at(segment.index) + offset as u64;
                     self.counters.chunks += 1;
                     self.counters.chunk_bytes += into.len() as u64;
                     let purpose = Purpose::Chunk { reader: key, number };
                     self.io.submit(&cx, purpose, Command::Read { offset, into });
                 }
-                Ok(None) => return Ok(()),
+                Ok(None) => break Ok(()),
                 // What is being read will do for now.
-                Err(_) if reader.is_reading() => return Ok(()),
-                Err(error) => return Err(error),
+                Err(_) if reader.is_reading() => break Ok(()),
+                Err(error) => break Err(error),
             }
+        };
+        if self.counters.chunks > before {
+            // Pops that find their elements take no turn, so the device would not hear of it before all is used up.
+            self.io.poll(&cx);
         }
+        ended
     }
 
     /// Serves a reader's pops for as long as there are elements.
