@@ -66,6 +66,9 @@ pub(super) fn run(args: &Args, session: &Session) -> Result<()> {
     };
     let path = args.path.as_deref().or(loop_device.as_ref().map(|device| device.path.as_path()));
     let path = path.context("there is a path, given or made")?;
+    if !path.exists() {
+        fill(path, args.size_mib)?;
+    }
     let progress = session.progress(args.alternations * PARTS.len() * 2 + 1);
     let mut reports: [[Vec<Value>; 2]; 4] = Default::default();
     for index in 0..args.alternations {
@@ -206,13 +209,8 @@ impl LoopDevice {
             "a loop device needs root: run this as root, or name a file with --path"
         );
         let file = PathBuf::from(format!("/dev/shm/demi-bench-{}.img", std::process::id()));
-        // Written throughout: the first write to a page costs.
         let mut device = LoopDevice { file, path: PathBuf::new() };
-        let mut content = std::fs::File::create(&device.file).context("cannot make a file in /dev/shm")?;
-        let zeros = vec![0; 1 << 20];
-        for _ in 0..size_mib {
-            std::io::Write::write_all(&mut content, &zeros).context("cannot fill a file in /dev/shm")?;
-        }
+        fill(&device.file, size_mib)?;
         let output = Command::new("losetup")
             .args(["--direct-io=on", "-f", "--show"])
             .arg(&device.file)
@@ -222,6 +220,17 @@ impl LoopDevice {
         device.path = String::from_utf8_lossy(&output.stdout).trim().into();
         Ok(device)
     }
+}
+
+/// Makes a file that is written throughout: the first write to a page, or an extent, costs.
+fn fill(path: &Path, size_mib: u64) -> Result<()> {
+    let shown = path.display();
+    let mut file = std::fs::File::create(path).with_context(|| format!("cannot make {shown}"))?;
+    let zeros = vec![0; 1 << 20];
+    for _ in 0..size_mib {
+        std::io::Write::write_all(&mut file, &zeros).with_context(|| format!("cannot fill {shown}"))?;
+    }
+    Ok(file.sync_all()?)
 }
 
 impl Drop for LoopDevice {
