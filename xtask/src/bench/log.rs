@@ -18,7 +18,7 @@ use crate::term;
 /// of --size bytes through that of a write of the blocks that it occupies, both one at a time (`ratio_p50_fresh`: of a write whose bytes were
 /// put into memory just before, as those of an append are, rather than never); `ratio_records`, appends of 128 bytes
 /// per second through writes of 4 KiB per second, --depth of either under way; `ratio_read`, bytes of elements read per
-/// second through bytes read; and `recover_ms`, what recovery takes beyond reading what follows the last checkpoint.
+/// second through bytes read (`ratio_read_summed`: and summed up, as those of elements are, rather than never looked at); and `recover_ms`, what recovery takes beyond reading what follows the last checkpoint.
 ///
 /// Without --path it runs on a loop device over memory, which it makes and removes; this needs root.
 #[derive(clap::Args)]
@@ -44,8 +44,8 @@ pub(crate) struct Args {
     /// Seconds to measure in each turn
     #[arg(long, default_value_t = 0.4)]
     seconds: f64,
-    /// How the log's writes become durable: auto, each or group
-    #[arg(long, default_value = "auto")]
+    /// How the log's writes become durable: each by itself, or in a group
+    #[arg(long, value_parser = ["each", "group"], default_value = "each")]
     durability: String,
 }
 
@@ -55,7 +55,7 @@ enum Device {
 }
 
 /// What is compared: the control's words, and the log's.
-const PARTS: [&str; 4] = ["one", "one, of fresh bytes", "many", "read"];
+const PARTS: [&str; 5] = ["one", "one, of fresh bytes", "many", "read", "read and summed up"];
 
 pub(super) fn run(args: &Args, session: &Session) -> Result<()> {
     ensure!(args.alternations > 0, "--alternations must be at least 1");
@@ -70,7 +70,7 @@ pub(super) fn run(args: &Args, session: &Session) -> Result<()> {
         fill(path, args.size_mib)?;
     }
     let progress = session.progress(args.alternations * PARTS.len() * 2 + 1);
-    let mut reports: [[Vec<Value>; 2]; 4] = Default::default();
+    let mut reports: [[Vec<Value>; 2]; PARTS.len()] = Default::default();
     for index in 0..args.alternations {
         for (part, of_part) in reports.iter_mut().enumerate() {
             let mut order = [0, 1];
@@ -102,7 +102,7 @@ pub(super) fn run(args: &Args, session: &Session) -> Result<()> {
         Ok(Spread::of(ratios.collect::<Result<Vec<_>>>()?))
     };
     let (one, fresh) = (ratio(0, "p50_ns")?, ratio(1, "p50_ns")?);
-    let (many, read) = (ratio(2, "msgs_per_s")?, ratio(3, "mib_per_s")?);
+    let (many, read, summed) = (ratio(2, "msgs_per_s")?, ratio(3, "mib_per_s")?, ratio(4, "mib_per_s")?);
     session.emit(&json!({
         "subject": "log",
         "control": "raw",
@@ -118,6 +118,8 @@ pub(super) fn run(args: &Args, session: &Session) -> Result<()> {
         "ratio_records_quartiles": many.quartiles(),
         "ratio_read": read.median,
         "ratio_read_quartiles": read.quartiles(),
+        "ratio_read_summed": summed.median,
+        "ratio_read_summed_quartiles": summed.quartiles(),
         "recover_ms": recovery["beyond_ms"],
         "recovery": recovery,
     }));
@@ -138,10 +140,12 @@ pub(super) fn run(args: &Args, session: &Session) -> Result<()> {
     bars("the same, beside writes of fresh bytes", 1, "p50_ns", term::time)?;
     bars("durable appends, or writes, per second", 2, "msgs_per_s", |rate| format!("{rate:.0}"))?;
     bars("reading, MiB/s", 3, "mib_per_s", |rate| format!("{rate:.0}"))?;
+    bars("the same, beside reads that are summed up", 4, "mib_per_s", |rate| format!("{rate:.0}"))?;
     println!("ratio_p50      {one}");
     println!("ratio_p50_fresh {fresh}");
     println!("ratio_records  {many}");
     println!("ratio_read     {read}");
+    println!("ratio_read_summed {summed}");
     println!("recover_ms     {}", recovery["beyond_ms"]);
     session.warn_of_company(reports.iter().flatten().flatten());
     Ok(())
@@ -162,7 +166,8 @@ fn words(args: &Args, session: &Session, path: &Path, part: usize, side: usize) 
         (0 | 1, _) => format!("{log} --direction write --size {}", args.size),
         (2, 0) => format!("{raw} write --depth {} --region-mib {region}", args.depth),
         (2, _) => format!("{log} --direction write --size 128 --depth {}", args.depth),
-        (_, 0) => format!("{raw} read --kib 256 --depth 4 --region-mib {}", region / 2),
+        (3, 0) => format!("{raw} read --kib 256 --depth 4 --region-mib {}", region / 2),
+        (4, 0) => format!("{raw} read --kib 256 --depth 4 --region-mib {} --fresh", region / 2),
         (_, _) => format!("{log} --direction read --size {} --fill-mib {}", args.size, region / 2),
     }
 }

@@ -27,7 +27,7 @@ pub struct UringConfig {
     /// Whether to refuse writes. Several processes can then read at a time, but none while another writes. Default
     /// `false`.
     pub read_only: bool,
-    /// How writes become durable. Default [`Durability::Auto`].
+    /// How writes become durable. Default [`Durability::Each`].
     pub durability: Durability,
     /// Whether blocks that are no longer needed are given back. Default `None`: those of block devices that have a use
     /// for it, and of files in memory. In a file on a disk this makes holes, and the first durable write to each block
@@ -39,16 +39,11 @@ pub struct UringConfig {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Durability {
-    /// Each by itself for block devices, for files in memory, and for files on disks that can write through their
-    /// cache; in groups otherwise.
+    /// Each by itself: `RWF_DSYNC`. The kernel joins the flushes of those that end together.
     #[default]
-    Auto,
-    /// Each by itself: `RWF_DSYNC`. On a disk that cannot write through its cache, file systems do what is left to do
-    /// when the write is complete in a kernel thread bound to one processor. A thread that spins on that
-    /// processor keeps it off until the next tick: for up to 4 ms.
     Each,
-    /// When some are complete, one `fdatasync` for all of them: group commit. Other threads of the kernel do
-    /// that, on any processor.
+    /// When some are complete, one `fdatasync` for all of them: group commit, for disks whose cache takes long to
+    /// flush. A lone write then takes two requests, one after the other.
     Group,
 }
 
@@ -60,7 +55,7 @@ impl Default for UringConfig {
             depth: 256,
             direct: true,
             read_only: false,
-            durability: Durability::Auto,
+            durability: Durability::Each,
             discard: None,
         }
     }

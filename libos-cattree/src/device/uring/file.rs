@@ -12,8 +12,9 @@ use demi_api::fd::Fd;
 use rustix::fs::{self, AtFlags, FallocateFlags, FileType, FlockOperation, Mode, OFlags, Statx, StatxFlags};
 use rustix::io::Errno;
 
+use super::super::Caps;
 use super::config::UringConfig;
-use super::probe::{Findings, probe};
+use super::probe::probe;
 
 /// How long another's lock is waited for. That of a process that was killed goes with its ring, which the kernel takes apart
 /// when nothing is left of the process to be waited for; and udev locks a block device for as long as it looks at it.
@@ -27,13 +28,13 @@ const ZEROS: usize = 1 << 20;
 ///
 /// # Errors
 /// [`Error::Config`], with what to change.
-pub(super) fn open(config: &UringConfig) -> Result<(Fd, Findings), Error> {
+pub(super) fn open(config: &UringConfig) -> Result<(Fd, Caps), Error> {
     let (fd, made) = open_or_make(config)?;
     let allocated = lock(config, &fd).and_then(|()| match (made, config.size) {
         (true, Some(size)) => allocate(config, &fd, size),
         _ => Ok(()),
     });
-    let opened = allocated.and_then(|()| probe(config, &fd)).map(|findings| (fd, findings));
+    let opened = allocated.and_then(|()| probe(config, &fd)).map(|caps| (fd, caps));
     if opened.is_err() && made {
         // Nothing is lost with it: it was not there before.
         let _ = fs::unlink(&config.path);

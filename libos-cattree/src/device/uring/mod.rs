@@ -15,7 +15,7 @@
 //! | `probe` | what it can do |
 //! | `raw` | the ring, and the slots that keep memory alive |
 //! | `slot` | one request: short transfers go on, errors are translated |
-//! | `group` | group commit, for disks on which single writes are not durable cheaply |
+//! | `group` | group commit, for disks whose cache takes long to flush |
 //! | `region` | which piece of the heap is registered as what |
 //! | `sys` | registration |
 
@@ -42,12 +42,15 @@ use demi_api::memalloc::{Heap, MapId};
 
 pub use self::config::{Durability, UringConfig};
 use self::counters::Counters;
-use self::probe::Findings;
 use self::raw::Ring;
 use self::region::{PIECE, Registered, RingMap};
 use self::slot::{Ended, Held};
 use self::sys::RingFd;
 use super::{BlockDevice, Buffers, Caps, Command, Completion, DeviceCx, Request};
+
+/// Fruitless polls, some 15 µs of them, after which the processor is offered to others: the kernel threads that finish a
+/// request may be bound to it, and would have to wait for the next tick, for up to 4 ms.
+const YIELD_AFTER: u32 = 256;
 
 /// A file or block device, through io_uring. As the heap, it belongs to its thread.
 #[derive(Debug)]
@@ -56,6 +59,8 @@ pub struct Uring {
     caps: Caps,
     /// Requests that have ended without the ring.
     early: VecDeque<Completion>,
+    /// Polls one after the other that found nothing.
+    fruitless: u32,
     counters: Counters,
     map: Option<MapId>,
     heap: Heap,
@@ -74,7 +79,8 @@ impl Uring {
     /// As [`open`](Uring::open), with the heap registered in pieces of `piece` bytes.
     fn open_in_pieces(heap: &Heap, config: &UringConfig, piece: usize) -> Result<Uring, Error> {
         config.check()?;
-        let (fd, Findings { caps, each }) = file::open(config)?;
+        let (fd, caps) = file::open(config)?;
+        let each = config.durability == Durability::Each;
         let mut ring = Ring::new(config.depth, fd, each).map_err(|error| no_ring(config, &error))?;
         let map = RingFd::duplicate(ring.as_fd()).map_err(|error| no_ring(config, &error))?;
         // Refused beyond `ulimit -l`, or to one device too many: then the kernel looks pages up for each request.
@@ -83,7 +89,7 @@ impl Uring {
             ring.set_registered(Registered::new(&heap.region(), piece));
         }
         let early = VecDeque::with_capacity(caps.depth);
-        Ok(Uring { ring, caps, early, counters: Counters::default(), map, heap: heap.clone() })
+        Ok(Uring { ring, caps, early, fruitless: 0, counters: Counters::default(), map, heap: heap.clone() })
     }
 
     /// Whether the heap is registered with the kernel.
@@ -178,7 +184,13 @@ impl BlockDevice for Uring {
         if self.ring.has_work() {
             self.ring.enter();
         }
-        done.len() - before
+        let count = done.len() - before;
+        self.fruitless = if count > 0 { 0 } else { self.fruitless + 1 };
+        if self.fruitless == YIELD_AFTER {
+            self.fruitless = 0;
+            rustix::thread::sched_yield();
+        }
+        count
     }
 
     fn wait_fd(&self) -> BorrowedFd<'_> {

@@ -12,7 +12,7 @@ use rustix::fs::{self, FileType, OFlags, SeekFrom, Statx, StatxFlags};
 use rustix::io::Errno;
 
 use super::super::Caps;
-use super::config::{Durability, UringConfig};
+use super::config::UringConfig;
 use super::file::stat;
 
 /// The least that counts as a block.
@@ -20,14 +20,6 @@ const LEAST_BLOCK: usize = 512;
 
 /// Bounds of the longest transfer. A longer one would be cut up by the kernel, a shorter one costs throughput.
 const TRANSFER: RangeInclusive<usize> = 128 << 10..=1 << 20;
-
-/// What was found out.
-#[derive(Debug)]
-pub(super) struct Findings {
-    pub(super) caps: Caps,
-    /// Durable writes are made so one by one.
-    pub(super) each: bool,
-}
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -37,7 +29,7 @@ enum Kind {
 }
 
 /// Finds out what the file can do, and takes it past the page cache if that is wanted.
-pub(super) fn probe(config: &UringConfig, fd: &Fd) -> Result<Findings, Error> {
+pub(super) fn probe(config: &UringConfig, fd: &Fd) -> Result<Caps, Error> {
     let stat = stat(config, fd)?;
     let kind = match FileType::from_raw_mode(stat.stx_mode.into()) {
         FileType::BlockDevice => Kind::Device,
@@ -85,13 +77,7 @@ pub(super) fn probe(config: &UringConfig, fd: &Fd) -> Result<Findings, Error> {
         read_only: config.read_only,
         discard: discard && !config.read_only,
     };
-    let each = match config.durability {
-        Durability::Each => true,
-        Durability::Group => false,
-        // The block layer flushes by itself where it has to; a file system leaves that to a thread of its own.
-        Durability::Auto => kind != Kind::FileOnDisk || queue.writes_through(),
-    };
-    Ok(Findings { caps, each })
+    Ok(caps)
 }
 
 fn set_flags(config: &UringConfig, fd: &Fd, kind: Kind) -> Result<(), Error> {
@@ -158,11 +144,5 @@ impl Queue {
 
     fn number(&self, name: &str) -> Option<u64> {
         self.text(name)?.trim().parse().ok()
-    }
-
-    /// Whether single writes can be durable at once.
-    fn writes_through(&self) -> bool {
-        self.number("fua") == Some(1)
-            || self.text("write_cache").is_some_and(|cache| cache.trim() == "write through")
     }
 }

@@ -41,8 +41,8 @@ pub(crate) struct Args {
     /// The core to stay on
     #[arg(long, default_value_t = 0)]
     core: usize,
-    /// How writes become durable: auto, each, group
-    #[arg(long, default_value = "auto")]
+    /// How writes become durable: each by itself, or in a group
+    #[arg(long, value_parser = ["each", "group"], default_value = "each")]
     durability: String,
     /// More lines of the section [cattree]
     #[arg(long, default_value = "")]

@@ -15,6 +15,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
+use crc_fast::CrcAlgorithm;
 use io_uring::types::{Fixed, FsyncFlags};
 use io_uring::{EnterFlags, IoUring, opcode, squeue};
 use memmap2::MmapMut;
@@ -26,6 +27,9 @@ use crate::measure::{Guard, Plan, Recorder};
 const FILE: Fixed = Fixed(0);
 /// Names the sync; a transfer is named by its place in the window.
 const SYNC: u64 = u64::MAX;
+
+/// Polls in vain after which the core is offered to others.
+const YIELD_AFTER: u32 = 256;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -47,7 +51,8 @@ pub(crate) struct Args {
     /// MiB to go round in
     #[arg(long, default_value_t = 64)]
     region_mib: usize,
-    /// Fill the memory anew before each write, as whoever has something to write does; otherwise no byte of it is touched
+    /// Fill the memory anew before each write, as whoever has something to write does, and sum up what was read, as
+    /// whoever wants it does; otherwise no byte of it is touched
     #[arg(long)]
     fresh: bool,
     /// The core to stay on
@@ -86,7 +91,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut began = vec![Instant::now(); args.depth];
     let mut idle: Vec<usize> = (0..args.depth).collect();
     let mut ended = Vec::with_capacity(args.depth);
-    let (mut next, mut more, mut guard) = (0, true, Guard::new());
+    let (mut next, mut more, mut guard, mut fruitless) = (0, true, Guard::new(), 0);
     while more || idle.len() < args.depth {
         if more {
             for place in idle.drain(..) {
@@ -98,6 +103,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         window.poll(&mut ended)?;
         if ended.is_empty() {
             guard.spin()?;
+            // Kernel threads that finish a transfer may be bound to this core, and would wait for the next tick.
+            fruitless = (fruitless + 1) % YIELD_AFTER;
+            if fruitless == 0 {
+                rustix::thread::sched_yield();
+            }
             continue;
         }
         guard = Guard::new();
@@ -232,7 +242,13 @@ impl Window {
                 place if self.durable == Durable::Group && self.direction == Direction::Write => {
                     self.written.push(place as usize);
                 }
-                place => ended.push(place as usize),
+                place => {
+                    if self.fresh && self.direction == Direction::Read {
+                        let read = &self.memory[place as usize * self.len..][..self.len];
+                        std::hint::black_box(crc_fast::checksum(CrcAlgorithm::Crc32Iscsi, read));
+                    }
+                    ended.push(place as usize);
+                }
             }
         }
         if synced {
