@@ -36,9 +36,11 @@ mod tests;
 use std::collections::VecDeque;
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
 
 use demi_api::error::Error;
 use demi_api::memalloc::{Heap, MapId};
+use demi_api::time::Instant;
 
 pub use self::config::{Durability, UringConfig};
 use self::counters::Counters;
@@ -48,9 +50,9 @@ use self::slot::{Ended, Held};
 use self::sys::RingFd;
 use super::{BlockDevice, Buffers, Caps, Command, Completion, DeviceCx, Request};
 
-/// Fruitless polls, some 15 µs of them, after which the processor is offered to others: the kernel threads that finish a
+/// How long requests are awaited before the processor is offered to others: the kernel's threads that finish a
 /// request may be bound to it, and would have to wait for the next tick, for up to 4 ms.
-const YIELD_AFTER: u32 = 256;
+const PATIENCE: Duration = Duration::from_micros(15);
 
 /// A file or block device, through io_uring. As the heap, it belongs to its thread.
 #[derive(Debug)]
@@ -59,8 +61,8 @@ pub struct Uring {
     caps: Caps,
     /// Requests that have ended without the ring.
     early: VecDeque<Completion>,
-    /// Polls one after the other that found nothing.
-    fruitless: u32,
+    /// When the processor is offered to others, if nothing ends by then.
+    patient_until: Instant,
     counters: Counters,
     map: Option<MapId>,
     heap: Heap,
@@ -89,7 +91,7 @@ impl Uring {
             ring.set_registered(Registered::new(&heap.region(), piece));
         }
         let early = VecDeque::with_capacity(caps.depth);
-        Ok(Uring { ring, caps, early, fruitless: 0, counters: Counters::default(), map, heap: heap.clone() })
+        Ok(Uring { ring, caps, early, patient_until: Instant::default(), counters: Counters::default(), map, heap: heap.clone() })
     }
 
     /// Whether the heap is registered with the kernel.
@@ -163,7 +165,7 @@ impl BlockDevice for Uring {
         Ok(())
     }
 
-    fn poll(&mut self, _: &DeviceCx<'_>, done: &mut Vec<Completion>) -> usize {
+    fn poll(&mut self, cx: &DeviceCx<'_>, done: &mut Vec<Completion>) -> usize {
         let before = done.len();
         self.ring.hush();
         done.extend(self.early.drain(..));
@@ -185,9 +187,10 @@ impl BlockDevice for Uring {
             self.ring.enter();
         }
         let count = done.len() - before;
-        self.fruitless = if count > 0 { 0 } else { self.fruitless + 1 };
-        if self.fruitless == YIELD_AFTER {
-            self.fruitless = 0;
+        if count > 0 {
+            self.patient_until = cx.now + PATIENCE;
+        } else if cx.now >= self.patient_until {
+            self.patient_until = cx.now + PATIENCE;
             rustix::thread::sched_yield();
         }
         count
