@@ -27,6 +27,15 @@ pub struct Cx<'a> {
     pub done: &'a mut Completions,
 }
 
+/// What a call into a device may use.
+#[derive(Clone, Copy, Debug)]
+pub struct DeviceCx<'a> {
+    /// The instance's heap.
+    pub heap: &'a Heap,
+    /// The time at the last turn of the wait loop.
+    pub now: Instant,
+}
+
 /// What a libOS is made from.
 #[derive(Debug)]
 pub struct Setup<'a> {

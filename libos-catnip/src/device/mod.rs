@@ -16,7 +16,7 @@ pub mod xdp;
 use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
 
-use demi_api::memalloc::Heap;
+pub use demi_api::libos::DeviceCx;
 use demi_api::sga::SgArray;
 use demi_api::time::Instant;
 
@@ -122,15 +122,6 @@ impl<Q: Queue + ?Sized> Queue for Box<Q> {
     fn counters(&self, visit: &mut dyn FnMut(&'static str, u64)) {
         (**self).counters(visit);
     }
-}
-
-/// What a call into a device may use.
-#[derive(Clone, Copy, Debug)]
-pub struct DeviceCx<'a> {
-    /// The instance's heap.
-    pub heap: &'a Heap,
-    /// The time at the last turn of the wait loop.
-    pub now: Instant,
 }
 
 /// A frame from destination address to payload, without its check sequence.

@@ -24,7 +24,8 @@ pub mod uring;
 use std::os::fd::BorrowedFd;
 
 use demi_api::error::Error;
-use demi_api::memalloc::{BufMut, Heap};
+pub use demi_api::libos::DeviceCx;
+use demi_api::memalloc::BufMut;
 use demi_api::sga::SgArray;
 use demi_api::time::Instant;
 
@@ -87,15 +88,6 @@ impl<D: BlockDevice + ?Sized> BlockDevice for Box<D> {
     fn counters(&self, visit: &mut dyn FnMut(&'static str, u64)) {
         (**self).counters(visit);
     }
-}
-
-/// What a call into a device may use.
-#[derive(Clone, Copy, Debug)]
-pub struct DeviceCx<'a> {
-    /// The instance's heap.
-    pub heap: &'a Heap,
-    /// The time at the last turn of the wait loop.
-    pub now: Instant,
 }
 
 /// Something for a device to do.

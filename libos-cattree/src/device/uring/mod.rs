@@ -91,7 +91,15 @@ impl Uring {
             ring.set_registered(Registered::new(&heap.region(), piece));
         }
         let early = VecDeque::with_capacity(caps.depth);
-        Ok(Uring { ring, caps, early, patient_until: Instant::default(), counters: Counters::default(), map, heap: heap.clone() })
+        Ok(Uring {
+            ring,
+            caps,
+            early,
+            patient_until: Instant::default(),
+            counters: Counters::default(),
+            map,
+            heap: heap.clone(),
+        })
     }
 
     /// Whether the heap is registered with the kernel.
