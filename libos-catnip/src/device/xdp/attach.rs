@@ -2,9 +2,10 @@
 //!
 //! Invariant: the program takes a frame only if the map has a socket for its queue, so frames reach the kernel until a
 //! socket is ready, and again from the moment it is closed. The link goes with its descriptor, also when the process is
-//! killed: no program is left behind.
+//! killed: no program is left behind. Instances that share an interface have a descriptor each of one link, whose
+//! program is the same for all of them, so that it goes with the last.
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::thread;
 use std::time::Duration;
 
@@ -24,6 +25,9 @@ const NATIVE: u32 = 1 << 2;
 /// Between two attempts to get what a previous owner still holds.
 const PAUSE: Duration = Duration::from_millis(5);
 
+/// What the program is called, and what it is called if others may join.
+const NAMES: [&str; 2] = ["demi", "demi_shared"];
+
 /// A program on an interface.
 pub(super) struct Attachment {
     link: Fd,
@@ -31,6 +35,7 @@ pub(super) struct Attachment {
     /// Frames may lie in several pieces.
     frags: bool,
     pub(super) generic: bool,
+    shared: bool,
 }
 
 /// What is left of the time to wait for a previous owner.
@@ -56,12 +61,13 @@ impl Patience {
 
 impl Attachment {
     /// Puts the program on the interface. `generic`: where to try, in this order; `whole`: every frame fits in one
-    /// buffer, so a kernel that knows no others will do.
+    /// buffer, so a kernel that knows no others will do; `shared`: or joins those who share the interface.
     pub(super) fn new(
         interface: &Interface,
         flows: &Flows<'_>,
         generic: &[bool],
         whole: bool,
+        shared: bool,
         patience: &mut Patience,
     ) -> Result<Attachment, Error> {
         let map = sys::create_socket_map(interface.rx_queues)
@@ -71,7 +77,8 @@ impl Attachment {
             if !frags && !whole {
                 continue;
             }
-            let program = match sys::load_program(&assemble(flows, map.as_fd().as_raw_fd()), frags) {
+            let insns = assemble(flows, map.as_fd().as_raw_fd());
+            let program = match sys::load_program(&insns, frags, NAMES[usize::from(shared)]) {
                 Ok(program) => program,
                 Err((errno, said)) if frags && whole && errno == Errno::INVAL && said.is_empty() => continue,
                 Err((errno, said)) => {
@@ -80,9 +87,15 @@ impl Attachment {
                 }
             };
             let flags = if generic { GENERIC } else { NATIVE };
-            match patience.until_free(|| sys::create_link(program.as_fd(), interface.index, flags)) {
-                Ok(link) => return Ok(Attachment { link, map, frags, generic }),
-                Err(errno) if is_taken(errno) => return Err(taken(interface)),
+            let attempt = || match sys::create_link(program.as_fd(), interface.index, flags) {
+                Ok(link) => Ok(Ok(link)),
+                Err(errno) if shared && is_taken(errno) => join(interface, program.as_fd(), frags).map(Err),
+                Err(errno) => Err(errno),
+            };
+            match patience.until_free(attempt) {
+                Ok(Ok(link)) => return Ok(Attachment { link, map, frags, generic, shared }),
+                Ok(Err(joined)) => return Ok(joined),
+                Err(errno) if is_taken(errno) => return Err(taken(interface, shared)),
                 Err(errno) if [Errno::PERM, Errno::ACCESS, Errno::NODEV].contains(&errno) => {
                     return Err(refused(interface, "cannot attach the redirect program", errno));
                 }
@@ -102,23 +115,65 @@ impl Attachment {
 
     /// Changes what is taken, from one frame to the next.
     pub(super) fn retarget(&self, interface: &Interface, flows: &Flows<'_>) -> Result<(), Error> {
-        let program = sys::load_program(&assemble(flows, self.map.as_fd().as_raw_fd()), self.frags)
+        if self.shared {
+            return Err(refused_to_all(interface));
+        }
+        let program = sys::load_program(&assemble(flows, self.map.as_fd().as_raw_fd()), self.frags, NAMES[0])
             .map_err(|(errno, _)| refused(interface, "cannot load the redirect program", errno))?;
         sys::update_link(self.link.as_fd(), program.as_fd())
             .map_err(|errno| refused(interface, "cannot replace the redirect program", errno))
     }
 }
 
-fn taken(interface: &Interface) -> Error {
+/// Takes part in what others have attached, if it is the same as `ours`. [`Errno::BUSY`]: it is not, or goes just now.
+fn join(interface: &Interface, ours: BorrowedFd<'_>, frags: bool) -> Result<Attachment, Errno> {
+    let gone = |errno| if errno == Errno::NOENT { Errno::BUSY } else { errno };
+    let (id, generic) = holders::attached(interface.index)?.ok_or(Errno::BUSY)?;
+    let program = sys::program_by_id(id).map_err(gone)?;
+    let (theirs, map) = sys::program_info(program.as_fd())?;
+    let (own, _) = sys::program_info(ours)?;
+    // The name says that others may join, the owner that it can be relied on, the digest that the rules are the same.
+    let fits = theirs.name == sys::program_name(NAMES[1])
+        && theirs.uid == rustix::process::geteuid().as_raw()
+        && theirs.tag == own.tag
+        && theirs.map_count == 1;
+    if !fits {
+        return Err(Errno::BUSY);
+    }
+    let (map, places) = sys::socket_map_by_id(map).map_err(gone)?;
+    if places != interface.rx_queues {
+        return Err(Errno::BUSY);
+    }
+    let link = sys::find_link(id, interface.index).map_err(gone)?;
+    Ok(Attachment { link, map, frags, generic, shared: true })
+}
+
+fn taken(interface: &Interface, shared: bool) -> Error {
     let who = holders::of_program(interface.index);
-    Error::Config(format!("AF_XDP on `{}`: the interface has another XDP program, {who}", interface.name))
+    let hint = if shared {
+        "; to share it, all must have the same user, `addresses`, `ports` and `all_nodes`, and a `share` above 1"
+    } else {
+        ""
+    };
+    Error::Config(format!(
+        "AF_XDP on `{}`: the interface has another XDP program, {who}{hint}",
+        interface.name
+    ))
+}
+
+fn refused_to_all(interface: &Interface) -> Error {
+    Error::Config(format!(
+        "AF_XDP on `{}`: what is taken from an interface that is shared stays as it is: end all instances first",
+        interface.name
+    ))
 }
 
 /// An error of the kernel's, with what to do about it.
 pub(super) fn refused(interface: &Interface, what: &str, errno: Errno) -> Error {
     let advice = match errno {
         Errno::PERM | Errno::ACCESS => {
-            "run as root, or with the capabilities CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF and CAP_IPC_LOCK"
+            "run as root, or with the capabilities CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF and CAP_IPC_LOCK, and to `share` an \
+             interface with CAP_SYS_ADMIN"
         }
         Errno::NOBUFS => "more memory to lock than allowed: raise `ulimit -l`, or run with CAP_IPC_LOCK",
         Errno::NOMEM => "the kernel is out of memory: make the heap or the number of queues smaller",

@@ -31,13 +31,17 @@ pub struct XdpConfig {
     /// Whether answers to DHCP clients (UDP to port 68) are taken, whatever address they are for. A client of the kernel's
     /// side then gets none on this interface. Without effect with `ports`. Default `false`.
     pub dhcp: bool,
-    /// Where the program runs. Default [`Mode::Auto`].
+    /// Where the program runs. Default [`Mode::Auto`]. Without effect for an instance that joins others.
     pub mode: Mode,
     /// Whether the NIC reads and writes the heap itself. Default [`CopyMode::Auto`].
     pub copy: CopyMode,
     /// The receive queues that are served; what arrives at others reaches the kernel. Default: none named, which means
     /// all there are. Frames are transmitted through the first.
     pub queues: Vec<u32>,
+    /// How many instances share the interface, each with its own receive queues, the same `addresses` and the same `ports`;
+    /// 1 (default) to 256. Above 1, an instance takes, if none are named in `queues`, the next part that is free of as
+    /// many parts as this; its program stays for as long as one of them lives. Joining others needs CAP_SYS_ADMIN.
+    pub share: u32,
     /// Receive buffers of each queue, 128 to 16384, rounded up to a power of two; default 1024. The application can hold
     /// on to half of them before received frames are copied. Each takes 2 KiB of the heap, or 4 KiB with an MTU above
     /// 1774.
@@ -53,7 +57,8 @@ pub struct XdpConfig {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mode {
-    /// In the driver if it can, otherwise in the stack. On `veth` in the stack, which is faster there.
+    /// In the driver if it can, otherwise in the stack. On `veth` in the stack, which is faster there, unless the interface
+    /// is shared: there the stack does not know by which queue a frame came.
     #[default]
     Auto,
     /// In the driver, before the kernel makes a packet of the frame.
@@ -86,6 +91,7 @@ impl Default for XdpConfig {
             mode: Mode::Auto,
             copy: CopyMode::Auto,
             queues: Vec::new(),
+            share: 1,
             rx_buffers: 1024,
             tx_segments: 1024,
             attach_wait_ms: 2000,
@@ -116,6 +122,12 @@ impl XdpConfig {
                 return refuse(format!("{} to {} in `ports` is empty", range.start(), range.end()));
             }
         }
+        if !(1..=256).contains(&self.share) {
+            return refuse(format!("`share` = {} is out of range: 1 to 256", self.share));
+        }
+        if self.is_shared() && self.dhcp {
+            return refuse("`dhcp` asks for an address of one instance: name `addresses` to `share`".into());
+        }
         // Half of the receive buffers are at least two bursts.
         for (key, value, least) in
             [("rx_buffers", self.rx_buffers, 128), ("tx_segments", self.tx_segments, 64)]
@@ -131,6 +143,10 @@ impl XdpConfig {
             return refuse("zero copy needs the program in the driver: set `mode` to native or auto".into());
         }
         Ok(())
+    }
+
+    pub(super) fn is_shared(&self) -> bool {
+        self.share > 1
     }
 
     pub(super) fn flows(&self) -> Flows<'_> {

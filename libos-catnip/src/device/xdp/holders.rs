@@ -16,10 +16,13 @@ const REQUEST: u16 = 1;
 /// `IFLA_XDP`, and in it `IFLA_XDP_PROG_ID`, or the ones for the driver's and the stack's program.
 const XDP: u16 = 43;
 const PROGRAM_IDS: [u16; 3] = [4, 5, 6];
+/// Where the program runs, and the answer for the stack.
+const ATTACHED: u16 = 2;
+const IN_STACK: u8 = 2;
 
 /// The processes that hold the XDP program of an interface, in words.
 pub(super) fn of_program(ifindex: u32) -> String {
-    let Ok(Some(id)) = program_id(ifindex) else {
+    let Ok(Some((id, _))) = attached(ifindex) else {
         return "which goes just now: try again".into();
     };
     let wanted = format!("prog_id:\t{id}");
@@ -35,8 +38,8 @@ pub(super) fn of_program(ifindex: u32) -> String {
     format!("number {id}, held by {}: end that first", holders.join(" and "))
 }
 
-/// The number of the program on an interface. `None`: there is none.
-fn program_id(ifindex: u32) -> io::Result<Option<u32>> {
+/// The number of the program on an interface, and whether it runs in the stack. `None`: there is none.
+pub(super) fn attached(ifindex: u32) -> io::Result<Option<(u32, bool)>> {
     // Routing is the netlink protocol number 0.
     let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
     // `struct nlmsghdr` and `struct ifinfomsg`, 16 bytes each.
@@ -50,8 +53,9 @@ fn program_id(ifindex: u32) -> io::Result<Option<u32>> {
     let (_, len) = recv(&socket, &mut answer[..], RecvFlags::empty())?;
     let attributes = answer[..len.min(answer.len())].get(32..).unwrap_or_default();
     let Some(xdp) = attribute(attributes, XDP) else { return Ok(None) };
+    let in_stack = attribute(xdp, ATTACHED).is_some_and(|place| place == [IN_STACK]);
     let id = PROGRAM_IDS.iter().find_map(|kind| attribute(xdp, *kind)?.first_chunk());
-    Ok(id.map(|bytes| u32::from_ne_bytes(*bytes)))
+    Ok(id.map(|bytes| (u32::from_ne_bytes(*bytes), in_stack)))
 }
 
 /// The value of the first attribute of a kind.

@@ -27,6 +27,13 @@
 //! neighbours, or to learn them from the frames that it gets. With own addresses the kernel must not have them too, or
 //! both would answer, and it must not be asked to forward to them.
 //!
+//! ## Sharing an interface
+//!
+//! With [`share`](XdpConfig::share), several instances have a part of the queues each, under one program: the first to come
+//! attaches it, others find it by its number and hold its link as well. A place of the map belongs to one socket, so a
+//! queue whose owner has died is the kernel's until the next one takes it. Which queue a frame comes by is the NIC's
+//! choice, or on `veth` the sender's (its transmit queue); what reached the wrong instance is the stack's affair.
+//!
 //! ## What to know
 //!
 //! - The kernel's own packets over `veth` have no transport checksum, as they never meet a wire, and may be larger
@@ -61,7 +68,7 @@ mod ring;
 mod socket;
 mod sys;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod transmit;
 mod umem;
 
@@ -98,6 +105,19 @@ const DRAIN: Duration = Duration::from_millis(50);
 const QUIESCE: Duration = Duration::from_secs(2);
 const STEP: Duration = Duration::from_millis(1);
 
+/// What an instance has of an interface that it shares.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// The interface's number.
+    pub(crate) interface: u32,
+    /// How many receive queues the interface has.
+    pub(crate) queues: u32,
+    /// Those of this instance, rising.
+    pub(crate) own: Vec<u32>,
+    /// How long to wait for a previous owner to be gone.
+    pub(crate) wait: Duration,
+}
+
 /// One or several receive queues of an interface, and a transmit queue.
 pub struct Xdp {
     // In the order in which they must go: no more frames in, the kernel's hands off the heap, then the memory.
@@ -128,11 +148,21 @@ impl Xdp {
         self.attachment.as_ref().is_some_and(|attachment| attachment.generic)
     }
 
+    /// Which queues it has of how many that others may have, if the interface is shared.
+    pub(crate) fn place(&self, config: &XdpConfig) -> Place {
+        Place {
+            wait: config.attach_wait(),
+            interface: self.interface.index,
+            queues: self.interface.rx_queues,
+            own: self.receivers.iter().map(|receiver| receiver.queue).collect(),
+        }
+    }
+
     /// Changes what is taken, from one frame to the next, as when an address was found or lost: to what `addresses`,
     /// `ports`, `all_nodes` and `dhcp` of a configuration say. Its other fields change nothing.
     ///
     /// # Errors
-    /// [`Error::Config`]; what was taken before is then taken still.
+    /// [`Error::Config`], also if the interface is shared; what was taken before is then taken still.
     pub fn retarget(&self, config: &XdpConfig) -> Result<(), Error> {
         config.check()?;
         match &self.attachment {

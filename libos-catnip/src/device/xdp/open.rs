@@ -37,23 +37,33 @@ impl Xdp {
     pub fn open(heap: &Heap, config: &XdpConfig) -> Result<Xdp, Error> {
         config.check()?;
         let interface = Interface::find(&config.interface)?;
-        let queues = queues(&interface, config)?;
+        let parts = parts(&interface, config)?;
+        let most = parts.iter().map(Vec::len).max().unwrap_or(1);
         let whole = |chunk: usize| interface.mtu + HEADERS <= chunk - HEADROOM;
         let chunk = if whole(2048) { 2048 } else { 4096 };
         let rx_size = config.rx_buffers.next_power_of_two();
         let tx_size = config.tx_segments.next_power_of_two();
-        let umem = Umem::new(heap, chunk, rx_size as usize * queues.len())?;
+        let umem = Umem::new(heap, chunk, rx_size as usize * most)?;
         let mut patience = Patience(config.attach_wait());
 
         let modes: &[bool] = match config.mode {
             Mode::Native => &[false],
             Mode::Generic => &[true],
+            // In the stack, frames of veth are all of one queue.
+            Mode::Auto if config.is_shared() => &[false, true],
             // The driver of veth copies each frame to where the program can have it, and defers it once more.
             Mode::Auto if interface.driver == "veth" && config.copy != CopyMode::ZeroCopy => &[true, false],
             Mode::Auto if config.copy == CopyMode::ZeroCopy => &[false],
             Mode::Auto => &[false, true],
         };
-        let attachment = Attachment::new(&interface, &config.flows(), modes, whole(chunk), &mut patience)?;
+        let attachment = Attachment::new(
+            &interface,
+            &config.flows(),
+            modes,
+            whole(chunk),
+            config.is_shared(),
+            &mut patience,
+        )?;
 
         let failed = |what: &str, errno| refused(&interface, what, errno);
         let first = new_socket(&interface)?;
@@ -61,7 +71,7 @@ impl Xdp {
         let tx_rings = first.transmit_rings(tx_size).map_err(|errno| failed("cannot make rings", errno))?;
         let rx_rings = first.receive_rings(rx_size).map_err(|errno| failed("cannot make rings", errno))?;
         let bindings = bindings(config.copy, attachment.generic, whole(chunk));
-        let binding = bind_first(&interface, &first, queues[0], &bindings, &mut patience)?;
+        let (queues, binding) = bind_first(&interface, &first, &parts, &bindings, &mut patience)?;
         let mut receivers = vec![Receiver::new(first, queues[0], rx_rings, rx_size)];
         for queue in &queues[1..] {
             let socket = new_socket(&interface)?;
@@ -108,22 +118,30 @@ impl Xdp {
     }
 }
 
-/// Which receive queues are served.
-fn queues(interface: &Interface, config: &XdpConfig) -> Result<Vec<u32>, Error> {
+/// Which receive queues are served: the parts of them from which this instance takes one.
+fn parts(interface: &Interface, config: &XdpConfig) -> Result<Vec<Vec<u32>>, Error> {
+    let (name, count) = (&interface.name, interface.rx_queues);
     if config.queues.is_empty() {
-        return Ok((0..interface.rx_queues).collect());
+        let share = config.share;
+        if share > count {
+            return Err(Error::Config(format!(
+                "AF_XDP on `{name}`: {share} instances to `share` {count} receive queues: make more queues \
+                 (`ethtool -L {name} combined {share}`), or start fewer"
+            )));
+        }
+        let part = |first| (first..count).step_by(share as usize).collect();
+        return Ok((0..share).map(part).collect());
     }
     let mut queues = config.queues.clone();
     queues.sort_unstable();
     queues.dedup();
-    if let Some(queue) = queues.iter().find(|queue| **queue >= interface.rx_queues) {
-        let (name, count) = (&interface.name, interface.rx_queues);
+    if let Some(queue) = queues.iter().find(|queue| **queue >= count) {
         return Err(Error::Config(format!(
             "AF_XDP on `{name}`: no queue {queue}: there are 0 to {}",
             count - 1
         )));
     }
-    Ok(queues)
+    Ok(vec![queues])
 }
 
 fn new_socket(interface: &Interface) -> Result<Socket, Error> {
@@ -144,25 +162,47 @@ fn bindings(copy: CopyMode, generic: bool, whole: bool) -> Vec<Binding> {
         .collect()
 }
 
-/// Binds in the first way that works.
-fn bind_first(
+/// Binds to the first queue of the first part that is free, in the first way that works.
+fn bind_first<'a>(
     interface: &Interface,
     socket: &Socket,
-    queue: u32,
+    parts: &'a [Vec<u32>],
     bindings: &[Binding],
     patience: &mut Patience,
-) -> Result<Binding, Error> {
-    let mut last = Errno::OPNOTSUPP;
-    for binding in bindings {
-        match patience.until_free(|| socket.bind(interface.index, queue, *binding)) {
-            Ok(()) => return Ok(*binding),
-            Err(errno) if is_taken(errno) || errno == Errno::NETDOWN => {
-                return Err(bind_failed(interface, queue, errno));
+) -> Result<(&'a [u32], Binding), Error> {
+    let bind = |queue| {
+        let mut last = Errno::OPNOTSUPP;
+        for binding in bindings {
+            match socket.bind(interface.index, queue, *binding) {
+                Ok(()) => return Ok(*binding),
+                Err(errno) if is_taken(errno) || errno == Errno::NETDOWN => return Err(errno),
+                Err(errno) => last = errno,
             }
-            Err(errno) => last = errno,
         }
-    }
-    Err(bind_failed(interface, queue, last))
+        Err(last)
+    };
+    let attempt = || {
+        let mut taken = Errno::BUSY;
+        for part in parts {
+            match bind(part[0]) {
+                Ok(binding) => return Ok((&part[..], binding)),
+                Err(errno) if is_taken(errno) => taken = errno,
+                Err(errno) => return Err(errno),
+            }
+        }
+        Err(taken)
+    };
+    patience.until_free(attempt).map_err(|errno| {
+        if parts.len() > 1 && is_taken(errno) {
+            return Error::Config(format!(
+                "AF_XDP on `{}`: {} instances share the interface already (`ss --xdp -p` shows them): end one, or raise \
+                 `share`",
+                interface.name,
+                parts.len()
+            ));
+        }
+        bind_failed(interface, parts[0][0], errno)
+    })
 }
 
 fn bind_failed(interface: &Interface, queue: u32, errno: Errno) -> Error {

@@ -4,7 +4,7 @@
 //! long as the call lasts; the kernel keeps none of these addresses.
 
 use std::ffi::{c_long, c_ulong};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use demi_api::fd::Fd;
 use rustix::io::Errno;
@@ -14,8 +14,13 @@ use super::program::Insn;
 const BPF_MAP_CREATE: c_long = 0;
 const BPF_MAP_UPDATE_ELEM: c_long = 2;
 const BPF_PROG_LOAD: c_long = 5;
+const BPF_PROG_GET_FD_BY_ID: c_long = 13;
+const BPF_MAP_GET_FD_BY_ID: c_long = 14;
+const BPF_OBJ_GET_INFO_BY_FD: c_long = 15;
 const BPF_LINK_CREATE: c_long = 28;
 const BPF_LINK_UPDATE: c_long = 29;
+const BPF_LINK_GET_FD_BY_ID: c_long = 30;
+const BPF_LINK_GET_NEXT_ID: c_long = 31;
 
 const BPF_MAP_TYPE_XSKMAP: u32 = 17;
 const BPF_PROG_TYPE_XDP: u32 = 6;
@@ -23,6 +28,9 @@ const BPF_PROG_TYPE_XDP: u32 = 6;
 const BPF_XDP: u32 = 37;
 /// The program copes with frames whose data do not lie in one piece.
 const BPF_F_XDP_HAS_FRAGS: u32 = 1 << 5;
+
+/// What kind of link attaches an XDP program.
+const BPF_LINK_TYPE_XDP: u32 = 6;
 
 /// Bytes of the verifier's log that are kept.
 const LOG: usize = 16 << 10;
@@ -77,6 +85,64 @@ struct LinkUpdate {
     _old: u32,
 }
 
+#[repr(C)]
+struct ById {
+    id: u32,
+    next: u32,
+    flags: u32,
+}
+
+#[repr(C)]
+struct InfoByFd {
+    object: u32,
+    len: u32,
+    info: u64,
+}
+
+/// What the kernel tells about a program: the beginning of `struct bpf_prog_info`.
+#[repr(C)]
+#[derive(Default)]
+pub(super) struct ProgramInfo {
+    kind: u32,
+    pub(super) id: u32,
+    /// A digest of the instructions, whatever map they use.
+    pub(super) tag: [u8; 8],
+    jited_len: u32,
+    xlated_len: u32,
+    jited: u64,
+    xlated: u64,
+    load_time: u64,
+    pub(super) uid: u32,
+    /// How many maps it uses.
+    pub(super) map_count: u32,
+    map_ids: u64,
+    pub(super) name: [u8; 16],
+}
+
+/// What the kernel tells about a map: the beginning of `struct bpf_map_info`.
+#[repr(C)]
+#[derive(Default)]
+struct MapInfo {
+    kind: u32,
+    id: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+    flags: u32,
+}
+
+/// What the kernel tells about a link: the beginning of `struct bpf_link_info`.
+#[repr(C)]
+#[derive(Default)]
+struct LinkInfo {
+    kind: u32,
+    id: u32,
+    program: u32,
+    _pad: u32,
+    ifindex: u32,
+    _pad2: u32,
+}
+
 /// A map from receive queues to AF_XDP sockets, with `entries` places.
 pub(super) fn create_socket_map(entries: u32) -> Result<Fd, Errno> {
     let attr = MapCreate {
@@ -105,11 +171,10 @@ pub(super) fn set_socket(map: BorrowedFd<'_>, queue: u32, socket: BorrowedFd<'_>
 }
 
 /// Loads an XDP program. An error comes with what the verifier said, if it said something.
-pub(super) fn load_program(insns: &[Insn], frags: bool) -> Result<Fd, (Errno, String)> {
+pub(super) fn load_program(insns: &[Insn], frags: bool, name: &str) -> Result<Fd, (Errno, String)> {
     const LICENSE: &[u8] = b"Dual MIT/GPL\0";
     let mut log = [0_u8; LOG];
-    let mut name = [0; 16];
-    name[..4].copy_from_slice(b"demi");
+    let name = program_name(name);
     let mut attr = ProgramLoad {
         program_type: BPF_PROG_TYPE_XDP,
         insn_count: insns.len() as u32,
@@ -150,6 +215,87 @@ pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> Resu
     let attr = LinkUpdate { link: number(link), program: number(program), flags: 0, _old: 0 };
     // SAFETY: the attribute holds no addresses.
     unsafe { bpf(BPF_LINK_UPDATE, &attr) }.map(drop)
+}
+
+/// A program's name as the kernel keeps it.
+pub(super) fn program_name(name: &str) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    // The last byte stays zero.
+    bytes.iter_mut().zip(name.bytes().take(15)).for_each(|(to, from)| *to = from);
+    bytes
+}
+
+/// The program with this number.
+pub(super) fn program_by_id(id: u32) -> Result<Fd, Errno> {
+    by_id(BPF_PROG_GET_FD_BY_ID, id)
+}
+
+/// What the kernel knows of a program, and the number of its first map.
+pub(super) fn program_info(program: BorrowedFd<'_>) -> Result<(ProgramInfo, u32), Errno> {
+    let mut map = 0_u32;
+    let mut info = ProgramInfo { map_count: 1, map_ids: address(&raw mut map), ..ProgramInfo::default() };
+    let mut attr = InfoByFd {
+        object: number(program),
+        len: size_of::<ProgramInfo>() as u32,
+        info: address(&raw mut info),
+    };
+    // SAFETY: the kernel reads and writes at most `len` bytes of `info`, and writes at most `map_count` numbers, one, to
+    // `map`; lengths of instructions are zero, so none are written. Both outlive the call.
+    unsafe { bpf_mut(BPF_OBJ_GET_INFO_BY_FD, &mut attr) }?;
+    Ok((info, map))
+}
+
+/// The map of sockets with this number, and how many places it has.
+pub(super) fn socket_map_by_id(id: u32) -> Result<(Fd, u32), Errno> {
+    let map = by_id(BPF_MAP_GET_FD_BY_ID, id)?;
+    let mut info = MapInfo::default();
+    let mut attr = InfoByFd {
+        object: number(map.as_fd()),
+        len: size_of::<MapInfo>() as u32,
+        info: address(&raw mut info),
+    };
+    // SAFETY: the kernel writes at most `len` bytes to `info`, which outlives the call.
+    unsafe { bpf_mut(BPF_OBJ_GET_INFO_BY_FD, &mut attr) }?;
+    if info.kind == BPF_MAP_TYPE_XSKMAP { Ok((map, info.max_entries)) } else { Err(Errno::NOENT) }
+}
+
+/// The link that attaches a program to an interface.
+pub(super) fn find_link(program: u32, ifindex: u32) -> Result<Fd, Errno> {
+    let mut at = ById { id: 0, next: 0, flags: 0 };
+    loop {
+        // SAFETY: the attribute holds no addresses; the kernel writes `next` in it, which is declared as large as it is.
+        unsafe { bpf_mut(BPF_LINK_GET_NEXT_ID, &mut at) }?;
+        at.id = at.next;
+        // One that has just gone is not the one.
+        let Ok(link) = by_id(BPF_LINK_GET_FD_BY_ID, at.id) else { continue };
+        let mut info = LinkInfo::default();
+        let mut attr = InfoByFd {
+            object: number(link.as_fd()),
+            len: size_of::<LinkInfo>() as u32,
+            info: address(&raw mut info),
+        };
+        // SAFETY: the kernel reads and writes at most `len` bytes of `info`, which outlives the call. For some kinds of
+        // links it takes an address from there, at which it writes nothing, as the length beside it is zero.
+        let told = unsafe { bpf_mut(BPF_OBJ_GET_INFO_BY_FD, &mut attr) };
+        if told.is_ok() && (info.kind, info.program, info.ifindex) == (BPF_LINK_TYPE_XDP, program, ifindex) {
+            return Ok(link);
+        }
+    }
+}
+
+fn by_id(command: c_long, id: u32) -> Result<Fd, Errno> {
+    let attr = ById { id, next: 0, flags: 0 };
+    // SAFETY: the attribute holds no addresses.
+    new_descriptor(unsafe { bpf(command, &attr) })
+}
+
+/// For a command that writes its answer to the attribute.
+///
+/// # Safety
+/// As for [`bpf`].
+unsafe fn bpf_mut<T>(command: c_long, attr: &mut T) -> Result<c_long, Errno> {
+    // SAFETY: the kernel reads and writes `size_of::<T>()` bytes at most. The rest is the caller's promise.
+    check(unsafe { libc::syscall(libc::SYS_bpf, command, address(&raw mut *attr), size_of::<T>()) })
 }
 
 /// # Safety

@@ -1,9 +1,9 @@
 //! Tests of the device: its parts by themselves, the program against two machines, the whole over veth pairs.
 
 mod beside;
-mod net;
+pub(crate) mod net;
 mod owners;
 mod parts;
 mod program;
-mod sys;
+pub(crate) mod sys;
 mod veth;

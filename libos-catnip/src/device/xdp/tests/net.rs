@@ -14,26 +14,26 @@ use crate::device::xdp::interface::Interface;
 use crate::device::xdp::{Xdp, XdpConfig};
 
 /// The interface of both namespaces.
-pub(super) const LINK: &str = "v0";
+pub(crate) const LINK: &str = "v0";
 
 /// The Ethernet addresses of its two ends.
-pub(super) const MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]];
+pub(crate) const MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]];
 
 /// Says something that the test harness does not keep to itself.
-pub(super) fn announce(what: &str) {
+pub(crate) fn announce(what: &str) {
     let name = std::thread::current().name().unwrap_or("test").to_owned();
     // In one piece, as others write as well.
     let _ = std::io::stderr().write_all(format!("SKIPPED: {name}: {what}\n").as_bytes());
 }
 
 /// Two namespaces, `0` and `1`.
-pub(super) struct Net {
+pub(crate) struct Net {
     names: [String; 2],
 }
 
 impl Net {
     /// `None`, said aloud: this needs root, `ip`, bpf and AF_XDP.
-    pub(super) fn new(mtu: usize, queues: usize) -> Option<Net> {
+    pub(crate) fn new(mtu: usize, queues: usize) -> Option<Net> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         if !rustix::process::geteuid().is_root() {
             announce("making network namespaces needs root");
@@ -65,26 +65,26 @@ impl Net {
     }
 
     /// Runs `ip` about one namespace.
-    pub(super) fn ip(&self, side: usize, what: &str) {
+    pub(crate) fn ip(&self, side: usize, what: &str) {
         run_ip(&format!("-n {} {what}", self.names[side]));
     }
 
     /// What `ip netns` calls a namespace.
-    pub(super) fn name(&self, side: usize) -> &str {
+    pub(crate) fn name(&self, side: usize) -> &str {
         &self.names[side]
     }
 
-    pub(super) fn inside<T>(&self, side: usize, action: impl FnOnce() -> T) -> T {
+    pub(crate) fn inside<T>(&self, side: usize, action: impl FnOnce() -> T) -> T {
         inside(&self.names[side], action)
     }
 
     /// Opens the device at one end.
-    pub(super) fn open(&self, side: usize, heap: &Heap, config: &XdpConfig) -> Result<Xdp, Error> {
+    pub(crate) fn open(&self, side: usize, heap: &Heap, config: &XdpConfig) -> Result<Xdp, Error> {
         self.inside(side, || Xdp::open(heap, config))
     }
 
     /// Opens a packet socket at one end.
-    pub(super) fn packets(&self, side: usize) -> OwnedFd {
+    pub(crate) fn packets(&self, side: usize) -> OwnedFd {
         self.inside(side, || packet_socket(Interface::find(LINK).unwrap().index).unwrap())
     }
 }
@@ -98,7 +98,7 @@ impl Drop for Net {
 }
 
 /// Does something with this thread in a namespace, and comes back.
-pub(super) fn inside<T>(name: &str, action: impl FnOnce() -> T) -> T {
+pub(crate) fn inside<T>(name: &str, action: impl FnOnce() -> T) -> T {
     let enter = |path: &str| {
         let namespace = std::fs::File::open(path).unwrap();
         move |_: ()| {
@@ -123,12 +123,12 @@ fn run_ip(arguments: &str) {
 }
 
 /// A heap of a few MiB.
-pub(super) fn heap(mib: usize) -> Heap {
+pub(crate) fn heap(mib: usize) -> Heap {
     Heap::new(&HeapConfig { size: mib << 20, huge_pages: HugePages::Never, lock: false }).unwrap()
 }
 
 /// The device at one end of a pair that owns 10.0.0.1 or 10.0.0.2.
-pub(super) fn config(side: usize) -> XdpConfig {
+pub(crate) fn config(side: usize) -> XdpConfig {
     let addresses = vec![[10, 0, 0, 1 + side as u8].into()];
     XdpConfig { interface: LINK.into(), addresses, rx_buffers: 256, tx_segments: 256, ..XdpConfig::default() }
 }

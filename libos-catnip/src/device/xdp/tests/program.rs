@@ -261,7 +261,7 @@ impl Machines {
         };
         set_socket(map.as_fd(), 0, socket.as_fd()).unwrap();
         let insns = assemble(flows, map.as_fd().as_raw_fd());
-        let program = load_program(&insns, true).unwrap();
+        let program = load_program(&insns, true, "demi").unwrap();
         Machines { insns, kernel: Some((program, map, socket)) }
     }
 

@@ -40,6 +40,24 @@ pub(super) fn run(program: BorrowedFd<'_>, frame: &[u8]) -> Result<u32, Errno> {
     if result < 0 { Err(last_errno()) } else { Ok(attr.retval) }
 }
 
+/// As `ethtool -K NAME tx off`, for an interface of this thread's namespace: checksums are complete in what it sends.
+pub(crate) fn complete_checksums(name: &str) -> Result<(), Errno> {
+    const ETHTOOL_STXCSUM: u32 = 0x17;
+    let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    let mut value = [ETHTOOL_STXCSUM, 0];
+    // `struct ifreq`: a name, and an address among 24 bytes.
+    let mut request = [0_u64; 5];
+    let mut bytes = [0; 16];
+    bytes[..name.len().min(15)].copy_from_slice(&name.as_bytes()[..name.len().min(15)]);
+    let (halves, _) = bytes.as_chunks::<8>();
+    (request[0], request[1]) = (u64::from_ne_bytes(halves[0]), u64::from_ne_bytes(halves[1]));
+    request[2] = (&raw mut value).expose_provenance() as u64;
+    // SAFETY: the kernel reads the request, 40 bytes, and the two words that it points to, all of which outlive the call.
+    let result =
+        unsafe { libc::syscall(libc::SYS_ioctl, socket.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) };
+    if result < 0 { Err(last_errno()) } else { Ok(()) }
+}
+
 /// A socket that sends and receives whole frames on an interface of this thread's namespace.
 pub(super) fn packet_socket(ifindex: u32) -> Result<OwnedFd, Errno> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
