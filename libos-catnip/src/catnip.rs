@@ -1,6 +1,8 @@
 //! The libOS as the API sees it: descriptors above, frames below, and one turn that carries them.
 
-use std::os::fd::BorrowedFd;
+mod handover;
+
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use demi_api::addr::{Addr, Domain, SocketKind};
@@ -17,6 +19,8 @@ use crate::config::CatnipSection;
 use crate::device::{BURST, DeviceCx, Frame, Queue as Device};
 use crate::flow::Flow;
 use crate::ip::{About, ETHERNET, Ip, Received};
+use crate::ports::PortClass;
+use crate::siblings::Siblings;
 use crate::tcp::{self, Env, Tcp};
 use crate::udp::{self, Udp};
 
@@ -36,6 +40,8 @@ pub struct Catnip {
     udp: Udp,
     ip: Ip,
     device: Box<dyn Device>,
+    /// Other instances on the same interface, if it is shared.
+    siblings: Option<Box<Siblings>>,
     inbox: Vec<Frame>,
     max_queues: usize,
 }
@@ -65,6 +71,7 @@ impl Catnip {
             udp: Udp::new(section.datagram_buffer),
             ip: Ip::new(&section.ip, device.caps(), rng)?,
             device,
+            siblings: None,
             inbox: Vec::with_capacity(BURST),
             max_queues,
         })
@@ -234,15 +241,24 @@ impl Catnip {
                 }
             }
             None => {
+                self.tell_of_frame(&frame);
                 let received = self.ip.receive(cx, frame);
+                self.tell_of_problem(&received);
                 self.dispatch(cx, received);
             }
         }
     }
 
-    /// Gives a packet's content to the transport protocol that it is for.
+    /// Gives a packet's content to the transport protocol that it is for, here or with a sibling.
     #[inline]
     fn deliver(&mut self, cx: &mut Cx<'_>, about: About, data: &mut SgArray) {
+        if self.siblings.is_none() || !self.pass_on(cx, None, &about, data) {
+            self.deliver_here(cx, about, data);
+        }
+    }
+
+    #[inline]
+    fn deliver_here(&mut self, cx: &mut Cx<'_>, about: About, data: &mut SgArray) {
         match about.protocol {
             tcp::PROTOCOL => {
                 let mut env = Env { cx, ip: &mut self.ip, queues: &mut self.queues };
@@ -271,14 +287,22 @@ impl LibOs for Catnip {
 
     fn create(setup: Setup<'_>) -> Result<Catnip, Error> {
         let section = CatnipSection::load(setup.config)?;
-        let device = section.open(setup.heap)?;
+        let (device, place) = section.open_in_place(setup.heap)?;
         // What strangers must not guess comes from this: RFC 6528 §3. By itself the generator would begin with the time.
         let mut seed = [0; 8];
         let flags = rustix::rand::GetRandomFlags::empty();
         let random = rustix::io::retry_on_intr(|| rustix::rand::getrandom(&mut seed, flags));
         random.map_err(|errno| Error::System(errno.raw_os_error()))?;
         let mut rng = fastrand::Rng::with_seed(u64::from_ne_bytes(seed));
-        Catnip::over(&setup, &section, device, &mut rng)
+        let mut catnip = Catnip::over(&setup, &section, device, &mut rng)?;
+        if let Some(place) = place {
+            // Before anything is received, which may be theirs.
+            catnip.siblings = Some(Siblings::join(&place, catnip.device.wait_fd())?);
+            let class = PortClass::new(place.queues, &place.own);
+            catnip.tcp.choose_from(class.clone());
+            catnip.udp.choose_from(class);
+        }
+        Ok(catnip)
     }
 
     fn socket(&mut self, _cx: &mut Cx<'_>, domain: Domain, kind: SocketKind) -> Result<QDesc, Error> {
@@ -418,6 +442,9 @@ impl LibOs for Catnip {
         if self.ip.has_internal() {
             done += self.take_up_internal(cx);
         }
+        if self.siblings.is_some() {
+            done += self.serve_siblings(cx);
+        }
         done += self.flush(cx);
         self.device.reclaim();
         done
@@ -429,13 +456,19 @@ impl LibOs for Catnip {
     }
 
     fn wait_fd(&self) -> BorrowedFd<'_> {
-        self.device.wait_fd()
+        match &self.siblings {
+            Some(siblings) => siblings.as_fd(),
+            None => self.device.wait_fd(),
+        }
     }
 
     fn arm(&mut self, cx: &mut Cx<'_>) -> bool {
         self.flush(cx);
         if !self.tcp.is_quiet() || self.ip.has_internal() {
             return false;
+        }
+        if let Some(siblings) = &mut self.siblings {
+            siblings.arm();
         }
         self.device.arm(&DeviceCx { heap: cx.heap, now: cx.now })
     }
@@ -445,6 +478,9 @@ impl LibOs for Catnip {
         visit("tcp_connections", self.tcp.connections() as u64);
         self.udp.counters(visit);
         self.ip.counters(visit);
+        if let Some(siblings) = &self.siblings {
+            siblings.counters(visit);
+        }
         self.device.counters(visit);
     }
 }

@@ -11,7 +11,7 @@ use crate::aids::{FaultSection, PcapSection};
 use crate::device::memif::{Memif, MemifConfig};
 use crate::device::packet::{Packet, PacketConfig};
 use crate::device::tap::{Tap, TapConfig};
-use crate::device::xdp::{Xdp, XdpConfig};
+use crate::device::xdp::{Place, Xdp, XdpConfig};
 use crate::device::{Queue, Wire};
 use crate::ip::IpConfig;
 use crate::tcp::{Algorithm, EcnPolicy, Policy, SynCookies};
@@ -149,6 +149,12 @@ impl CatnipSection {
     /// Opens the device, whose frames are to lie in `heap`, with what stands before it: what an instance does at its start, for programs that use
     /// the device without it.
     pub fn open(&self, heap: &Heap) -> Result<Box<dyn Queue>, Error> {
+        self.open_in_place(heap).map(|(device, _)| device)
+    }
+
+    /// The same, and what the instance has of an interface that it shares.
+    pub(crate) fn open_in_place(&self, heap: &Heap) -> Result<(Box<dyn Queue>, Option<Place>), Error> {
+        let mut place = None;
         let mut device: Box<dyn Queue> = match &self.device {
             DeviceSection::Loopback => {
                 let plugged = Wire::new().plug(OWN_MAC, 1500);
@@ -160,7 +166,17 @@ impl CatnipSection {
                 if config.addresses.is_empty() {
                     config.addresses = self.ip.cidrs()?.into_iter().map(|cidr| cidr.addr).collect();
                 }
-                Box::new(Xdp::open(heap, &config)?)
+                if config.share > 1 && self.ip.dhcp {
+                    return Err(Error::Config(
+                        "catnip.ip.dhcp asks for an address of one instance: name `addresses` to `share` an interface"
+                            .into(),
+                    ));
+                }
+                let device = Xdp::open(heap, &config)?;
+                if config.share > 1 {
+                    place = Some(device.place(&config));
+                }
+                Box::new(device)
             }
             DeviceSection::AfPacket(config) => Box::new(Packet::open(config)?),
             DeviceSection::Tap(config) => Box::new(Tap::open(config)?),
@@ -171,7 +187,7 @@ impl CatnipSection {
         if let Some(pcap) = &self.pcap {
             device = pcap.before(device)?;
         }
-        Ok(device)
+        Ok((device, place))
     }
 
     /// What of it concerns TCP.

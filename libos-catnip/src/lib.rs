@@ -23,6 +23,7 @@
 //! | `flow` | conversations that are under way, by what their headers have in common |
 //! | `udp` | RFC 768 |
 //! | `tcp` | RFC 9293 and what was added to it |
+//! | `siblings` | other instances on the same interface |
 //! | `aids` | faults and recordings that the configuration puts before any device |
 //! | `catnip` | the [`LibOs`](demi_api::libos::LibOs): descriptors above, frames below |
 
@@ -34,6 +35,7 @@ mod flow;
 mod ip;
 mod line;
 mod ports;
+mod siblings;
 mod tcp;
 mod timer;
 mod udp;

@@ -1,5 +1,8 @@
 //! Who has which port: found by index, as every datagram and every segment for nobody asks.
 //!
+//! Instances that share an interface, and so its addresses, choose ports from classes of their own: what one chooses no
+//! other has.
+//!
 //! Invariant: a page of 256 ports exists only once one of them was taken.
 
 use std::net::{IpAddr, SocketAddr};
@@ -55,6 +58,31 @@ pub(crate) fn share(peer: SocketAddr, count: usize) -> usize {
     (((mixed >> 32) * count as u64) >> 32) as usize
 }
 
+/// Which ports an instance may choose for itself: all, or those whose remainder by the number of the interface's queues
+/// is a queue of its own.
+#[derive(Clone, Debug)]
+pub(crate) struct PortClass {
+    queues: u16,
+    own: [bool; PAGE],
+}
+
+impl PortClass {
+    /// All ports.
+    pub(crate) fn all() -> PortClass {
+        PortClass { queues: 1, own: [true; PAGE] }
+    }
+
+    /// Those of the queues `own`, of as many as `queues`.
+    pub(crate) fn new(queues: u32, own: &[u32]) -> PortClass {
+        let queues = queues.clamp(1, PAGE as u32) as u16;
+        PortClass { queues, own: std::array::from_fn(|queue| own.contains(&(queue as u32))) }
+    }
+
+    pub(crate) fn has(&self, port: u16) -> bool {
+        self.own[usize::from(port % self.queues)]
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use demi_api::slab::Slab;
@@ -69,6 +97,17 @@ mod tests {
         }
         assert!(counts.iter().all(|count| (9_000..11_000).contains(count)), "{counts:?}");
         assert_eq!(share(SocketAddr::new([0; 16].into(), u16::MAX), 1), 0);
+    }
+
+    #[test]
+    fn every_port_is_of_one_class() {
+        let parts = [vec![0, 3], vec![1, 4], vec![2]];
+        let classes = parts.map(|own| PortClass::new(5, &own));
+        for port in 0..=u16::MAX {
+            assert_eq!(classes.iter().filter(|class| class.has(port)).count(), 1);
+            assert!(PortClass::all().has(port));
+        }
+        assert!(classes[1].has(49_154) && PortClass::new(256, &[255]).has(u16::MAX));
     }
 
     #[test]

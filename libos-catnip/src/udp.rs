@@ -18,7 +18,7 @@ use crate::device::{Checksum, DeviceCx, Frame, Queue as Device, transmit};
 use crate::flow::{self, Flow, Flows, half, word};
 use crate::ip::{About, Cast, ETHERNET, IPV4, Ip, Packet, Path, Problem, ProblemKind, checksum, pseudo_sum};
 use crate::line::Line;
-use crate::ports::{Ports, share};
+use crate::ports::{PortClass, Ports, share};
 
 /// IP protocol number.
 pub(crate) const PROTOCOL: u8 = 17;
@@ -112,6 +112,7 @@ impl Socket {
 pub(crate) struct Udp {
     sockets: Slab<Socket>,
     ports: Ports,
+    class: PortClass,
     /// Whose datagrams came of late, until any socket's addresses change.
     flows: Flows,
     recv_buffer: usize,
@@ -126,6 +127,7 @@ impl Udp {
         Udp {
             sockets: Slab::new(),
             ports: Ports::new(),
+            class: PortClass::all(),
             flows: Flows::default(),
             recv_buffer,
             received: 0,
@@ -133,6 +135,11 @@ impl Udp {
             dropped: 0,
             malformed: 0,
         }
+    }
+
+    /// From now on, ports that are chosen are of this class.
+    pub(crate) fn choose_from(&mut self, class: PortClass) {
+        self.class = class;
     }
 
     pub(crate) fn socket(&mut self, domain: Domain) -> Key {
@@ -441,6 +448,16 @@ impl Udp {
         self.hand_over(cx, key, data);
     }
 
+    /// Whether a datagram is for a socket of this instance; one that is malformed is for nobody else.
+    pub(crate) fn has_use_for(&self, about: &About, data: &SgArray) -> bool {
+        let Some(header) = data.segments().first().and_then(|head| head.first_chunk::<HEADER>()) else {
+            return true;
+        };
+        let (from, to) =
+            (u16::from_be_bytes([header[0], header[1]]), u16::from_be_bytes([header[2], header[3]]));
+        self.find(about.local, to, SocketAddr::new(about.remote, from)).is_some()
+    }
+
     /// Takes a frame, if it is the next of a known flow. False: nothing was done.
     #[inline(always)]
     pub(crate) fn receive_known(&mut self, cx: &mut Cx<'_>, ip: &mut Ip, frame: &mut Frame) -> bool {
@@ -579,7 +596,7 @@ impl Udp {
         let begin = rng.u32(..count);
         (0..count)
             .map(|step| FIRST_PORT + ((begin + step) % count) as u16)
-            .find(|port| !self.is_bound(addr, *port, false))
+            .find(|port| self.class.has(*port) && !self.is_bound(addr, *port, false))
     }
 
     pub(crate) fn counters(&self, visit: &mut dyn FnMut(&'static str, u64)) {

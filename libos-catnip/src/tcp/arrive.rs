@@ -2,6 +2,7 @@
 
 use demi_api::error::Error;
 use demi_api::sga::SgArray;
+use demi_api::time::Instant;
 
 use super::conn::{Io, State};
 use super::demux::Ends;
@@ -62,6 +63,31 @@ impl Tcp {
             self.settle(env, key);
         }
         self.receive_for_nobody(env, ends, segment, about.ecn);
+    }
+
+    /// Whether a segment is for a connection or a listener of this instance, so that no sibling need be asked; one that is
+    /// malformed is for nobody else.
+    pub(crate) fn has_use_for(&self, now: Instant, about: &About, data: &SgArray) -> bool {
+        let mut data = data.clone();
+        let Some(segment) = Segment::parse(&mut data) else { return true };
+        let ends = Ends {
+            local: about.local,
+            remote: about.remote,
+            local_port: segment.to,
+            remote_port: segment.from,
+        };
+        let flags = segment.flags;
+        if let Some(key) = self.demux.find(&ends) {
+            // A SYN that was sent again may have reached a sibling as well, whose answer it is that the peer takes.
+            return !matches!(self.sockets.get(key), Some(Socket::Connection(entry))
+                if entry.conn.state == State::SynReceived && flags.has(Flags::ACK) && segment.ack != entry.conn.nxt);
+        }
+        let Some(listener) = self.listener(&ends).filter(|_| !flags.has(Flags::RST)) else { return false };
+        match (flags.has(Flags::SYN), flags.has(Flags::ACK)) {
+            (true, ack) => !ack,
+            (false, true) => self.is_cookie(now, listener, &ends, &segment),
+            (false, false) => false,
+        }
     }
 
     /// RFC 9293 §3.10.7.1 and §3.10.7.2: a segment for no connection.

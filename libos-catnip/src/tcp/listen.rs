@@ -166,6 +166,30 @@ impl Tcp {
         send_header(&mut io, &mut path, &header);
     }
 
+    /// Whether a segment acknowledges a cookie of a listener's.
+    pub(super) fn is_cookie(&self, now: Instant, key: Key, ends: &Ends, segment: &Segment<'_>) -> bool {
+        matches!(self.open_cookie(now, key, ends, segment), Some(Some(_)))
+    }
+
+    /// What the SYN said whose cookie a segment acknowledges. `None`: the listener has sent none of late, and without a
+    /// flood there is nothing to guess.
+    fn open_cookie(
+        &self,
+        now: Instant,
+        key: Key,
+        ends: &Ends,
+        segment: &Segment<'_>,
+    ) -> Option<Option<(u16, Option<Extras>)>> {
+        let Some(Socket::Listener(listener)) = self.sockets.get(key) else { return None };
+        if listener.cookie_at.is_none_or(|at| now - at >= LIFETIME) {
+            return None;
+        }
+        let about =
+            About { ends, irs: segment.seq - 1, recv_shift: recv_shift(listener.settings.recv_buffer) };
+        let echo = segment.options.timestamps.map(|(_, echo)| echo);
+        Some(self.cookies.open(about, segment.ack - 1, echo, now))
+    }
+
     /// A segment for no connection acknowledges something of a listener's: perhaps a cookie. Gives it back if it does not.
     pub(super) fn receive_cookie<'a>(
         &mut self,
@@ -175,20 +199,14 @@ impl Tcp {
         segment: Segment<'a>,
         ecn: u8,
     ) -> Option<Segment<'a>> {
-        let Some(Socket::Listener(listener)) = self.sockets.get_mut(key) else { return Some(segment) };
-        // Without a flood there is nothing to guess.
-        if listener.cookie_at.is_none_or(|at| env.cx.now - at >= LIFETIME) {
-            return Some(segment);
-        }
-        let own_shift = recv_shift(listener.settings.recv_buffer);
+        let Some(opened) = self.open_cookie(env.cx.now, key, &ends, &segment) else { return Some(segment) };
         let (irs, cookie) = (segment.seq - 1, segment.ack - 1);
-        let about = About { ends: &ends, irs, recv_shift: own_shift };
         let stamps = segment.options.timestamps;
-        let Some((mss, extras)) = self.cookies.open(about, cookie, stamps.map(|(_, echo)| echo), env.cx.now)
-        else {
+        let Some((mss, extras)) = opened else {
             self.counters.cookies_refused += 1;
             return Some(segment);
         };
+        let Some(Socket::Listener(listener)) = self.sockets.get_mut(key) else { return Some(segment) };
         if listener.is_full() {
             // The peer sends it again, or what comes next, and may find room then.
             self.counters.backlog_full += 1;

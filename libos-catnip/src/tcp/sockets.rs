@@ -37,7 +37,7 @@ use crate::catnip::Queue;
 use crate::device::Queue as Device;
 use crate::flow::Flows;
 use crate::ip::{Ip, Path};
-use crate::ports::{Ports, share};
+use crate::ports::{PortClass, Ports, share};
 use crate::timer::{TimerId, Wheel};
 
 /// What a call into TCP works with.
@@ -143,6 +143,7 @@ pub(crate) struct Tcp {
     pub(super) flows: Flows,
     /// Listeners, and what is bound to become one.
     listeners: Ports,
+    class: PortClass,
     pub(super) wheel: Wheel<Key>,
     /// Connections that acknowledge at the beginning of the next turn.
     pub(super) soon: Vec<Key>,
@@ -167,6 +168,7 @@ impl Tcp {
             demux: Demux::new(rng),
             flows: Flows::default(),
             listeners: Ports::new(),
+            class: PortClass::all(),
             wheel: Wheel::new(now),
             soon: Vec::new(),
             due: Vec::new(),
@@ -183,6 +185,11 @@ impl Tcp {
     }
 
     // --- the application's side
+
+    /// From now on, ports that are chosen are of this class.
+    pub(crate) fn choose_from(&mut self, class: PortClass) {
+        self.class = class;
+    }
 
     pub(crate) fn socket(&mut self, domain: Domain) -> Key {
         let settings = self.defaults.clone();
@@ -351,8 +358,9 @@ impl Tcp {
                     listeners.get(port).is_empty()
                         && old.is_none_or(|key| taken_over(sockets, key, now).is_some())
                 };
-                let port = pick_port(env.cx.rng, free);
-                let port = port.or_else(|| pick_port(env.cx.rng, reusable));
+                let class = &self.class;
+                let port = pick_port(env.cx.rng, |port| class.has(port) && free(port));
+                let port = port.or_else(|| pick_port(env.cx.rng, |port| class.has(port) && reusable(port)));
                 port.ok_or(Error::AddressNotAvailable)?
             }
         };
@@ -709,7 +717,7 @@ impl Tcp {
     }
 
     fn pick_listening_port(&self, rng: &mut fastrand::Rng, addr: IpAddr) -> Option<u16> {
-        pick_port(rng, |port| !self.is_bound(addr, port, false))
+        pick_port(rng, |port| self.class.has(port) && !self.is_bound(addr, port, false))
     }
 
     /// The listener for a call: one that names the address before one for any, and of several always the same.

@@ -1,0 +1,262 @@
+//! Sockets between the instances that share an interface, and who is there.
+//!
+//! Every instance listens under a name that its interface and its first queue make, and calls the others once, when it
+//! starts. The names belong to the network namespace and go with the process that has them, so nothing is left behind;
+//! the end of a connection tells of the end of a sibling.
+//!
+//! Invariants: a sibling is one whose process had this user's rights when it called or began to listen, as the kernel
+//! says, and who began with a greeting of this version. There is a bounded number of them, and a look at them takes
+//! bounded time and never blocks.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::thread;
+use std::time::Duration;
+
+use demi_api::error::Error;
+use demi_api::fd::Fd;
+use rustix::event::{Timespec, epoll};
+use rustix::io::{self, Errno};
+use rustix::net::sockopt::{set_socket_send_buffer_size, socket_peercred};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect,
+    listen, recv, send, socket_with,
+};
+
+use super::message::{self, Message};
+
+/// Most connections: two for each of the queues that an interface has at the most.
+const MOST: usize = 512;
+/// Most packets that one look yields.
+const READY: usize = 16;
+/// Bytes of the largest packet, and more.
+const PACKET: usize = 256 << 10;
+/// What may be under way to a sibling, in bytes.
+const SEND_BUFFER: usize = 1 << 20;
+/// Between two attempts to take a name.
+const PAUSE: Duration = Duration::from_millis(5);
+/// What the listening socket is called among events; connections have numbers from 1.
+const LISTENER: u64 = 0;
+
+/// Connections to siblings.
+#[derive(Debug)]
+pub(super) struct Mesh {
+    listener: Fd,
+    interface: u32,
+    own: u16,
+    watch: Fd,
+    peers: Vec<Peer>,
+    /// Connections with something to be read.
+    ready: Vec<u64>,
+    next_number: u64,
+    /// Where packets are received.
+    room: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct Peer {
+    fd: Fd,
+    number: u64,
+    /// The first of its queues, once it has said so.
+    id: Option<u16>,
+}
+
+impl Mesh {
+    /// Takes the name, as soon as nobody has it, and listens.
+    pub(super) fn listen(interface: u32, own: u16, wait: Duration) -> Result<Mesh, Error> {
+        let failed = |what: &str, errno: Errno| Error::Config(format!("siblings: {what}: {errno}"));
+        let watch = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(|errno| failed("epoll", errno))?;
+        let listener = socket().map_err(|errno| failed("cannot open a socket", errno))?;
+        let name = name(interface, own).map_err(|errno| failed("a name", errno))?;
+        let mut left = wait;
+        loop {
+            match bind(&listener, &name) {
+                Ok(()) => break,
+                Err(Errno::ADDRINUSE) if !left.is_zero() => {
+                    thread::sleep(PAUSE.min(left));
+                    left = left.saturating_sub(PAUSE);
+                }
+                Err(errno) => {
+                    return Err(failed(
+                        &format!(
+                            "another process listens for the owner of queue {own} (`ss -xlp` shows it as \
+                             @demi-xdp-{interface}-{own}): end it"
+                        ),
+                        errno,
+                    ));
+                }
+            }
+        }
+        let listening = listen(&listener, MOST as i32).and_then(|()| {
+            let data = epoll::EventData::new_u64(LISTENER);
+            epoll::add(&watch, &listener, data, epoll::EventFlags::IN)
+        });
+        listening.map_err(|errno| failed("cannot listen", errno))?;
+        Ok(Mesh {
+            listener,
+            interface,
+            own,
+            watch: watch.into(),
+            peers: Vec::new(),
+            ready: Vec::with_capacity(READY),
+            next_number: LISTENER + 1,
+            room: vec![0; PACKET],
+        })
+    }
+
+    /// Calls whoever listens for any of the queues.
+    pub(super) fn call_all(&mut self, queues: u32) -> io::Result<()> {
+        for id in 0..queues.min(256) as u16 {
+            if id == self.own {
+                continue;
+            }
+            let fd = socket()?;
+            let name = name(self.interface, id)?;
+            let mut patience = 20;
+            let called = loop {
+                match connect(&fd, &name) {
+                    // It has many calls that it has not answered.
+                    Err(Errno::AGAIN) if patience > 0 => {
+                        patience -= 1;
+                        thread::sleep(PAUSE);
+                    }
+                    called => break called,
+                }
+            };
+            match called {
+                Ok(()) => {}
+                Err(Errno::CONNREFUSED) => continue,
+                Err(errno) => return Err(errno),
+            }
+            if !is_same_user(&fd) {
+                continue;
+            }
+            let mut greeting = Vec::new();
+            message::put_hello(&mut greeting, self.own);
+            if transmit(&fd, &greeting).is_ok() {
+                self.add(fd, Some(id));
+            }
+        }
+        Ok(())
+    }
+
+    /// Those who have said who they are. There may be two connections to one.
+    pub(super) fn ids(&self) -> impl Iterator<Item = u16> + '_ {
+        self.peers.iter().filter_map(|peer| peer.id)
+    }
+
+    /// Sends a packet. False: it is lost.
+    pub(super) fn send(&mut self, id: u16, packet: &[u8]) -> bool {
+        // The latest connection: an earlier one is as good, or that of a process that has died.
+        let Some(place) = self.peers.iter().rposition(|peer| peer.id == Some(id)) else { return false };
+        match transmit(&self.peers[place].fd, packet) {
+            Ok(()) => true,
+            Err(Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM | Errno::INTR) => false,
+            Err(_) => {
+                self.peers.swap_remove(place);
+                false
+            }
+        }
+    }
+
+    /// Finds out who has sent something.
+    pub(super) fn look(&mut self) {
+        let mut events = [const {
+            epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) }
+        }; READY];
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let count = epoll::wait(&self.watch, &mut events[..], Some(&at_once)).unwrap_or(0);
+        self.ready.clear();
+        self.ready.extend(events[..count].iter().map(|event| event.data.u64()));
+    }
+
+    pub(super) fn has_more(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// The next packet of those that the last look found.
+    pub(super) fn receive(&mut self) -> Option<Vec<u8>> {
+        while let Some(number) = self.ready.pop() {
+            if number == LISTENER {
+                self.accept();
+                continue;
+            }
+            let Some(place) = self.peers.iter().position(|peer| peer.number == number) else { continue };
+            let flags = RecvFlags::DONTWAIT | RecvFlags::TRUNC;
+            self.room.resize(PACKET, 0);
+            let len = match recv(&self.peers[place].fd, &mut self.room[..], flags) {
+                Ok((_, len)) if (1..=PACKET).contains(&len) => len,
+                Err(Errno::AGAIN | Errno::INTR) => continue,
+                // It has ended, or speaks another language.
+                Ok(_) | Err(_) => {
+                    self.peers.swap_remove(place);
+                    continue;
+                }
+            };
+            if self.peers[place].id.is_some() {
+                let mut packet = std::mem::take(&mut self.room);
+                packet.truncate(len);
+                return Some(packet);
+            }
+            match message::messages(&self.room[..len]).next() {
+                Some(Ok(Message::Hello { id })) if id != self.own => {
+                    // The latest connection of a sibling is the last.
+                    let mut peer = self.peers.remove(place);
+                    peer.id = Some(id);
+                    self.peers.push(peer);
+                }
+                _ => drop(self.peers.swap_remove(place)),
+            }
+        }
+        None
+    }
+
+    /// Takes a packet back, for the next one.
+    pub(super) fn recycle(&mut self, packet: Vec<u8>) {
+        self.room = packet;
+    }
+
+    fn accept(&mut self) {
+        for _ in 0..READY {
+            match accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+                Ok(fd) if self.peers.len() < MOST && is_same_user(&fd) => self.add(fd.into(), None),
+                Ok(_) => {}
+                Err(_) => break,
+            }
+        }
+    }
+
+    fn add(&mut self, fd: Fd, id: Option<u16>) {
+        let number = self.next_number;
+        self.next_number += 1;
+        // With less room, more is lost.
+        let _ = set_socket_send_buffer_size(&fd, SEND_BUFFER);
+        let data = epoll::EventData::new_u64(number);
+        if epoll::add(&self.watch, &fd, data, epoll::EventFlags::IN).is_ok() {
+            self.peers.push(Peer { fd, number, id });
+        }
+    }
+}
+
+impl AsFd for Mesh {
+    /// Polls readable when a look is worth it.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.watch.as_fd()
+    }
+}
+
+fn socket() -> io::Result<Fd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).map(Fd::from)
+}
+
+fn name(interface: u32, queue: u16) -> io::Result<SocketAddrUnix> {
+    SocketAddrUnix::new_abstract_name(format!("demi-xdp-{interface}-{queue}").as_bytes())
+}
+
+fn is_same_user(fd: impl AsFd) -> bool {
+    socket_peercred(fd).is_ok_and(|other| other.uid == rustix::process::geteuid())
+}
+
+fn transmit(fd: impl AsFd, packet: &[u8]) -> io::Result<()> {
+    send(fd, packet, SendFlags::DONTWAIT | SendFlags::NOSIGNAL).map(drop)
+}

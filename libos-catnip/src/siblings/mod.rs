@@ -1,0 +1,205 @@
+//! Other instances on queues of the same interface: what reached the wrong one is handed over.
+//!
+//! Instances share nothing but the interface. Which of them a frame comes to is the choice of the NIC or of who sends, so
+//! what an instance has no use for may be for a sibling: it is asked, then the next, and the last to be asked answers as
+//! a host without siblings would. So no directory of connections is needed, none can be out of date, and a segment is
+//! refused once, when nobody has its connection. News of neighbours, routers and errors goes to all.
+//!
+//! Invariants: a message visits every instance once at the most, since each passes it on only to those that lie farther
+//! from where it began. What there is to tell waits for the end of the turn and is bounded by [`MOST`] bytes for each
+//! sibling; what a sibling has no room for is lost, as on a network. Only processes of the same user take part, and what
+//! they say is checked as what a peer says.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | `mesh` | sockets between the instances, who is there |
+//! | `message` | what they tell each other |
+
+mod mesh;
+mod message;
+#[cfg(test)]
+mod tests;
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+
+use demi_api::error::Error;
+use demi_api::fd::Fd;
+use demi_api::sga::SgArray;
+use demi_api::time::Instant;
+use rustix::event::epoll;
+
+use self::mesh::Mesh;
+pub(crate) use self::message::{Message, is_advert, messages};
+
+use crate::device::xdp::Place;
+use crate::ip::{About, Problem};
+
+/// Most bytes that go to one sibling in one turn: 1.5 of the largest datagram.
+const MOST: usize = 96 << 10;
+
+/// Messages are looked for this often, and in every turn for a while after there was one: a look is a system call.
+const PERIOD: Duration = Duration::from_micros(50);
+const LIVELY: Duration = Duration::from_millis(1);
+
+/// The siblings of one instance.
+#[derive(Debug)]
+pub(crate) struct Siblings {
+    /// The first of this instance's queues, by which the others know it.
+    id: u16,
+    mesh: Mesh,
+    /// What there is to be told, by sibling.
+    batches: Vec<(u16, Vec<u8>)>,
+    /// Readable when the device or a sibling has something.
+    all: Fd,
+    look_at: Instant,
+    lively_until: Instant,
+    counters: Counters,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    passed_on: u64,
+    told: u64,
+    heard: u64,
+    lost: u64,
+    refused: u64,
+}
+
+impl Siblings {
+    /// Makes this instance known to its siblings, and them to it.
+    pub(crate) fn join(place: &Place, device: BorrowedFd<'_>) -> Result<Box<Siblings>, Error> {
+        let failed = |errno: rustix::io::Errno| {
+            Error::Config(format!("cannot meet the instances that share the interface: {errno}"))
+        };
+        let id = place.own.first().copied().unwrap_or(0) as u16;
+        let mut mesh = Mesh::listen(place.interface, id, place.wait)?;
+        mesh.call_all(place.queues).map_err(failed)?;
+        let all = epoll::create(epoll::CreateFlags::CLOEXEC).map(Fd::from).map_err(failed)?;
+        for fd in [device, mesh.as_fd()] {
+            epoll::add(&all, fd, epoll::EventData::new_u64(0), epoll::EventFlags::IN).map_err(failed)?;
+        }
+        Ok(Box::new(Siblings {
+            id,
+            mesh,
+            batches: Vec::new(),
+            all,
+            look_at: Instant::default(),
+            lively_until: Instant::default(),
+            counters: Counters::default(),
+        }))
+    }
+
+    /// Passes a packet on to the next that may have a use for it. `origin`: who received it from the device, if it was not
+    /// this instance. False: there is nobody left to be asked.
+    pub(crate) fn pass_on(&mut self, origin: Option<u16>, about: &About, data: &SgArray) -> bool {
+        let origin = origin.unwrap_or(self.id);
+        let Some(next) = next(origin, self.id, self.mesh.ids()) else { return false };
+        self.counters.passed_on += 1;
+        self.tell(next, |batch| message::put_datagram(batch, origin, about, data));
+        true
+    }
+
+    /// Tells everyone of an error about a packet, whose connection may be a sibling's.
+    pub(crate) fn tell_problem(&mut self, problem: &Problem) {
+        self.tell_all(|batch| message::put_problem(batch, problem));
+    }
+
+    /// Tells everyone what a neighbour or a router makes known.
+    pub(crate) fn tell_advert(&mut self, frame: &SgArray) {
+        self.tell_all(|batch| message::put_advert(batch, frame));
+    }
+
+    fn tell_all(&mut self, put: impl Fn(&mut Vec<u8>)) {
+        let mut last = None;
+        // In rising order, as there may be two connections to one sibling.
+        while let Some(id) = self.mesh.ids().filter(|id| last.is_none_or(|last| *id > last)).min() {
+            self.counters.told += 1;
+            self.tell(id, &put);
+            last = Some(id);
+        }
+    }
+
+    fn tell(&mut self, id: u16, put: impl Fn(&mut Vec<u8>)) {
+        let place = self.batches.iter().position(|(to, _)| *to == id).unwrap_or_else(|| {
+            self.batches.push((id, Vec::new()));
+            self.batches.len() - 1
+        });
+        let batch = &mut self.batches[place].1;
+        let before = batch.len();
+        put(batch);
+        if batch.len() > MOST {
+            batch.truncate(before);
+            self.counters.lost += 1;
+        }
+    }
+
+    /// Sends what was told in this turn.
+    pub(crate) fn flush(&mut self) {
+        for (id, batch) in &mut self.batches {
+            if !batch.is_empty() {
+                self.counters.lost += u64::from(!self.mesh.send(*id, batch));
+                batch.clear();
+            }
+        }
+    }
+
+    /// Whether it is time to look for messages.
+    #[inline]
+    pub(crate) fn is_due(&self, now: Instant) -> bool {
+        now >= self.look_at
+    }
+
+    /// Before a sleep: the next turn looks for messages.
+    pub(crate) fn arm(&mut self) {
+        self.look_at = Instant::default();
+    }
+
+    /// Looks for messages; [`receive`](Siblings::receive) then has them.
+    pub(crate) fn look(&mut self, now: Instant) {
+        self.mesh.look();
+        if self.mesh.has_more() {
+            self.lively_until = now + LIVELY;
+        }
+        self.look_at = if now < self.lively_until { now } else { now + PERIOD };
+    }
+
+    /// The next packet of messages. `None`: there are no more for now.
+    pub(crate) fn receive(&mut self) -> Option<Vec<u8>> {
+        let packet = self.mesh.receive();
+        self.counters.heard += u64::from(packet.is_some());
+        packet
+    }
+
+    /// Takes back what [`receive`](Siblings::receive) gave, to be used again.
+    pub(crate) fn recycle(&mut self, packet: Vec<u8>) {
+        self.mesh.recycle(packet);
+    }
+
+    /// Notes a message that made no sense.
+    pub(crate) fn refuse(&mut self) {
+        self.counters.refused += 1;
+    }
+
+    pub(crate) fn counters(&self, visit: &mut dyn FnMut(&'static str, u64)) {
+        let Counters { passed_on, told, heard, lost, refused } = self.counters;
+        visit("siblings", self.mesh.ids().count() as u64);
+        visit("siblings_passed_on", passed_on);
+        visit("siblings_told", told);
+        visit("siblings_heard", heard);
+        visit("siblings_lost", lost);
+        visit("siblings_refused", refused);
+    }
+}
+
+impl AsFd for Siblings {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.all.as_fd()
+    }
+}
+
+/// Who is asked after `own`, of those who were not asked since `origin`: the next in a circle.
+fn next(origin: u16, own: u16, others: impl Iterator<Item = u16>) -> Option<u16> {
+    let distance = |id: u16| id.wrapping_sub(origin);
+    others.filter(|id| distance(*id) > distance(own)).min_by_key(|id| distance(*id))
+}

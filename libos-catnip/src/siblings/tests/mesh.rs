@@ -1,0 +1,174 @@
+//! Sockets between siblings, in one process: who meets whom, who leaves, who is no sibling.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::net::{
+    AddressFamily, SendFlags, SocketAddrUnix, SocketType, bind, connect, listen, send, socket,
+};
+use rustix::process::Uid;
+use rustix::thread::set_thread_res_uid;
+
+use super::super::*;
+use crate::device::xdp::tests::net::announce;
+
+/// An interface that there cannot be, of this process's own.
+fn interface() -> u32 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    0x8000_0000 | std::process::id() << 6 | NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+fn join(interface: u32, own: &[u32], wait: Duration) -> Result<Box<Siblings>, Error> {
+    let device = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
+    Siblings::join(&Place { interface, queues: 8, own: own.to_vec(), wait }, device.as_fd())
+}
+
+/// What one has heard, with greetings and ends taken care of.
+fn hear(siblings: &mut Siblings) -> Vec<Vec<u8>> {
+    siblings.look(Instant::default());
+    std::iter::from_fn(|| siblings.receive()).collect()
+}
+
+fn ids(siblings: &Siblings) -> Vec<u16> {
+    let mut ids: Vec<u16> = siblings.mesh.ids().collect();
+    ids.sort_unstable();
+    ids
+}
+
+#[test]
+fn those_who_come_meet_those_who_are_there() {
+    let interface = interface();
+    let mut all: Vec<_> = [&[0, 4], &[1, 5], &[2, 6], &[3, 7]]
+        .into_iter()
+        .map(|own| join(interface, own, Duration::ZERO).unwrap())
+        .collect();
+    for one in &mut all {
+        // The call, and then the greeting.
+        assert!(hear(one).is_empty() && hear(one).is_empty() && hear(one).is_empty());
+    }
+    for (place, one) in all.iter().enumerate() {
+        let others: Vec<u16> = (0..4).filter(|id| usize::from(*id) != place).collect();
+        assert_eq!(ids(one), others);
+    }
+    // Everyone is told, and once.
+    all[1].tell_all(|batch| message::put_hello(batch, 77));
+    all[1].flush();
+    for (place, one) in all.iter_mut().enumerate() {
+        assert_eq!(hear(one).len(), usize::from(place != 1), "{place}");
+    }
+    // One dies: the others hear of it, and its name is free for the next.
+    assert!(join(interface, &[2], Duration::ZERO).unwrap_err().to_string().contains("queue 2"));
+    drop(all.remove(2));
+    assert!(hear(&mut all[0]).is_empty());
+    assert_eq!(ids(&all[0]), [1, 3]);
+    let mut back = join(interface, &[2, 6], Duration::ZERO).unwrap();
+    assert_eq!(ids(&back), [0, 1, 3]);
+    back.tell_all(|batch| message::put_hello(batch, 78));
+    back.flush();
+    // The call, the greeting, what is told.
+    let heard: usize = (0..3).map(|_| hear(&mut all[0]).len()).sum();
+    assert_eq!((heard, ids(&all[0])), (1, vec![1, 2, 3]));
+}
+
+#[test]
+fn one_that_does_not_listen_loses_and_holds_nobody_up() {
+    let interface = interface();
+    let mut one = join(interface, &[0], Duration::ZERO).unwrap();
+    let mut other = join(interface, &[1], Duration::ZERO).unwrap();
+    let frame = [0; 60_000];
+    for _ in 0..100 {
+        for _ in 0..3 {
+            other.tell_all(|batch| batch.extend(frame));
+        }
+        other.flush();
+    }
+    let lost = other.counters.lost;
+    assert!((200..300).contains(&lost), "two of three exceed a batch, and most batches the buffer: {lost}");
+    let heard: usize = (0..40).map(|_| hear(&mut one).len()).sum();
+    assert_eq!(heard as u64, 300 - lost);
+    // And goes on.
+    other.tell_all(|batch| message::put_hello(batch, 5));
+    other.flush();
+    assert_eq!(hear(&mut one).len(), 1);
+}
+
+fn name(interface: u32, queue: u16) -> SocketAddrUnix {
+    SocketAddrUnix::new_abstract_name(format!("demi-xdp-{interface}-{queue}").as_bytes()).unwrap()
+}
+
+fn call(interface: u32, queue: u16) -> OwnedFd {
+    let fd = socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
+    connect(&fd, &name(interface, queue)).unwrap();
+    fd
+}
+
+#[test]
+fn other_users_are_no_siblings() {
+    if !rustix::process::geteuid().is_root() {
+        announce("becoming another user needs root");
+        return;
+    }
+    let interface = interface();
+    // A thread of another user takes a name, and calls.
+    let other = std::thread::spawn(move || {
+        let user = Uid::from_raw(65534);
+        set_thread_res_uid(user, user, user).unwrap();
+        let squatter = socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
+        bind(&squatter, &name(interface, 1)).unwrap();
+        listen(&squatter, 10).unwrap();
+        squatter
+    });
+    let squatter = other.join().unwrap();
+    let mut one = join(interface, &[0], Duration::ZERO).unwrap();
+    assert!(ids(&one).is_empty(), "what is for siblings is not for the squatter");
+    assert!(join(interface, &[1], Duration::ZERO).is_err());
+    let caller = std::thread::spawn(move || {
+        let user = Uid::from_raw(65534);
+        set_thread_res_uid(user, user, user).unwrap();
+        let fd = call(interface, 0);
+        let mut hello = Vec::new();
+        message::put_hello(&mut hello, 3);
+        let _ = send(&fd, &hello, SendFlags::NOSIGNAL);
+        fd
+    });
+    let caller = caller.join().unwrap();
+    (0..3).for_each(|_| drop(hear(&mut one)));
+    assert!(ids(&one).is_empty());
+    assert!(send(&caller, b"more", SendFlags::NOSIGNAL).is_err(), "it is gone");
+    drop(squatter);
+    assert!(join(interface, &[1], Duration::ZERO).is_ok());
+}
+
+#[test]
+fn strangers_are_not_heard() {
+    let interface = interface();
+    let mut one = join(interface, &[0], Duration::ZERO).unwrap();
+    let call = || call(interface, 0);
+    let mut hello = Vec::new();
+    message::put_hello(&mut hello, 3);
+    let mut old = hello.clone();
+    old[12] = b'0';
+    for greeting in [&old[..], b"noise", &[0; 300_000][..200_000]] {
+        let stranger = call();
+        send(&stranger, greeting, SendFlags::empty()).unwrap();
+        assert!((0..3).all(|_| hear(&mut one).is_empty()));
+        assert!(ids(&one).is_empty());
+        assert!(send(&stranger, &hello, SendFlags::NOSIGNAL).is_err(), "it is gone");
+    }
+    // One who has nothing to say takes a place, and no more than there are.
+    let silent: Vec<_> = (0..520)
+        .map(|_| {
+            let fd = call();
+            hear(&mut one);
+            fd
+        })
+        .collect();
+    assert!(ids(&one).is_empty());
+    drop(silent);
+    (0..40).for_each(|_| drop(hear(&mut one)));
+    let friend = call();
+    send(&friend, &hello, SendFlags::empty()).unwrap();
+    (0..3).for_each(|_| drop(hear(&mut one)));
+    assert_eq!(ids(&one), [3]);
+}
