@@ -16,7 +16,8 @@ use crate::error::Error;
 /// The environment variable that names the configuration file.
 pub const CONFIG_VARIABLE: &str = "DEMI_CONFIG";
 
-const LIBOS_SECTIONS: [&str; 4] = ["catnap", "catnip", "catmint", "cattree"];
+/// Sections that are read by whom they concern.
+const OTHER_SECTIONS: [&str; 5] = ["catnap", "catnip", "catmint", "cattree", "c"];
 
 /// The configuration of an instance. `Config::default()` needs no file.
 #[derive(Debug, Clone, Default)]
@@ -179,6 +180,8 @@ struct Document {
     _catmint: Option<serde::de::IgnoredAny>,
     #[serde(rename = "cattree")]
     _cattree: Option<serde::de::IgnoredAny>,
+    #[serde(rename = "c")]
+    _c: Option<serde::de::IgnoredAny>,
 }
 
 impl Config {
@@ -212,9 +215,9 @@ impl Config {
         Config::parse(&format!("{}\n{text}", self.text), &self.name)
     }
 
-    /// The section `name` of a libOS, or its default if there is none.
+    /// The section `name` of a libOS or shim, or its default if there is none.
     pub fn section<T: DeserializeOwned + Default>(&self, name: &'static str) -> Result<T, Error> {
-        debug_assert!(LIBOS_SECTIONS.contains(&name));
+        debug_assert!(OTHER_SECTIONS.contains(&name));
         let mut table = toml::de::DeTable::parse(&self.text).map_err(|error| explain(&self.name, &error))?;
         let Some(section) = table.get_mut().remove(name) else { return Ok(T::default()) };
         T::deserialize(toml::de::ValueDeserializer::from(section)).map_err(|mut error| {

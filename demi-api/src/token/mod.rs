@@ -10,7 +10,9 @@ use std::fmt;
 pub use self::table::Completions;
 pub(crate) use self::table::Owner;
 
-/// Names one operation of one instance: slot and 32-bit generation. Zero is never a token.
+/// Names one operation of one instance: slot and 32-bit generation. Zero is never a token. It has the representation of
+/// the number, so that an array of numbers from C is one of tokens.
+#[repr(transparent)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct QToken(u64);
 

@@ -1,0 +1,207 @@
+//! The instance of a thread, and how a call enters it.
+//!
+//! Invariants: a call without an instance is `ENOSYS`; a panic ends in the call that met it, and the instance is then
+//! out of use. No borrow of a cell here is held while a closure of the program runs.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::ffi::c_int;
+use std::os::fd::{IntoRawFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread::LocalKey;
+
+use demi_api::{Completion, Config, Demikernel, Error, Heap, LibOs, SgArray, WaitSet};
+
+use crate::config::CSection;
+use crate::errno::Errno;
+use crate::memory::Memory;
+use crate::raw::{Out, give_back};
+use crate::types::{Args, Callback};
+use crate::watch::Watch;
+
+/// Room for a thread's instance.
+#[derive(Debug)]
+pub struct Slot<L: LibOs + 'static>(OnceCell<Instance<L>>);
+
+/// An instance with what C needs besides.
+pub struct Instance<L: LibOs + 'static> {
+    /// Where it lies.
+    pub(crate) slot: &'static LocalKey<Slot<L>>,
+    pub(crate) demi: Demikernel<L>,
+    pub(crate) heap: Heap,
+    pub(crate) memory: RefCell<Memory>,
+    /// Results that could not be handed out for want of memory: they are as if not yet waited for.
+    pub(crate) unclaimed: RefCell<VecDeque<Completion>>,
+    /// Whether there are any.
+    pub(crate) has_unclaimed: Cell<bool>,
+    /// What is left of pops of several elements, by token.
+    pub(crate) batches: RefCell<HashMap<u64, VecDeque<SgArray>>>,
+    /// Kept for the next wait for several results.
+    pub(crate) results: Cell<Vec<Completion>>,
+    /// Tokens of which the program has not been told.
+    pub(crate) untold: OnceCell<WaitSet<L>>,
+    pub(crate) limits: Limits,
+    pub(crate) watch: Option<RefCell<Watch>>,
+    pub(crate) callback: Option<Callback>,
+    calls: Cell<u32>,
+    broken: Cell<bool>,
+}
+
+/// How many segments a popped array may have.
+#[derive(Debug)]
+pub(crate) struct Limits {
+    pub(crate) all: Cell<usize>,
+    pub(crate) by_queue: RefCell<HashMap<c_int, usize>>,
+}
+
+impl<L: LibOs + 'static> Slot<L> {
+    /// No instance.
+    #[expect(clippy::new_without_default, reason = "made in a constant only")]
+    pub const fn new() -> Slot<L> {
+        Slot(OnceCell::new())
+    }
+
+    pub(crate) fn instance(&self) -> Option<&Instance<L>> {
+        self.0.get()
+    }
+}
+
+impl<L: LibOs + 'static> Drop for Slot<L> {
+    fn drop(&mut self) {
+        let Some(instance) = self.0.take() else { return };
+        if instance.calls.get() > 0 {
+            // The process ends from inside a call, by `exit` in a signal handler or a closure: what that call has in
+            // its hands must stay as it is.
+            std::mem::forget(instance);
+            return;
+        }
+        // A panic here would end the process.
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(instance)));
+    }
+}
+
+/// Makes the instance of this thread.
+pub(crate) fn init<L: LibOs + 'static>(here: &'static LocalKey<Slot<L>>, args: &Args) -> c_int {
+    let outcome = catch_unwind(AssertUnwindSafe(|| {
+        let made = here.try_with(|slot| {
+            if slot.0.get().is_some() {
+                return Err(Errno(libc::EEXIST));
+            }
+            let instance = Instance::new(here, args).map_err(|error| {
+                eprintln!("demi_init: {error}");
+                Errno::from(error)
+            })?;
+            slot.0.set(instance).map_err(|_| Errno(libc::EEXIST))
+        });
+        made.unwrap_or(Err(Errno(libc::ENOSYS)))
+    }));
+    match outcome {
+        Ok(Ok(())) => 0,
+        Ok(Err(Errno(errno))) => errno,
+        Err(_) => libc::ENOTRECOVERABLE,
+    }
+}
+
+/// Runs a call in the instance of this thread.
+#[inline]
+pub(crate) fn enter<L: LibOs + 'static>(
+    slot: &'static LocalKey<Slot<L>>,
+    call: impl FnOnce(&Instance<L>) -> Result<(), Errno>,
+) -> c_int {
+    let outcome = slot.try_with(|slot| match slot.0.get() {
+        Some(instance) => instance.run(call),
+        None => Err(Errno(libc::ENOSYS)),
+    });
+    match outcome {
+        Ok(Ok(())) => 0,
+        Ok(Err(Errno(errno))) => errno,
+        Err(_) => libc::ENOSYS,
+    }
+}
+
+impl<L: LibOs + 'static> Instance<L> {
+    fn new(slot: &'static LocalKey<Slot<L>>, args: &Args) -> Result<Instance<L>, Error> {
+        let config = Config::from_env()?;
+        let section = CSection::load(&config)?;
+        let demi = Demikernel::new(&config)?;
+        let heap = demi.heap().clone();
+        Ok(Instance {
+            slot,
+            memory: RefCell::new(Memory::new(heap.clone())),
+            heap,
+            demi,
+            unclaimed: RefCell::default(),
+            has_unclaimed: Cell::new(false),
+            batches: RefCell::default(),
+            results: Cell::default(),
+            untold: OnceCell::new(),
+            limits: Limits { all: Cell::new(section.max_segments), by_queue: RefCell::default() },
+            watch: section.check_writes.then(RefCell::default),
+            callback: args.callback,
+            calls: Cell::new(0),
+            broken: Cell::new(false),
+        })
+    }
+
+    /// A descriptor of a pipe: a byte written to it, as from a signal handler, ends the wait of this thread with `EINTR`.
+    pub(crate) fn interrupter(&self, fd: Out<'_, c_int>) -> Result<(), Errno> {
+        let interrupter = self.demi.interrupter()?;
+        fd.set(OwnedFd::from(interrupter).into_raw_fd());
+        Ok(())
+    }
+
+    /// Reports every counter: to `callback`, or to that of `demi_init`.
+    pub(crate) fn counters(&self, callback: Option<Callback>) -> Result<(), Errno> {
+        let callback = callback.or(self.callback).ok_or(Errno(libc::EINVAL))?;
+        let counters = self.demi.counters()?;
+        let lent = self.memory.borrow().lent() as u64;
+        let own = [
+            ("turns", counters.turns),
+            ("sleeps", counters.sleeps),
+            ("overdue_turns", counters.overdue_turns),
+            ("operations_pending", counters.operations_pending as u64),
+            ("operations_unreaped", counters.operations_unreaped as u64),
+            ("elements_dropped", counters.elements_dropped),
+            ("heap_bytes_live", counters.heap.bytes_live as u64),
+            ("heap_foreign_copies", counters.heap.foreign_copies),
+            ("heap_foreign_bytes", counters.heap.foreign_bytes),
+            ("heap_joins", counters.heap.joins),
+            ("heap_joined_bytes", counters.heap.joined_bytes),
+            ("arrays_lent", lent),
+        ];
+        for (name, value) in own.into_iter().chain(counters.libos) {
+            // The name has no NUL behind it: its length says where it ends.
+            callback(name.as_ptr().cast(), name.len() as u32, value);
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn run(&self, call: impl FnOnce(&Instance<L>) -> Result<(), Errno>) -> Result<(), Errno> {
+        if self.broken.get() {
+            return Err(Errno(libc::ENOTRECOVERABLE));
+        }
+        self.calls.set(self.calls.get() + 1);
+        let outcome = catch_unwind(AssertUnwindSafe(|| call(self)));
+        self.calls.set(self.calls.get() - 1);
+        outcome.unwrap_or_else(|_| {
+            self.broken.set(true);
+            Err(Errno(libc::ENOTRECOVERABLE))
+        })
+    }
+}
+
+impl<L: LibOs + 'static> Drop for Instance<L> {
+    fn drop(&mut self) {
+        // What the program has not freed goes with the instance: a thread that ends leaves nothing behind.
+        for left in self.memory.get_mut().deallocate_any() {
+            give_back(&self.heap, left);
+        }
+    }
+}
+
+impl<L: LibOs + 'static> std::fmt::Debug for Instance<L> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Instance").field("demi", &self.demi).finish_non_exhaustive()
+    }
+}

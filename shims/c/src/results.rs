@@ -1,0 +1,300 @@
+//! Waiting, and what C is told of what is done.
+//!
+//! Invariant: a result that cannot be handed out for want of memory is not lost. The wait returns `ENOMEM`, and the
+//! token is as if it had not been waited for.
+
+use std::ffi::c_int;
+use std::time::Duration;
+
+use demi_api::{Completion, Done, Error, LibOs, QToken};
+
+use crate::addr;
+use crate::errno::Errno;
+use crate::instance::Instance;
+use crate::raw::{Out, Outs};
+use crate::types::{Array, OPC_ACCEPT, OPC_CONNECT, OPC_FAILED, OPC_MOVED, OPC_POP, OPC_PUSH, QResult};
+
+/// Most results that one call takes from the instance at a time.
+const BATCH: usize = 256;
+
+/// A time limit: NULL is none.
+pub(crate) fn timeout(spec: Option<&libc::timespec>) -> Result<Option<Duration>, Errno> {
+    let Some(spec) = spec else { return Ok(None) };
+    match (u64::try_from(spec.tv_sec), u32::try_from(spec.tv_nsec)) {
+        (Ok(seconds), Ok(nanos)) if nanos < 1_000_000_000 => Ok(Some(Duration::new(seconds, nanos))),
+        _ => Err(Errno(libc::EINVAL)),
+    }
+}
+
+impl<L: LibOs + 'static> Instance<L> {
+    #[inline]
+    pub(crate) fn wait(
+        &self,
+        result: Out<'_, QResult>,
+        token: u64,
+        timeout: Option<Duration>,
+    ) -> Result<(), Errno> {
+        let token = QToken::from_raw(token);
+        let completion = match self.unclaimed_where(|completion| completion.token == token) {
+            Some(completion) => completion,
+            None => self.demi.wait(token, timeout)?,
+        };
+        self.deliver(completion, result)
+    }
+
+    pub(crate) fn wait_any(
+        &self,
+        result: Out<'_, QResult>,
+        offset: Out<'_, c_int>,
+        tokens: &[QToken],
+        timeout: Option<Duration>,
+    ) -> Result<(), Errno> {
+        let (place, completion) = match self.unclaimed_where(|completion| tokens.contains(&completion.token))
+        {
+            Some(completion) => {
+                let place = tokens.iter().position(|token| *token == completion.token);
+                (place.unwrap_or(0), completion)
+            }
+            None => self.demi.wait_any(tokens, timeout)?,
+        };
+        self.deliver(completion, result)?;
+        offset.set(place as c_int);
+        Ok(())
+    }
+
+    pub(crate) fn wait_next_n(
+        &self,
+        mut results: Outs<'_, QResult>,
+        count: Out<'_, c_int>,
+        timeout: Option<Duration>,
+    ) -> Result<(), Errno> {
+        let mut done = 0;
+        let mut taken = self.results.take();
+        taken.clear();
+        while done < results.len()
+            && let Some(completion) = self.unclaimed_where(|_| true)
+        {
+            taken.push(completion);
+            done += 1;
+        }
+        let waited = match done {
+            // What is unclaimed is there already: what else is done is taken by the next call.
+            0 => self.demi.wait_next_n(&mut taken, results.len().min(BATCH), timeout),
+            _ => Ok(done),
+        };
+        let mut delivered = 0;
+        let mut refused = None;
+        for completion in taken.drain(..) {
+            match refused {
+                None => match self.deliver(completion, results.at(delivered)) {
+                    Ok(()) => delivered += 1,
+                    Err(errno) => refused = Some(errno),
+                },
+                Some(_) => self.put_back(completion),
+            }
+        }
+        self.results.set(taken);
+        waited?;
+        if let (0, Some(errno)) = (delivered, refused) {
+            return Err(errno);
+        }
+        count.set(delivered as c_int);
+        Ok(())
+    }
+
+    pub(crate) fn wait_all(
+        &self,
+        mut results: Outs<'_, QResult>,
+        tokens: &[QToken],
+        timeout: Option<Duration>,
+    ) -> Result<(), Errno> {
+        let mut taken = self.results.take();
+        taken.clear();
+        let waited = if self.has_unclaimed.get() {
+            self.wait_rest(tokens, &mut taken, timeout)
+        } else {
+            self.demi.wait_all(tokens, &mut taken, timeout)
+        };
+        // All are made to fit before the first is handed out, so that it is all of them or none.
+        let fit = |()| taken.iter_mut().try_for_each(|completion| self.fit(completion));
+        let mut outcome = waited.map_err(Errno::from).and_then(fit);
+        for (place, completion) in taken.drain(..).enumerate() {
+            match outcome {
+                Ok(()) => outcome = self.deliver(completion, results.at(place)),
+                Err(_) => self.put_back(completion),
+            }
+        }
+        self.results.set(taken);
+        outcome
+    }
+
+    /// Brings a popped array into as many segments as it may have.
+    fn fit(&self, completion: &mut Completion) -> Result<(), Errno> {
+        let limit = self.limit_of(completion.qd);
+        let Ok(Done::Popped(sga)) = &mut completion.result else { return Ok(()) };
+        if sga.segments().len() > limit {
+            match self.gather(std::mem::take(sga), limit) {
+                Ok(gathered) => *sga = gathered,
+                Err(as_it_was) => {
+                    *sga = as_it_was;
+                    return Err(Errno(libc::ENOMEM));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// As `Demikernel::wait_all`, where some of the results may be among the unclaimed.
+    #[cold]
+    fn wait_rest(
+        &self,
+        tokens: &[QToken],
+        taken: &mut Vec<Completion>,
+        timeout: Option<Duration>,
+    ) -> Result<(), Error> {
+        let is_unclaimed = |token: &QToken| self.unclaimed.borrow().iter().any(|it| it.token == *token);
+        let rest: Vec<QToken> = tokens.iter().copied().filter(|token| !is_unclaimed(token)).collect();
+        let mut waited = Vec::new();
+        if !rest.is_empty() {
+            self.demi.wait_all(&rest, &mut waited, timeout)?;
+        }
+        let mut waited = waited.into_iter();
+        for token in tokens {
+            // A token that stands twice is found once: the second time there is nothing left.
+            let found = self.unclaimed_where(|it| it.token == *token).or_else(|| waited.next());
+            taken.push(found.ok_or(Error::DuplicateToken)?);
+        }
+        Ok(())
+    }
+
+    /// A result that could not be handed out before.
+    #[inline]
+    fn unclaimed_where(&self, matches: impl FnMut(&Completion) -> bool) -> Option<Completion> {
+        if !self.has_unclaimed.get() {
+            return None;
+        }
+        let mut unclaimed = self.unclaimed.borrow_mut();
+        let place = unclaimed.iter().position(matches)?;
+        let completion = unclaimed.remove(place);
+        self.has_unclaimed.set(!unclaimed.is_empty());
+        completion
+    }
+
+    #[cold]
+    fn put_back(&self, completion: Completion) {
+        self.unclaimed.borrow_mut().push_back(completion);
+        self.has_unclaimed.set(true);
+    }
+
+    /// Tells the program of a result. Without the memory for that, the result is put back.
+    #[inline]
+    fn deliver(&self, completion: Completion, out: Out<'_, QResult>) -> Result<(), Errno> {
+        let Completion { token, qd, result } = completion;
+        let out = out.zeroed();
+        out.qd = qd.raw() as c_int;
+        out.qt = token.raw();
+        match result {
+            Ok(Done::Popped(sga)) => {
+                if let Err(sga) = self.hand_out(sga, self.limit_of(qd), out.array()) {
+                    self.put_back(Completion { token, qd, result: Ok(Done::Popped(sga)) });
+                    return Err(Errno(libc::ENOMEM));
+                }
+                out.opcode = OPC_POP;
+                Ok(())
+            }
+            Ok(Done::Pushed(position)) => {
+                out.opcode = OPC_PUSH;
+                out.ret = position.0 as i64;
+                self.look_at(token, out);
+                Ok(())
+            }
+            rare => self.deliver_rarely(Completion { token, qd, result: rare }, out),
+        }
+    }
+
+    #[inline(never)]
+    fn deliver_rarely(&self, completion: Completion, out: &mut QResult) -> Result<(), Errno> {
+        let Completion { token, qd, result } = completion;
+        match result {
+            Ok(Done::Accepted { qd: connection, peer }) => {
+                out.opcode = OPC_ACCEPT;
+                let accepted = out.accepted();
+                accepted.qd = connection.raw() as c_int;
+                accepted.addr = addr::short(&peer);
+                self.inherit_limit(qd, connection);
+            }
+            Ok(Done::Batch(elements)) => {
+                let count = elements.len();
+                let mut elements = elements.into_iter();
+                let first = elements.next().unwrap_or_default();
+                if let Err(first) = self.hand_out(first, self.limit_of(qd), out.array()) {
+                    let all = [first].into_iter().chain(elements).collect();
+                    self.put_back(Completion { token, qd, result: Ok(Done::Batch(all)) });
+                    return Err(Errno(libc::ENOMEM));
+                }
+                out.opcode = OPC_POP;
+                out.ret = count as i64;
+                if count > 1 {
+                    self.batches.borrow_mut().insert(token.raw(), elements.collect());
+                }
+            }
+            Ok(Done::Connected | Done::Flushed) => out.opcode = OPC_CONNECT,
+            Ok(Done::Moved(count)) => {
+                out.opcode = OPC_MOVED;
+                out.ret = count as i64;
+            }
+            Ok(Done::Popped(_) | Done::Pushed(_)) => unreachable!("told of before"),
+            Err(error) => {
+                out.opcode = OPC_FAILED;
+                out.ret = Errno::from(error).0.into();
+                self.look_at(token, out);
+            }
+        }
+        Ok(())
+    }
+
+    /// Fails a push whose bytes were written to meanwhile.
+    #[inline]
+    fn look_at(&self, token: QToken, out: &mut QResult) {
+        if let Some(watch) = &self.watch
+            && !watch.borrow_mut().completed(token)
+        {
+            out.opcode = OPC_FAILED;
+            out.ret = libc::EFAULT.into();
+        }
+    }
+
+    /// The next element of a sized pop whose first one came with its result.
+    pub(crate) fn next_element(&self, out: &mut Array, token: u64, limit: usize) -> Result<(), Errno> {
+        let mut batches = self.batches.borrow_mut();
+        let Some(rest) = batches.get_mut(&token) else { return Err(Errno(libc::ENOENT)) };
+        let next = rest.pop_front().unwrap_or_default();
+        let outcome = self.hand_out(next, limit, out).map_err(|next| {
+            rest.push_front(next);
+            Errno(libc::ENOMEM)
+        });
+        if rest.is_empty() {
+            batches.remove(&token);
+        }
+        outcome
+    }
+
+    /// Pushes, and waits until that is done.
+    pub(crate) fn blocking_push(
+        &self,
+        result: Out<'_, QResult>,
+        qd: c_int,
+        array: &Array,
+    ) -> Result<(), Errno> {
+        let mut token = 0;
+        self.push(Out::from(&mut token), qd, array)?;
+        self.wait(result, token, None)
+    }
+
+    /// Pops, and waits until that is done.
+    pub(crate) fn blocking_pop(&self, result: Out<'_, QResult>, qd: c_int) -> Result<(), Errno> {
+        let mut token = 0;
+        self.pop(Out::from(&mut token), qd)?;
+        self.wait(result, token, None)
+    }
+}

@@ -1,0 +1,198 @@
+//! Arrays: allocated, freed, pushed, and handed out when they are popped.
+
+use std::ffi::{c_int, c_void};
+use std::ptr;
+
+use demi_api::{Addr, LibOs, QDesc, QToken, QueueKind, Refused, SgArray};
+
+use crate::addr;
+use crate::errno::Errno;
+use crate::instance::Instance;
+use crate::memory::Handle;
+use crate::raw::{NOTHING, Out, copy_in, give_back, share};
+use crate::types::{Address, Array, MAX_SEGMENTS, Segment};
+
+/// No array: that of a failed allocation.
+pub(crate) const NO_ARRAY: Array = Array {
+    buf: ptr::null_mut(),
+    numsegs: 0,
+    segs: [Segment { buf: ptr::null_mut(), len: 0 }; MAX_SEGMENTS],
+    addr: Address([0; 28]),
+};
+
+/// A descriptor as C has it.
+#[inline]
+pub(crate) fn descriptor(qd: c_int) -> Result<QDesc, Errno> {
+    u32::try_from(qd).map(QDesc::from_raw).map_err(|_| Errno(libc::EBADF))
+}
+
+impl<L: LibOs + 'static> Instance<L> {
+    /// Allocates an array of one segment. None without bytes, so that an array that is not one can be told.
+    pub(crate) fn sgaalloc(&self, len: usize, out: &mut Array) -> Result<(), Errno> {
+        if len == 0 {
+            return Err(Errno(libc::EINVAL));
+        }
+        let buf = self.heap.alloc(len).map_err(|_| Errno(libc::ENOMEM))?;
+        self.hand_out(buf.into(), 1, out).map_err(|_| Errno(libc::ENOMEM))
+    }
+
+    /// Takes an array from the program. What is in flight of it goes when it has arrived.
+    #[inline]
+    pub(crate) fn sgafree(&self, array: &mut Array) -> Result<(), Errno> {
+        let handle = Handle(array.buf.addr() as u64);
+        if handle != Handle::EMPTY {
+            let taken = self.memory.borrow_mut().take_back(handle)?;
+            drop(taken);
+        }
+        array.buf = ptr::null_mut();
+        Ok(())
+    }
+
+    /// Memory that can be pushed from without a copy. NULL if there is not so much.
+    pub(crate) fn malloc(&self, len: usize) -> *mut c_void {
+        // As of the C library's, of no bytes, too, each has an address of its own.
+        match self.heap.alloc(len.max(1)) {
+            Ok(buf) => self.memory.borrow_mut().allocate(buf).cast(),
+            Err(_) => ptr::null_mut(),
+        }
+    }
+
+    /// Takes memory back. What is in flight of it goes when it has arrived.
+    pub(crate) fn free(&self, ptr: *mut c_void) -> Result<(), Errno> {
+        if ptr.is_null() {
+            return Ok(());
+        }
+        let taken = self.memory.borrow_mut().deallocate(ptr.cast_const().cast());
+        give_back(&self.heap, taken.ok_or(Errno(libc::EINVAL))?);
+        Ok(())
+    }
+
+    #[inline]
+    pub(crate) fn push(&self, token: Out<'_, u64>, qd: c_int, array: &Array) -> Result<(), Errno> {
+        let qd = descriptor(qd)?;
+        let sga = self.take_in(array)?;
+        let started =
+            if self.watch.is_some() { self.push_watched(qd, sga, None) } else { self.demi.push(qd, sga) };
+        token.set(started?.raw());
+        Ok(())
+    }
+
+    pub(crate) fn push_to(
+        &self,
+        token: Out<'_, u64>,
+        qd: c_int,
+        array: &Array,
+        to: &[u8],
+    ) -> Result<(), Errno> {
+        let (qd, to) = (descriptor(qd)?, addr::parse(to)?);
+        let sga = self.take_in(array)?;
+        // A stream goes to its peer only; that it is named is no reason to refuse.
+        let to = match self.demi.kind(qd)? {
+            QueueKind::Message => Some(to),
+            QueueKind::Stream if self.demi.peer_addr(qd)? == to => None,
+            QueueKind::Stream => return Err(Errno(libc::EISCONN)),
+        };
+        let started = match (&self.watch, to) {
+            (Some(_), to) => self.push_watched(qd, sga, to),
+            (None, Some(to)) => self.demi.push_to(qd, sga, to),
+            (None, None) => self.demi.push(qd, sga),
+        };
+        token.set(started?.raw());
+        Ok(())
+    }
+
+    /// Pushes, and keeps what is needed to see whether it was written to.
+    #[cold]
+    fn push_watched(&self, qd: QDesc, sga: SgArray, to: Option<Addr>) -> Result<QToken, Refused> {
+        let copy = sga.clone();
+        let token = match to {
+            Some(to) => self.demi.push_to(qd, sga, to)?,
+            None => self.demi.push(qd, sga)?,
+        };
+        if let Some(watch) = &self.watch {
+            watch.borrow_mut().pushed(token, copy);
+        }
+        Ok(token)
+    }
+
+    /// An array of the program, by reference: in the heap as it lies there, from elsewhere as a copy.
+    #[inline]
+    pub(crate) fn take_in(&self, array: &Array) -> Result<SgArray, Errno> {
+        let segments = array.segs.get(..array.numsegs as usize).filter(|segments| !segments.is_empty());
+        let mut sga = SgArray::new();
+        for segment in segments.ok_or(Errno(libc::EINVAL))? {
+            if segment.len == 0 {
+                continue;
+            }
+            let buf = if self.heap.contains(segment.buf.cast_const().cast()) {
+                share(&self.heap, &self.memory.borrow(), segment).ok_or(Errno(libc::EFAULT))?
+            } else {
+                copy_in(&self.heap, segment)?
+            };
+            sga.push(buf)?;
+        }
+        Ok(sga)
+    }
+
+    #[inline]
+    pub(crate) fn pop(&self, token: Out<'_, u64>, qd: c_int) -> Result<(), Errno> {
+        token.set(self.demi.pop(descriptor(qd)?)?.raw());
+        Ok(())
+    }
+
+    pub(crate) fn pop_n(&self, token: Out<'_, u64>, qd: c_int, count: usize) -> Result<(), Errno> {
+        token.set(self.demi.pop_n(descriptor(qd)?, count)?.raw());
+        Ok(())
+    }
+
+    pub(crate) fn cancel(&self, token: u64) -> Result<(), Errno> {
+        Ok(self.demi.cancel(QToken::from_raw(token))?)
+    }
+
+    /// Hands an array to the program, in at most `limit` segments; `out` is all zero. Without the memory for that, the
+    /// array comes back as it was.
+    #[inline]
+    pub(crate) fn hand_out(&self, mut sga: SgArray, limit: usize, out: &mut Array) -> Result<(), SgArray> {
+        if sga.segments().len() > limit {
+            sga = self.gather(sga, limit)?;
+        }
+        if let Some(peer) = sga.peer() {
+            out.addr = addr::short(&peer);
+        }
+        if sga.is_empty() {
+            // One segment without bytes: programs look at the first one's length.
+            out.buf = ptr::without_provenance_mut(Handle::EMPTY.0 as usize);
+            out.numsegs = 1;
+            out.segs[0].buf = ptr::from_ref(&NOTHING).cast_mut().cast();
+            return Ok(());
+        }
+        let segments = sga.segments();
+        out.numsegs = segments.len() as u32;
+        for (place, segment) in out.segs.iter_mut().zip(segments) {
+            *place = Segment { buf: segment.as_ptr().cast_mut().cast(), len: segment.len() as u32 };
+        }
+        let handle = self.memory.borrow_mut().lend(sga)?;
+        out.buf = ptr::without_provenance_mut(handle.0 as usize);
+        Ok(())
+    }
+
+    /// Copies the last segments into one, so that there are `limit`.
+    #[cold]
+    pub(crate) fn gather(&self, sga: SgArray, limit: usize) -> Result<SgArray, SgArray> {
+        let (kept, rest) = sga.segments().split_at(limit.clamp(1, MAX_SEGMENTS) - 1);
+        let Ok(last) = self.heap.join(rest.iter()) else { return Err(sga) };
+        let mut gathered: SgArray = kept.iter().cloned().chain([last.freeze()]).collect();
+        gathered.set_peer(sga.peer());
+        Ok(gathered)
+    }
+
+    /// How many segments an array that is popped from `qd` may have.
+    #[inline]
+    pub(crate) fn limit_of(&self, qd: QDesc) -> usize {
+        let by_queue = self.limits.by_queue.borrow();
+        if by_queue.is_empty() {
+            return self.limits.all.get();
+        }
+        by_queue.get(&(qd.raw() as c_int)).copied().unwrap_or(self.limits.all.get())
+    }
+}
