@@ -19,7 +19,6 @@ use crate::config::CatnipSection;
 use crate::device::{BURST, DeviceCx, Frame, Queue as Device};
 use crate::flow::Flow;
 use crate::ip::{About, ETHERNET, Ip, Received};
-use crate::ports::PortClass;
 use crate::siblings::Siblings;
 use crate::tcp::{self, Env, Tcp};
 use crate::udp::{self, Udp};
@@ -287,7 +286,7 @@ impl LibOs for Catnip {
 
     fn create(setup: Setup<'_>) -> Result<Catnip, Error> {
         let section = CatnipSection::load(setup.config)?;
-        let (device, place) = section.open_in_place(setup.heap)?;
+        let (device, siblings) = section.open_among_others(setup.heap)?;
         // What strangers must not guess comes from this: RFC 6528 §3. By itself the generator would begin with the time.
         let mut seed = [0; 8];
         let flags = rustix::rand::GetRandomFlags::empty();
@@ -295,12 +294,11 @@ impl LibOs for Catnip {
         random.map_err(|errno| Error::System(errno.raw_os_error()))?;
         let mut rng = fastrand::Rng::with_seed(u64::from_ne_bytes(seed));
         let mut catnip = Catnip::over(&setup, &section, device, &mut rng)?;
-        if let Some(place) = place {
-            // Before anything is received, which may be theirs.
-            catnip.siblings = Some(Siblings::join(&place, catnip.device.wait_fd())?);
-            let class = PortClass::new(place.queues, &place.own);
+        if let Some(siblings) = siblings {
+            let class = siblings.ports();
             catnip.tcp.choose_from(class.clone());
             catnip.udp.choose_from(class);
+            catnip.siblings = Some(siblings);
         }
         Ok(catnip)
     }
@@ -451,7 +449,8 @@ impl LibOs for Catnip {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        let all = [self.tcp.next_deadline(), self.ip.next_deadline(), self.device.next_deadline()];
+        let siblings = self.siblings.as_ref().and_then(|siblings| siblings.next_deadline());
+        let all = [self.tcp.next_deadline(), self.ip.next_deadline(), self.device.next_deadline(), siblings];
         all.into_iter().flatten().min()
     }
 

@@ -11,13 +11,17 @@ use crate::aids::{FaultSection, PcapSection};
 use crate::device::memif::{Memif, MemifConfig};
 use crate::device::packet::{Packet, PacketConfig};
 use crate::device::tap::{Tap, TapConfig};
-use crate::device::xdp::{Place, Xdp, XdpConfig};
+use crate::device::xdp::{Xdp, XdpConfig};
 use crate::device::{Queue, Wire};
 use crate::ip::IpConfig;
+use crate::siblings::Siblings;
 use crate::tcp::{Algorithm, EcnPolicy, Policy, SynCookies};
 
 /// The wire that an instance without a NIC talks to itself on.
 const OWN_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 1];
+
+/// A device, and the other instances on its interface, if it is shared.
+pub(crate) type AmongOthers = (Box<dyn Queue>, Option<Box<Siblings>>);
 
 /// Keys of `[catnip]`, all optional but `device`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -149,12 +153,12 @@ impl CatnipSection {
     /// Opens the device, whose frames are to lie in `heap`, with what stands before it: what an instance does at its start, for programs that use
     /// the device without it.
     pub fn open(&self, heap: &Heap) -> Result<Box<dyn Queue>, Error> {
-        self.open_in_place(heap).map(|(device, _)| device)
+        self.open_among_others(heap).map(|(device, _)| device)
     }
 
-    /// The same, and what the instance has of an interface that it shares.
-    pub(crate) fn open_in_place(&self, heap: &Heap) -> Result<(Box<dyn Queue>, Option<Place>), Error> {
-        let mut place = None;
+    /// The same, and the other instances, if it is an interface that is shared.
+    pub(crate) fn open_among_others(&self, heap: &Heap) -> Result<AmongOthers, Error> {
+        let mut siblings = None;
         let mut device: Box<dyn Queue> = match &self.device {
             DeviceSection::Loopback => {
                 let plugged = Wire::new().plug(OWN_MAC, 1500);
@@ -172,11 +176,13 @@ impl CatnipSection {
                             .into(),
                     ));
                 }
-                let device = Xdp::open(heap, &config)?;
                 if config.share > 1 {
-                    place = Some(device.place(&config));
+                    // Others then keep off what is ours, and are known before we receive what may be theirs.
+                    let joined = Siblings::join(&Xdp::shares(&config)?)?;
+                    config.queues = joined.own().to_vec();
+                    siblings = Some(joined);
                 }
-                Box::new(device)
+                Box::new(Xdp::open(heap, &config)?)
             }
             DeviceSection::AfPacket(config) => Box::new(Packet::open(config)?),
             DeviceSection::Tap(config) => Box::new(Tap::open(config)?),
@@ -187,7 +193,10 @@ impl CatnipSection {
         if let Some(pcap) = &self.pcap {
             device = pcap.before(device)?;
         }
-        Ok((device, place))
+        if let Some(siblings) = &mut siblings {
+            siblings.watch(device.wait_fd())?;
+        }
+        Ok((device, siblings))
     }
 
     /// What of it concerns TCP.

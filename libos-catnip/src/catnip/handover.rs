@@ -10,7 +10,7 @@ use crate::siblings::{Message, is_advert, messages};
 use crate::tcp;
 
 /// Packets of messages that are taken up in one turn, each of which is what a sibling tells in one.
-const PACKETS: usize = 16;
+const PACKETS: usize = 4;
 
 impl Catnip {
     /// Passes a packet on that this instance has no use for. False: it is this instance's to receive or to refuse.
@@ -74,6 +74,11 @@ impl Catnip {
         }
         if let Some(siblings) = &mut self.siblings {
             siblings.flush();
+            if let Some(queues) = siblings.wanted(cx.now)
+                && !self.device.serve(&queues)
+            {
+                siblings.try_again(cx.now);
+            }
         }
         done
     }

@@ -62,6 +62,12 @@ pub trait Queue {
     /// Asks for notification, then looks again. False: there is work already.
     fn arm(&mut self, cx: &DeviceCx<'_>) -> bool;
 
+    /// Serves these of an interface's queues and no others, where it is shared and they can be served. False: not all of
+    /// them could be had, which is worth another attempt.
+    fn serve(&mut self, _queues: &[u32]) -> bool {
+        true
+    }
+
     /// Names and values of its counters.
     fn counters(&self, visit: &mut dyn FnMut(&'static str, u64));
 }
@@ -117,6 +123,10 @@ impl<Q: Queue + ?Sized> Queue for Box<Q> {
 
     fn arm(&mut self, cx: &DeviceCx<'_>) -> bool {
         (**self).arm(cx)
+    }
+
+    fn serve(&mut self, queues: &[u32]) -> bool {
+        (**self).serve(queues)
     }
 
     fn counters(&self, visit: &mut dyn FnMut(&'static str, u64)) {

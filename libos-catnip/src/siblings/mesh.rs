@@ -45,6 +45,8 @@ pub(super) struct Mesh {
     own: u16,
     watch: Fd,
     peers: Vec<Peer>,
+    /// Somebody has come or gone.
+    changed: bool,
     /// Connections with something to be read.
     ready: Vec<u64>,
     next_number: u64,
@@ -61,46 +63,44 @@ struct Peer {
 }
 
 impl Mesh {
-    /// Takes the name, as soon as nobody has it, and listens.
-    pub(super) fn listen(interface: u32, own: u16, wait: Duration) -> Result<Mesh, Error> {
-        let failed = |what: &str, errno: Errno| Error::Config(format!("siblings: {what}: {errno}"));
-        let watch = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(|errno| failed("epoll", errno))?;
-        let listener = socket().map_err(|errno| failed("cannot open a socket", errno))?;
-        let name = name(interface, own).map_err(|errno| failed("a name", errno))?;
+    /// Takes the first name that is free, as soon as one is, and listens. `queues`: those that stand for the names; which of
+    /// them it is comes back.
+    pub(super) fn listen(interface: u32, queues: &[u16], wait: Duration) -> Result<(Mesh, usize), Error> {
+        let failed = |errno: Errno| Error::Config(format!("cannot listen for other instances: {errno}"));
+        let watch = epoll::create(epoll::CreateFlags::CLOEXEC).map(Fd::from).map_err(failed)?;
         let mut left = wait;
-        loop {
-            match bind(&listener, &name) {
-                Ok(()) => break,
+        let (listener, place) = loop {
+            match take_name(interface, queues) {
+                Ok(taken) => break taken,
                 Err(Errno::ADDRINUSE) if !left.is_zero() => {
                     thread::sleep(PAUSE.min(left));
                     left = left.saturating_sub(PAUSE);
                 }
-                Err(errno) => {
-                    return Err(failed(
-                        &format!(
-                            "another process listens for the owner of queue {own} (`ss -xlp` shows it as \
-                             @demi-xdp-{interface}-{own}): end it"
-                        ),
-                        errno,
-                    ));
+                Err(Errno::ADDRINUSE) => {
+                    return Err(Error::Config(format!(
+                        "AF_XDP: each of the {} parts of the shared interface has its instance (`ss -xlp` shows them as \
+                         @demi-xdp-{interface}-*): end one, or raise `share`",
+                        queues.len()
+                    )));
                 }
+                Err(errno) => return Err(failed(errno)),
             }
-        }
-        let listening = listen(&listener, MOST as i32).and_then(|()| {
-            let data = epoll::EventData::new_u64(LISTENER);
-            epoll::add(&watch, &listener, data, epoll::EventFlags::IN)
-        });
-        listening.map_err(|errno| failed("cannot listen", errno))?;
-        Ok(Mesh {
+        };
+        listen(&listener, MOST as i32).map_err(failed)?;
+        let data = epoll::EventData::new_u64(LISTENER);
+        epoll::add(&watch, &listener, data, epoll::EventFlags::IN).map_err(failed)?;
+        let mesh = Mesh {
             listener,
             interface,
-            own,
-            watch: watch.into(),
+            own: queues[place],
+            watch,
             peers: Vec::new(),
+            changed: false,
             ready: Vec::with_capacity(READY),
             next_number: LISTENER + 1,
             room: vec![0; PACKET],
-        })
+        };
+        Ok((mesh, place))
     }
 
     /// Calls whoever listens for any of the queues.
@@ -152,7 +152,7 @@ impl Mesh {
             Ok(()) => true,
             Err(Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM | Errno::INTR) => false,
             Err(_) => {
-                self.peers.swap_remove(place);
+                self.remove(place);
                 false
             }
         }
@@ -188,7 +188,7 @@ impl Mesh {
                 Err(Errno::AGAIN | Errno::INTR) => continue,
                 // It has ended, or speaks another language.
                 Ok(_) | Err(_) => {
-                    self.peers.swap_remove(place);
+                    self.remove(place);
                     continue;
                 }
             };
@@ -197,15 +197,19 @@ impl Mesh {
                 packet.truncate(len);
                 return Some(packet);
             }
-            match message::messages(&self.room[..len]).next() {
-                Some(Ok(Message::Hello { id })) if id != self.own => {
-                    // The latest connection of a sibling is the last.
-                    let mut peer = self.peers.remove(place);
-                    peer.id = Some(id);
-                    self.peers.push(peer);
-                }
-                _ => drop(self.peers.swap_remove(place)),
-            }
+            let greeting = match message::messages(&self.room[..len]).next() {
+                Some(Ok(Message::Hello { id })) if id != self.own => Some(id),
+                _ => None,
+            };
+            let Some(id) = greeting else {
+                self.remove(place);
+                continue;
+            };
+            // The latest connection of a sibling is the last.
+            let mut peer = self.peers.remove(place);
+            peer.id = Some(id);
+            self.peers.push(peer);
+            self.changed = true;
         }
         None
     }
@@ -213,6 +217,16 @@ impl Mesh {
     /// Takes a packet back, for the next one.
     pub(super) fn recycle(&mut self, packet: Vec<u8>) {
         self.room = packet;
+    }
+
+    /// Whether somebody has come or gone since the last call.
+    pub(super) fn has_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+
+    fn remove(&mut self, place: usize) {
+        self.peers.remove(place);
+        self.changed = true;
     }
 
     fn accept(&mut self) {
@@ -242,6 +256,18 @@ impl AsFd for Mesh {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.watch.as_fd()
     }
+}
+
+fn take_name(interface: u32, queues: &[u16]) -> io::Result<(Fd, usize)> {
+    let socket = socket()?;
+    for (place, queue) in queues.iter().enumerate() {
+        match bind(&socket, &name(interface, *queue)?) {
+            Ok(()) => return Ok((socket, place)),
+            Err(Errno::ADDRINUSE) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Err(Errno::ADDRINUSE)
 }
 
 fn socket() -> io::Result<Fd> {

@@ -5,6 +5,8 @@
 //! a host without siblings would. So no directory of connections is needed, none can be out of date, and a segment is
 //! refused once, when nobody has its connection. News of neighbours, routers and errors goes to all.
 //!
+//! A queue that nobody has is served by the next in a circle of those who live, until its owner comes and all know it.
+//!
 //! Invariants: a message visits every instance once at the most, since each passes it on only to those that lie farther
 //! from where it began. What there is to tell waits for the end of the turn and is bounded by [`MOST`] bytes for each
 //! sibling; what a sibling has no room for is lost, as on a network. Only processes of the same user take part, and what
@@ -32,8 +34,9 @@ use rustix::event::epoll;
 use self::mesh::Mesh;
 pub(crate) use self::message::{Message, is_advert, messages};
 
-use crate::device::xdp::Place;
+use crate::device::xdp::Shares;
 use crate::ip::{About, Problem};
+use crate::ports::PortClass;
 
 /// Most bytes that go to one sibling in one turn: 1.5 of the largest datagram.
 const MOST: usize = 96 << 10;
@@ -42,11 +45,18 @@ const MOST: usize = 96 << 10;
 const PERIOD: Duration = Duration::from_micros(50);
 const LIVELY: Duration = Duration::from_millis(1);
 
+/// Before another attempt to take on a queue, at first and at the most.
+const AGAIN: Duration = Duration::from_millis(5);
+const AGAIN_AT_MOST: Duration = Duration::from_secs(1);
+
 /// The siblings of one instance.
 #[derive(Debug)]
 pub(crate) struct Siblings {
     /// The first of this instance's queues, by which the others know it.
     id: u16,
+    /// Which part of the queues is its own.
+    part: usize,
+    shares: Shares,
     mesh: Mesh,
     /// What there is to be told, by sibling.
     batches: Vec<(u16, Vec<u8>)>,
@@ -54,6 +64,9 @@ pub(crate) struct Siblings {
     all: Fd,
     look_at: Instant,
     lively_until: Instant,
+    /// When to see to it that the right queues are served, and how often that has failed.
+    attempt_at: Option<Instant>,
+    attempts: u32,
     counters: Counters,
 }
 
@@ -67,27 +80,68 @@ struct Counters {
 }
 
 impl Siblings {
-    /// Makes this instance known to its siblings, and them to it.
-    pub(crate) fn join(place: &Place, device: BorrowedFd<'_>) -> Result<Box<Siblings>, Error> {
-        let failed = |errno: rustix::io::Errno| {
-            Error::Config(format!("cannot meet the instances that share the interface: {errno}"))
-        };
-        let id = place.own.first().copied().unwrap_or(0) as u16;
-        let mut mesh = Mesh::listen(place.interface, id, place.wait)?;
-        mesh.call_all(place.queues).map_err(failed)?;
-        let all = epoll::create(epoll::CreateFlags::CLOEXEC).map(Fd::from).map_err(failed)?;
-        for fd in [device, mesh.as_fd()] {
-            epoll::add(&all, fd, epoll::EventData::new_u64(0), epoll::EventFlags::IN).map_err(failed)?;
-        }
+    /// Makes this instance known to its siblings, and them to it, as the owner of the first part that is free.
+    pub(crate) fn join(shares: &Shares) -> Result<Box<Siblings>, Error> {
+        let firsts: Vec<u16> = shares.parts.iter().map(|part| part[0] as u16).collect();
+        let (mut mesh, part) = Mesh::listen(shares.interface, &firsts, shares.wait)?;
+        mesh.call_all(shares.queues).map_err(met)?;
+        let all = epoll::create(epoll::CreateFlags::CLOEXEC).map(Fd::from).map_err(met)?;
+        epoll::add(&all, &mesh, epoll::EventData::new_u64(0), epoll::EventFlags::IN).map_err(met)?;
         Ok(Box::new(Siblings {
-            id,
+            id: firsts[part],
+            part,
+            shares: shares.clone(),
             mesh,
             batches: Vec::new(),
             all,
             look_at: Instant::default(),
             lively_until: Instant::default(),
+            attempt_at: Some(Instant::default()),
+            attempts: 0,
             counters: Counters::default(),
         }))
+    }
+
+    /// The queues of this instance.
+    pub(crate) fn own(&self) -> &[u32] {
+        &self.shares.parts[self.part]
+    }
+
+    /// The ports that it may choose.
+    pub(crate) fn ports(&self) -> PortClass {
+        PortClass::new(self.shares.queues, self.own())
+    }
+
+    /// From now on, the device wakes this instance as well.
+    pub(crate) fn watch(&mut self, device: BorrowedFd<'_>) -> Result<(), Error> {
+        epoll::add(&self.all, device, epoll::EventData::new_u64(1), epoll::EventFlags::IN).map_err(met)
+    }
+
+    /// The queues that this instance should serve, if that may have changed: its own, and those for which it is next.
+    pub(crate) fn wanted(&mut self, now: Instant) -> Option<Vec<u32>> {
+        if self.mesh.has_changed() {
+            (self.attempt_at, self.attempts) = (Some(now), 0);
+        }
+        self.attempt_at.take_if(|at| *at <= now)?;
+        let parts = &self.shares.parts;
+        if let [own] = &parts[..] {
+            return Some(own.clone());
+        }
+        let count = parts.len();
+        let lives = |part: usize| part == self.part || self.mesh.ids().any(|id| usize::from(id) == part);
+        let heir = |part: usize| (part..part + count).map(|part| part % count).find(|part| lives(*part));
+        let ours = (0..count).filter(|part| heir(*part) == Some(self.part));
+        Some(ours.flat_map(|part| parts[part].iter().copied()).collect())
+    }
+
+    /// Notes that not all of them could be had: the kernel needs a while to let go of what a process had that has died.
+    pub(crate) fn try_again(&mut self, now: Instant) {
+        self.attempt_at = Some(now + (AGAIN * (1 << self.attempts)).min(AGAIN_AT_MOST));
+        self.attempts = (self.attempts + 1).min(8);
+    }
+
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        self.attempt_at
     }
 
     /// Passes a packet on to the next that may have a use for it. `origin`: who received it from the device, if it was not
@@ -196,6 +250,10 @@ impl AsFd for Siblings {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.all.as_fd()
     }
+}
+
+fn met(errno: rustix::io::Errno) -> Error {
+    Error::Config(format!("cannot meet the instances that share the interface: {errno}: try again"))
 }
 
 /// Who is asked after `own`, of those who were not asked since `origin`: the next in a circle.

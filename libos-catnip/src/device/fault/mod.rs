@@ -207,6 +207,10 @@ impl<D: Queue> Queue for Fault<D> {
         self.rx.next_due().is_none_or(|due| due > cx.now) && self.device.arm(cx)
     }
 
+    fn serve(&mut self, queues: &[u32]) -> bool {
+        self.device.serve(queues)
+    }
+
     fn counters(&self, visit: &mut dyn FnMut(&'static str, u64)) {
         self.rx.counters.visit(&lane::RX_NAMES, visit);
         self.tx.counters.visit(&lane::TX_NAMES, visit);

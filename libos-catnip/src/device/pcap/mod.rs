@@ -168,6 +168,10 @@ impl<D: Queue> Queue for Pcap<D> {
         sleep
     }
 
+    fn serve(&mut self, queues: &[u32]) -> bool {
+        self.device.serve(queues)
+    }
+
     fn counters(&self, visit: &mut dyn FnMut(&'static str, u64)) {
         self.writer.counters(visit);
         self.device.counters(visit);

@@ -38,13 +38,15 @@ pub struct XdpConfig {
     /// The receive queues that are served; what arrives at others reaches the kernel. Default: none named, which means
     /// all there are. Frames are transmitted through the first.
     pub queues: Vec<u32>,
-    /// How many instances share the interface, each with its own receive queues, the same `addresses` and the same `ports`;
-    /// 1 (default) to 256. Above 1, an instance takes, if none are named in `queues`, the next part that is free of as
-    /// many parts as this; its program stays for as long as one of them lives. Joining others needs CAP_SYS_ADMIN.
+    /// How many instances share the interface, each with its own receive queues, and all with the same `addresses`, `ports`
+    /// and user; 1 (default) to 256. Above 1, an instance takes, if none are named in `queues`, the next part that is free
+    /// of as many parts as this, serves parts that nobody has as well until somebody comes for them (unless the NIC uses
+    /// the heap itself), and hands over what reached it by the choice of the NIC but is another's. Joining others needs
+    /// CAP_SYS_ADMIN.
     pub share: u32,
     /// Receive buffers of each queue, 128 to 16384, rounded up to a power of two; default 1024. The application can hold
     /// on to half of them before received frames are copied. Each takes 2 KiB of the heap, or 4 KiB with an MTU above
-    /// 1774.
+    /// 1774. With `share` above 1, there are about twice as many.
     pub rx_buffers: u32,
     /// Segments under way at most, 64 to 16384, rounded up to a power of two; default 1024.
     pub tx_segments: u32,

@@ -45,7 +45,7 @@
 //! |---|---|
 //! | `config` | [`XdpConfig`] |
 //! | `open` | how it all comes about |
-//! | `interface` | what the interface is |
+//! | `interface`, `namespace` | what the interface is, and where |
 //! | `program`, `asm` | the redirect program, and the assembler for it |
 //! | `attach`, `holders` | the program on the interface, and who else has one there |
 //! | `socket`, `ring`, `raw` | a socket, its four rings, their memory |
@@ -60,6 +60,7 @@ mod counters;
 mod flight;
 mod holders;
 mod interface;
+mod namespace;
 mod open;
 mod program;
 mod raw;
@@ -86,6 +87,7 @@ pub use self::config::{CopyMode, Mode, XdpConfig};
 use self::attach::Attachment;
 use self::counters::Counters;
 use self::interface::Interface;
+use self::namespace::Namespace;
 use self::open::is_released;
 use self::receive::Receiver;
 use self::socket::Binding;
@@ -105,15 +107,15 @@ const DRAIN: Duration = Duration::from_millis(50);
 const QUIESCE: Duration = Duration::from_secs(2);
 const STEP: Duration = Duration::from_millis(1);
 
-/// What an instance has of an interface that it shares.
+/// An interface that instances share.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct Shares {
     /// The interface's number.
     pub(crate) interface: u32,
     /// How many receive queues the interface has.
     pub(crate) queues: u32,
-    /// Those of this instance, rising.
-    pub(crate) own: Vec<u32>,
+    /// The parts of them from which an instance takes one. One part: others are of others' choice.
+    pub(crate) parts: Vec<Vec<u32>>,
     /// How long to wait for a previous owner to be gone.
     pub(crate) wait: Duration,
 }
@@ -133,8 +135,14 @@ pub struct Xdp {
     due: Option<Instant>,
     patience: Duration,
     binding: Binding,
-    /// All sockets, if there are several.
+    /// All sockets, if there are or can be several.
     gathered: Option<Fd>,
+    /// How many receivers stay, as this device was opened with their queues.
+    own: usize,
+    /// Receive buffers of a queue that is taken on later; zero: none is.
+    more_buffers: u32,
+    /// Where the interface is, if queues can be taken on.
+    namespace: Option<Namespace>,
 }
 
 impl Xdp {
@@ -148,14 +156,16 @@ impl Xdp {
         self.attachment.as_ref().is_some_and(|attachment| attachment.generic)
     }
 
-    /// Which queues it has of how many that others may have, if the interface is shared.
-    pub(crate) fn place(&self, config: &XdpConfig) -> Place {
-        Place {
+    /// What an interface has to be shared, before a part of it is opened.
+    pub(crate) fn shares(config: &XdpConfig) -> Result<Shares, Error> {
+        config.check()?;
+        let interface = Interface::find(&config.interface)?;
+        Ok(Shares {
+            interface: interface.index,
+            queues: interface.rx_queues,
+            parts: open::parts(&interface, config)?,
             wait: config.attach_wait(),
-            interface: self.interface.index,
-            queues: self.interface.rx_queues,
-            own: self.receivers.iter().map(|receiver| receiver.queue).collect(),
-        }
+        })
     }
 
     /// Changes what is taken, from one frame to the next, as when an address was found or lost: to what `addresses`,
@@ -249,8 +259,31 @@ impl Queue for Xdp {
         quiet
     }
 
+    /// Closing a socket waits for the frames that are just being received, some milliseconds: for other instances that come
+    /// and go, not for what happens in every turn. A NIC that uses the heap itself would have to be waited for as well, so
+    /// there queues stay as they were opened.
+    fn serve(&mut self, queues: &[u32]) -> bool {
+        if self.more_buffers == 0 || self.binding.zero_copy {
+            return true;
+        }
+        let surplus = self.receivers.iter().skip(self.own).position(|one| !queues.contains(&one.queue));
+        if let Some(place) = surplus {
+            let queue = self.receivers.remove(self.own + place).queue;
+            self.umem.take_back(queue);
+            return self.serve(queues);
+        }
+        let held = |queue: &u32| self.receivers.iter().any(|one| one.queue == *queue);
+        let missing: Vec<u32> = queues.iter().copied().filter(|queue| !held(queue)).collect();
+        let mut all = true;
+        for queue in missing {
+            all &= self.take_on(queue).is_ok();
+        }
+        all
+    }
+
     fn counters(&self, visit: &mut dyn FnMut(&'static str, u64)) {
         self.counters.visit(visit);
+        visit("xdp_queues", self.receivers.len() as u64);
         let statistics = self.receivers.iter().filter_map(|receiver| receiver.socket.statistics());
         let sums = statistics.fold([0; 5], |sums, one| {
             let empty = one.rx_fill_ring_empty_descs.unwrap_or(0);

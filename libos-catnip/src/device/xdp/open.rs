@@ -16,6 +16,7 @@ use super::attach::{Attachment, Patience, refused};
 use super::config::{CopyMode, Mode, XdpConfig};
 use super::counters::Counters;
 use super::interface::Interface;
+use super::namespace::Namespace;
 use super::receive::Receiver;
 use super::socket::{Binding, Socket, is_taken};
 use super::transmit::{HEADER, Transmitter};
@@ -25,6 +26,9 @@ use crate::device::Caps;
 
 /// What the kernel keeps free before the bytes that it receives (`XDP_PACKET_HEADROOM`).
 const HEADROOM: usize = 256;
+
+/// Fewest receive buffers of a queue: half of them are one burst.
+const LEAST_BUFFERS: usize = 64;
 
 /// Ethernet and VLAN headers.
 const HEADERS: usize = HEADER + 4;
@@ -43,7 +47,13 @@ impl Xdp {
         let chunk = if whole(2048) { 2048 } else { 4096 };
         let rx_size = config.rx_buffers.next_power_of_two();
         let tx_size = config.tx_segments.next_power_of_two();
-        let umem = Umem::new(heap, chunk, rx_size as usize * most)?;
+        // What own queues need, and as much for others that have nobody.
+        let foreign = if config.is_shared() { interface.rx_queues as usize - most } else { 0 };
+        let more_buffers = match (rx_size as usize * most).checked_div(foreign) {
+            Some(each) => (1 << each.max(LEAST_BUFFERS).ilog2()).min(rx_size),
+            None => 0,
+        };
+        let umem = Umem::new(heap, chunk, rx_size as usize * most + more_buffers as usize * foreign)?;
         let mut patience = Patience(config.attach_wait());
 
         let modes: &[bool] = match config.mode {
@@ -93,7 +103,17 @@ impl Xdp {
         };
         let binding = Binding { zero_copy: receivers[0].socket.is_zero_copy(), ..binding };
         let tx = Transmitter::new(tx_rings, tx_size, heap.region(), chunk, binding, interface.mtu);
-        let gathered = gather(&interface, &receivers)?;
+        let gathered = if receivers.len() > 1 || more_buffers > 0 {
+            Some(gather(&interface, &receivers)?)
+        } else {
+            None
+        };
+        let own = receivers.len();
+        let namespace = if more_buffers > 0 {
+            Some(Namespace::current().map_err(|errno| failed("cannot tell the network namespace", errno))?)
+        } else {
+            None
+        };
         let mut xdp = Xdp {
             attachment: None,
             receivers,
@@ -107,6 +127,9 @@ impl Xdp {
             patience: RECLAIM_AFTER,
             binding,
             gathered,
+            own,
+            more_buffers,
+            namespace,
         };
         // From here on, closing is what undoes it.
         for receiver in &mut xdp.receivers {
@@ -116,10 +139,36 @@ impl Xdp {
         xdp.attachment = Some(attachment);
         Ok(xdp)
     }
+
+    /// Takes on a queue that nobody has.
+    pub(super) fn take_on(&mut self, queue: u32) -> Result<(), Error> {
+        let (Some(attachment), Some(all), Some(namespace)) =
+            (&self.attachment, &self.gathered, &self.namespace)
+        else {
+            return Err(Error::Closed);
+        };
+        let interface = &self.interface;
+        let failed = |errno| refused(interface, &format!("cannot take on queue {queue}"), errno);
+        let socket = namespace.inside(|| new_socket(interface)).map_err(failed)??;
+        socket.no_transmit_rings().map_err(failed)?;
+        let rings = socket.receive_rings(self.more_buffers).map_err(failed)?;
+        socket.bind_beside(&self.receivers[0].socket, interface.index, queue).map_err(failed)?;
+        watch(all, &socket, queue).map_err(failed)?;
+        let mut receiver = Receiver::new(socket, queue, rings, self.more_buffers);
+        receiver.refill(&mut self.umem);
+        let served = attachment.serve(interface, queue, &receiver.socket);
+        if served.is_err() {
+            drop(receiver);
+            self.umem.take_back(queue);
+            return served;
+        }
+        self.receivers.push(receiver);
+        Ok(())
+    }
 }
 
 /// Which receive queues are served: the parts of them from which this instance takes one.
-fn parts(interface: &Interface, config: &XdpConfig) -> Result<Vec<Vec<u32>>, Error> {
+pub(super) fn parts(interface: &Interface, config: &XdpConfig) -> Result<Vec<Vec<u32>>, Error> {
     let (name, count) = (&interface.name, interface.rx_queues);
     if config.queues.is_empty() {
         let share = config.share;
@@ -217,17 +266,17 @@ fn bind_failed(interface: &Interface, queue: u32, errno: Errno) -> Error {
 }
 
 /// One descriptor for the sockets of several queues.
-fn gather(interface: &Interface, receivers: &[Receiver]) -> Result<Option<Fd>, Error> {
-    if receivers.len() == 1 {
-        return Ok(None);
-    }
+fn gather(interface: &Interface, receivers: &[Receiver]) -> Result<Fd, Error> {
     let failed = |errno| refused(interface, "cannot gather the sockets of its queues", errno);
     let all = epoll::create(epoll::CreateFlags::CLOEXEC).map(Fd::from).map_err(failed)?;
     for receiver in receivers {
-        let data = epoll::EventData::new_u64(receiver.queue.into());
-        epoll::add(&all, &receiver.socket, data, epoll::EventFlags::IN).map_err(failed)?;
+        watch(&all, &receiver.socket, receiver.queue).map_err(failed)?;
     }
-    Ok(Some(all))
+    Ok(all)
+}
+
+fn watch(all: &Fd, socket: &Socket, queue: u32) -> Result<(), Errno> {
+    epoll::add(all, socket, epoll::EventData::new_u64(queue.into()), epoll::EventFlags::IN)
 }
 
 /// Waits until queues can be bound again, which tells that the driver has let go of what was bound to them before.

@@ -155,7 +155,7 @@ impl Receiver {
         if self.lent == self.target {
             return None;
         }
-        let addr = umem.lend()?;
+        let addr = umem.lend(self.queue)?;
         self.lent += 1;
         Some(addr)
     }

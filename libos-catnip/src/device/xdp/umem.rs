@@ -22,6 +22,8 @@ pub(super) struct Umem {
     /// By block of the region: where its chunks begin in `lent`.
     blocks: Vec<u32>,
     lent: Vec<Option<BufMut>>,
+    /// By chunk: the queue that it is lent to.
+    to: Vec<u32>,
 }
 
 /// Received bytes: in which chunk, and where in it.
@@ -48,16 +50,17 @@ impl Umem {
         }
         drop(all);
         let lent = (0..present).map(|_| None).collect();
-        Ok(Umem { pool, chunk, blocks, lent })
+        Ok(Umem { pool, chunk, blocks, lent, to: vec![0; present as usize] })
     }
 
-    /// Takes a chunk from the pool for the kernel; returns its address.
+    /// Takes a chunk from the pool for the kernel, for a queue; returns its address.
     #[inline]
-    pub(super) fn lend(&mut self) -> Option<u64> {
+    pub(super) fn lend(&mut self, queue: u32) -> Option<u64> {
         let buf = self.pool.take()?;
         let offset = buf.offset();
         let at = self.index(offset)?;
         self.lent[at] = Some(buf);
+        self.to[at] = queue;
         Some(offset as u64)
     }
 
@@ -99,6 +102,12 @@ impl Umem {
     /// The address to lend the chunk under again, its bytes forgotten. `None`: it is not lent.
     pub(super) fn again(&self, received: &Received) -> Option<u64> {
         self.lent[received.chunk as usize].as_ref().map(|buf| buf.offset() as u64)
+    }
+
+    /// Takes back what is lent to a queue whose socket has been closed, with which the kernel's copying has ended.
+    pub(super) fn take_back(&mut self, queue: u32) {
+        let lent = self.lent.iter_mut().zip(&self.to).filter(|(_, to)| **to == queue);
+        lent.for_each(|(lent, _)| *lent = None);
     }
 
     /// Gives up every chunk that is lent without releasing it.

@@ -1,9 +1,8 @@
 //! Sockets between siblings, in one process: who meets whom, who leaves, who is no sibling.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use rustix::event::{EventfdFlags, eventfd};
 use rustix::net::{
     AddressFamily, SendFlags, SocketAddrUnix, SocketType, bind, connect, listen, send, socket,
 };
@@ -11,6 +10,9 @@ use rustix::process::Uid;
 use rustix::thread::set_thread_res_uid;
 
 use super::super::*;
+
+/// Long enough for nothing.
+const PAUSE: Duration = Duration::from_millis(1);
 use crate::device::xdp::tests::net::announce;
 
 /// An interface that there cannot be, of this process's own.
@@ -20,8 +22,7 @@ fn interface() -> u32 {
 }
 
 fn join(interface: u32, own: &[u32], wait: Duration) -> Result<Box<Siblings>, Error> {
-    let device = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
-    Siblings::join(&Place { interface, queues: 8, own: own.to_vec(), wait }, device.as_fd())
+    Siblings::join(&Shares { interface, queues: 8, parts: vec![own.to_vec()], wait })
 }
 
 /// What one has heard, with greetings and ends taken care of.
@@ -58,7 +59,7 @@ fn those_who_come_meet_those_who_are_there() {
         assert_eq!(hear(one).len(), usize::from(place != 1), "{place}");
     }
     // One dies: the others hear of it, and its name is free for the next.
-    assert!(join(interface, &[2], Duration::ZERO).unwrap_err().to_string().contains("queue 2"));
+    assert!(join(interface, &[2], Duration::ZERO).unwrap_err().to_string().contains("has its instance"));
     drop(all.remove(2));
     assert!(hear(&mut all[0]).is_empty());
     assert_eq!(ids(&all[0]), [1, 3]);
@@ -69,6 +70,55 @@ fn those_who_come_meet_those_who_are_there() {
     // The call, the greeting, what is told.
     let heard: usize = (0..3).map(|_| hear(&mut all[0]).len()).sum();
     assert_eq!((heard, ids(&all[0])), (1, vec![1, 2, 3]));
+}
+
+#[test]
+fn parts_without_an_owner_are_served_by_the_next() {
+    let shares = Shares {
+        interface: interface(),
+        queues: 6,
+        parts: vec![vec![0, 3], vec![1, 4], vec![2, 5]],
+        wait: PAUSE,
+    };
+    let join = || Siblings::join(&shares);
+    let at = Instant::from_nanos(1_000_000_000);
+    let wanted = |one: &mut Siblings| {
+        (0..3).for_each(|_| drop(hear(one)));
+        let wanted = one.wanted(at).map(|mut queues| {
+            queues.sort_unstable();
+            queues
+        });
+        assert_eq!(one.wanted(at), None, "once");
+        wanted
+    };
+    let mut zero = join().unwrap();
+    assert_eq!(wanted(&mut zero), Some(vec![0, 1, 2, 3, 4, 5]));
+    let mut one = join().unwrap();
+    assert_eq!(wanted(&mut one), Some(vec![1, 4]));
+    assert_eq!(one.own(), [1, 4]);
+    assert_eq!(wanted(&mut zero), Some(vec![0, 2, 3, 5]));
+    let mut two = join().unwrap();
+    assert_eq!(
+        [&mut zero, &mut one, &mut two].map(|one| wanted(one)),
+        [Some(vec![0, 3]), Some(vec![1, 4]), Some(vec![2, 5])]
+    );
+    assert!(join().unwrap_err().to_string().contains("each of the 3 parts"));
+    assert!(two.ports().has(49_154) == (49_154 % 6 == 2) && !two.ports().has(6));
+    drop(zero);
+    assert_eq!([&mut one, &mut two].map(|one| wanted(one)), [Some(vec![0, 1, 3, 4]), Some(vec![2, 5])]);
+    // What could not be had is asked for again, less and less often.
+    assert_eq!(one.next_deadline(), None);
+    for millis in [5, 10, 20] {
+        one.try_again(at);
+        assert_eq!(one.next_deadline(), Some(at + Duration::from_millis(millis)));
+        assert_eq!(one.wanted(at), None);
+        assert!(one.wanted(at + Duration::from_millis(millis)).is_some());
+    }
+    (0..20).for_each(|_| one.try_again(at));
+    assert_eq!(one.next_deadline(), Some(at + Duration::from_secs(1)));
+    drop(one);
+    assert_eq!(wanted(&mut two), Some(vec![0, 1, 2, 3, 4, 5]));
+    assert_eq!(join().unwrap().own(), [0, 3]);
 }
 
 #[test]

@@ -82,6 +82,19 @@ fn both_serve_one_port() {
 }
 
 #[test]
+fn threads_of_one_process_are_siblings_too() {
+    let Some(net) = network() else { return };
+    let mut worker = Worker::start(net.name(0), "threads");
+    worker.until("ready");
+    let mut streams: Vec<_> = (0..32).map(|_| connect(&net)).collect();
+    for (seed, stream) in streams.iter_mut().enumerate() {
+        exchange(stream, seed).unwrap();
+    }
+    worker.catch_up();
+    assert_eq!((worker.accepted, worker.threads.len()), (32, 2));
+}
+
+#[test]
 fn answers_that_come_to_the_other_find_their_connection() {
     const CALLS: usize = 32;
     let Some(net) = network() else { return };
@@ -142,11 +155,20 @@ fn one_is_killed_while_the_other_goes_on() {
         let theirs = victim.accepted;
         assert!(theirs > 0 && survivor.accepted > 0);
         drop(victim);
-        // As long as nobody has the queue, its frames are the kernel's, which refuses nothing for an address that is not its
-        // own: only what the survivor has goes on.
+        // The other half's connections come to the survivor, at the latest with the first SYN that is sent again.
+        let start = Instant::now();
+        let mut meanwhile: Vec<_> = (0..16).map(|_| connect(&net)).collect();
+        for (seed, stream) in meanwhile.iter_mut().enumerate() {
+            exchange(stream, seed).unwrap();
+        }
+        println!("round {round}: 16 connections within {:?} without the other", start.elapsed());
         let start = Instant::now();
         let mut next = Worker::start(net.name(0), "serve");
         println!("round {round}: a new one after {:?}", start.elapsed());
+        for (seed, stream) in meanwhile.iter_mut().enumerate() {
+            exchange(stream, seed).unwrap();
+        }
+        survivor.catch_up();
         let mut ended = 0;
         for (seed, stream) in streams.iter_mut().enumerate() {
             stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();

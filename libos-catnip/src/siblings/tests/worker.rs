@@ -1,6 +1,6 @@
 //! Not a test by itself: an instance in a process of its own, and how the tests run it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
@@ -29,10 +29,12 @@ pub(super) struct Worker {
     lines: Receiver<String>,
     /// Connections that it has accepted, as far as was read.
     pub(super) accepted: usize,
+    /// Which of its threads have.
+    pub(super) threads: BTreeSet<String>,
 }
 
 impl Worker {
-    /// Starts one in a namespace. `what`: `serve`, `serve udp`, `call N`.
+    /// Starts one in a namespace. `what`: `serve`, `serve udp`, `threads`, `call N`.
     pub(super) fn start(namespace: &str, what: &str) -> Worker {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["siblings::tests::worker::worker", "--exact", "--ignored", "--nocapture"])
@@ -46,7 +48,7 @@ impl Worker {
         std::thread::spawn(move || {
             output.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
         });
-        let mut worker = Worker { child, lines, accepted: 0 };
+        let mut worker = Worker { child, lines, accepted: 0, threads: BTreeSet::new() };
         worker.until("ready");
         worker
     }
@@ -73,7 +75,10 @@ impl Worker {
     }
 
     fn note(&mut self, line: &str) {
-        self.accepted += usize::from(line.contains("accepted"));
+        if let Some((_, thread)) = line.split_once("accepted by ") {
+            self.accepted += 1;
+            self.threads.insert(thread.into());
+        }
     }
 }
 
@@ -94,8 +99,16 @@ fn worker() {
          [catnip.device]\nkind = \"af_xdp\"\ninterface = \"{LINK}\"\nshare = 2\nrx_buffers = 512\nattach_wait_ms = 10000\n"
     );
     let config = Config::parse(&config, "worker").unwrap();
-    let demi = inside(words[0], || Demikernel::<Catnip>::new(&config)).unwrap();
+    let instance = || inside(words[0], || Demikernel::<Catnip>::new(&config)).unwrap();
     let end = Instant::now() + Duration::from_secs(120);
+    if words[1..] == ["threads"] {
+        return std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| serve(&instance(), false, end));
+            }
+        });
+    }
+    let demi = instance();
     match words[1..] {
         ["serve"] => serve(&demi, false, end),
         ["serve", "udp"] => serve(&demi, true, end),
@@ -127,7 +140,7 @@ fn serve(demi: &Demikernel<Catnip>, udp: bool, end: Instant) {
         for completion in results.drain(..) {
             match completion.result {
                 Ok(Done::Accepted { qd, .. }) => {
-                    println!("accepted");
+                    println!("accepted by {:?}", std::thread::current().id());
                     demi.pop(qd).unwrap();
                     demi.accept(listener).unwrap();
                 }

@@ -143,7 +143,7 @@ fn only_lent_chunks_come_back_and_only_once() {
     let heap = heap(4);
     for chunk in [2048, 4096] {
         let mut umem = Umem::new(&heap, chunk, 300).unwrap();
-        let lent: Vec<u64> = std::iter::from_fn(|| umem.lend()).collect();
+        let lent: Vec<u64> = std::iter::from_fn(|| umem.lend(0)).collect();
         assert_eq!(lent.len(), 300);
         let desc = |base: u64, start: u64, len: u32| Desc { addr: base | start << 48, len, options: 0 };
         let size = chunk as u64;
@@ -173,9 +173,9 @@ fn only_lent_chunks_come_back_and_only_once() {
         assert!(
             umem.hand_out(&piece).is_none() && umem.bytes(&piece).is_empty() && umem.again(&piece).is_none()
         );
-        assert!(umem.lend().is_none());
+        assert!(umem.lend(0).is_none());
         drop(buf);
-        assert_eq!(umem.lend(), Some(lent[0]));
+        assert_eq!(umem.lend(0), Some(lent[0]));
         drop(umem);
         assert_eq!(heap.stats().bytes_live, 0);
     }

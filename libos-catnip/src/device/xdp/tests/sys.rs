@@ -4,6 +4,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+use rustix::process::Uid;
+use rustix::thread::{capabilities, set_capabilities, set_keep_capabilities, set_thread_res_uid};
 
 const BPF_PROG_TEST_RUN: i64 = 10;
 
@@ -56,6 +58,14 @@ pub(crate) fn complete_checksums(name: &str) -> Result<(), Errno> {
     let result =
         unsafe { libc::syscall(libc::SYS_ioctl, socket.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) };
     if result < 0 { Err(last_errno()) } else { Ok(()) }
+}
+
+/// Makes the calling thread another user's, with the capabilities that it has.
+pub(super) fn become_user(user: Uid) -> Result<(), Errno> {
+    let all = capabilities(None)?;
+    set_keep_capabilities(true)?;
+    set_thread_res_uid(user, user, user)?;
+    set_capabilities(None, all)
 }
 
 /// A socket that sends and receives whole frames on an interface of this thread's namespace.
