@@ -1,7 +1,7 @@
 //! Configuration: one typed TOML file, every key optional.
 //!
 //! Unknown keys, wrong types and values out of range are errors that name file, line and key. Each libOS has
-//! a section under its own name, which it reads with [`Config::section`]; a file may carry the sections of
+//! a section under its own name, and so has the preload shim, which it reads with [`Config::section`]; a file may carry the sections of
 //! libOSes that a program does not use.
 
 use std::path::Path;
@@ -17,7 +17,7 @@ use crate::error::Error;
 pub const CONFIG_VARIABLE: &str = "DEMI_CONFIG";
 
 /// Sections that are read by whom they concern.
-const OTHER_SECTIONS: [&str; 5] = ["catnap", "catnip", "catmint", "cattree", "c"];
+const OTHER_SECTIONS: [&str; 6] = ["catnap", "catnip", "catmint", "cattree", "c", "preload"];
 
 /// The configuration of an instance. `Config::default()` needs no file.
 #[derive(Debug, Clone, Default)]
@@ -182,6 +182,8 @@ struct Document {
     _cattree: Option<serde::de::IgnoredAny>,
     #[serde(rename = "c")]
     _c: Option<serde::de::IgnoredAny>,
+    #[serde(rename = "preload")]
+    _preload: Option<serde::de::IgnoredAny>,
 }
 
 impl Config {

@@ -95,6 +95,12 @@ impl<L: LibOs> Demikernel<L> {
         Ok(Demikernel { shared: Rc::new(Shared { core: RefCell::new(core), heap, device, kick, kicker }) })
     }
 
+    /// A descriptor that polls readable when there is work for an instance that was
+    /// [prepared for sleep](Demikernel::prepare_sleep). It stays the same while the instance lives.
+    pub fn wait_fd(&self) -> BorrowedFd<'_> {
+        self.shared.device.as_fd()
+    }
+
     /// When the instance must be polled at the latest, whatever its devices do: the next timer of its libOS or tasks.
     pub fn next_deadline(&self) -> Result<Option<Instant>, Error> {
         let core = self.core()?;
@@ -128,6 +134,11 @@ impl<L: LibOs> Demikernel<L> {
     /// A new socket.
     pub fn socket(&self, domain: Domain, kind: SocketKind) -> Result<QDesc, Error> {
         self.control(|libos, cx| libos.socket(cx, domain, kind))
+    }
+
+    /// Makes a queue of a socket of the kernel, connected, listening or fresh. For libOSes that work on such sockets.
+    pub fn adopt(&self, socket: OwnedFd) -> Result<QDesc, Error> {
+        self.control(|libos, cx| libos.adopt(cx, socket))
     }
 
     /// Gives a socket its local address; port 0 picks an ephemeral one, which `local_addr` tells.

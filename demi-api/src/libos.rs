@@ -1,6 +1,6 @@
 //! The seam between the API and what backs it.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
@@ -67,6 +67,11 @@ pub trait LibOs: Sized {
     /// A new socket.
     fn socket(&mut self, _cx: &mut Cx<'_>, _domain: Domain, _kind: SocketKind) -> Result<QDesc, Error> {
         Err(Error::NotSupported("this libOS has no sockets"))
+    }
+
+    /// Takes over a socket of the kernel, in whatever state it is.
+    fn adopt(&mut self, _cx: &mut Cx<'_>, _socket: OwnedFd) -> Result<QDesc, Error> {
+        Err(Error::NotSupported("sockets of the kernel: this libOS passes the kernel by"))
     }
 
     /// Gives a socket its local address; port 0 picks an ephemeral one.

@@ -31,7 +31,7 @@ pub struct Slab<T> {
 
 impl<T> Slab<T> {
     /// An empty slab.
-    pub fn new() -> Slab<T> {
+    pub const fn new() -> Slab<T> {
         Slab { entries: Vec::new(), free: Vec::new() }
     }
 
@@ -72,6 +72,14 @@ impl<T> Slab<T> {
         if *generation == key.generation { entry.as_mut() } else { None }
     }
 
+    /// Every value with its key, to be changed.
+    pub fn entries_mut(&mut self) -> impl Iterator<Item = (Key, &mut T)> {
+        self.entries.iter_mut().enumerate().filter_map(|(index, (generation, entry))| {
+            let key = Key { index: index as u32, generation: *generation };
+            Some((key, entry.as_mut()?))
+        })
+    }
+
     /// Takes all values out, for good: keys of before may then name others.
     pub fn drain(&mut self) -> impl Iterator<Item = T> + '_ {
         self.free.clear();
@@ -100,5 +108,6 @@ mod tests {
         assert_eq!(Key::from_u64(second.to_u64()), second);
         assert_eq!(slab.get_mut(second), Some(&mut 'b'));
         assert_eq!(slab.get(Key::NONE), None);
+        assert_eq!(slab.entries_mut().collect::<Vec<_>>(), [(second, &mut 'b')]);
     }
 }

@@ -121,6 +121,21 @@ impl<L: LibOs> Demikernel<L> {
         self.wait_batch(results, limit, timeout, |core| core.done.take_next())
     }
 
+    /// Prepares for a sleep that the caller sleeps itself, among descriptors of its own: on
+    /// [`wait_fd`](Demikernel::wait_fd), for as long as is returned at the most, and with a [`poll`](Demikernel::poll) or a wait after it.
+    /// `None`: there is work, or a result; do not sleep. Any other call may undo the preparation.
+    pub fn prepare_sleep(&self) -> Result<Option<Duration>, Error> {
+        let mut core = self.core()?;
+        if core.done.has_next() || !core.arm() {
+            return Ok(None);
+        }
+        core.scheduler.wake_up();
+        core.policy.sleeps += 1;
+        core.policy.away = true;
+        let now = core.clock.now();
+        Ok(Some(core.next_wake().map_or(Duration::MAX, |wake| wake - now)))
+    }
+
     pub(crate) fn wait_batch(
         &self,
         results: &mut Vec<Completion>,
@@ -268,9 +283,11 @@ impl<L: LibOs> Core<L> {
 
     fn sleep_limit(&mut self, deadline: Option<Instant>) -> Option<Duration> {
         self.policy.sleeps += 1;
-        let wake =
-            [deadline, self.libos.next_deadline(), self.scheduler.next_timer()].into_iter().flatten().min();
-        wake.map(|wake| wake - self.now)
+        [deadline, self.next_wake()].into_iter().flatten().min().map(|wake| wake - self.now)
+    }
+
+    fn next_wake(&self) -> Option<Instant> {
+        [self.libos.next_deadline(), self.scheduler.next_timer()].into_iter().flatten().min()
     }
 
     fn woke(&mut self) {
@@ -294,6 +311,8 @@ pub(crate) struct Policy {
     /// Results handed out since the last turn.
     pub(crate) takes: u32,
     pub(crate) interrupted: bool,
+    /// The time since the last turn was slept by the caller, by its leave.
+    away: bool,
     kick_seen: Instant,
     pub(crate) turns: u64,
     pub(crate) sleeps: u64,
@@ -310,6 +329,7 @@ impl Policy {
             idle_since: Instant::default(),
             takes: 0,
             interrupted: false,
+            away: false,
             kick_seen: Instant::default(),
             turns: 0,
             sleeps: 0,
@@ -322,7 +342,7 @@ impl Policy {
     fn begin_turn(&mut self, gap: u64) {
         self.turns += 1;
         self.takes = 0;
-        if gap > OVERDUE {
+        if gap > OVERDUE && !std::mem::take(&mut self.away) {
             self.note_gap(gap);
         }
     }
@@ -351,6 +371,17 @@ impl Policy {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_sleep_of_the_callers_own_is_not_overdue() {
+        let mut policy = Policy::new((Duration::ZERO, Duration::ZERO));
+        policy.begin_turn(0);
+        policy.away = true;
+        policy.begin_turn(2 * OVERDUE);
+        assert_eq!(policy.overdue, 0);
+        policy.begin_turn(2 * OVERDUE);
+        assert_eq!(policy.overdue, 1);
+    }
 
     #[test]
     fn the_time_to_spin_stays_between_its_bounds() {

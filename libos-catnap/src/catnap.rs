@@ -1,6 +1,6 @@
 //! The libOS as the API sees it: one table of descriptors, and each call sent to whoever owns the queue.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
@@ -67,6 +67,10 @@ impl LibOs for Catnap {
 
     fn socket(&mut self, _cx: &mut Cx<'_>, domain: Domain, kind: SocketKind) -> Result<QDesc, Error> {
         self.net.socket(&mut self.queues, domain, kind)
+    }
+
+    fn adopt(&mut self, _cx: &mut Cx<'_>, socket: OwnedFd) -> Result<QDesc, Error> {
+        self.net.adopt(&mut self.queues, socket.into())
     }
 
     fn bind(&mut self, _cx: &mut Cx<'_>, qd: QDesc, addr: &Addr) -> Result<(), Error> {

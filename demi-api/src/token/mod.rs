@@ -40,7 +40,10 @@ impl QToken {
         self.0.checked_add(1 << 32).map_or(QToken::NONE, QToken)
     }
 
-    fn slot(self) -> u32 {
+    /// Where its operation stands in the instance's table: a small number, which no other token has while this one
+    /// is valid. For those who keep something beside each operation.
+    #[inline]
+    pub fn slot(self) -> u32 {
         self.0 as u32
     }
 

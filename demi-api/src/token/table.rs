@@ -428,6 +428,11 @@ impl Completions {
         self.take_head(APP_LIST)
     }
 
+    /// Whether there is a result for the application.
+    pub(crate) fn has_next(&self) -> bool {
+        self.lists[APP_LIST].head != NONE
+    }
+
     /// Takes the oldest result of a set.
     pub(crate) fn take_next_of(&mut self, set: u32) -> Option<Completion> {
         self.take_head(FIRST_SET_LIST + set as usize)

@@ -13,9 +13,11 @@ use demi_api::libos::{Cx, OptionName, QueueKind, Shutdown, SocketOption};
 use std::collections::VecDeque;
 
 use super::Net;
+use super::datagram::Datagram;
 use super::socket::{Socket, State};
+use super::stream::Stream;
 use crate::catnap::Queue;
-use crate::sys::{options, socket};
+use crate::sys::{Fd, options, socket};
 use demi_api::slab::Key;
 
 impl Net {
@@ -30,6 +32,33 @@ impl Net {
         }
         let fd = socket::socket(domain, kind)?;
         let key = self.sockets.insert(Socket::new(fd, domain, kind));
+        queues.insert(Queue::Socket(key))
+    }
+
+    /// Takes over a socket that somebody else has made. A connected one keeps its file's flags, which others may
+    /// share; one that has yet to accept or connect must not block and is made so.
+    pub(crate) fn adopt(&mut self, queues: &mut QueueTable<Queue>, fd: Fd) -> Result<QDesc, Error> {
+        if queues.len() >= self.max_queues {
+            return Err(Error::TooManyQueues(self.max_queues));
+        }
+        let found = socket::examine(&fd)?;
+        let mut socket = Socket::new(fd, found.domain, found.kind);
+        // Whoever made it has chosen, if only by leaving it as it was.
+        socket.reuse_chosen = true;
+        socket.bound = found.bound;
+        match (found.kind, found.listening, found.connected) {
+            (SocketKind::Datagram, _, true) => {
+                socket.state = State::Datagram(Datagram::connected());
+            }
+            (SocketKind::Datagram, _, false) => {}
+            (SocketKind::Stream, _, true) => socket.state = State::Stream(Stream::default()),
+            (SocketKind::Stream, true, false) => {
+                socket::unblock(&socket.fd)?;
+                socket.state = State::Listener(VecDeque::new());
+            }
+            (SocketKind::Stream, false, false) => socket::unblock(&socket.fd)?,
+        }
+        let key = self.sockets.insert(socket);
         queues.insert(Queue::Socket(key))
     }
 

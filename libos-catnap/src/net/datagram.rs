@@ -136,6 +136,10 @@ impl Datagram {
         domain == Domain::Unix && self.pushes.front().is_some_and(|push| push.to.is_some())
     }
 
+    pub(crate) fn connected() -> Datagram {
+        Datagram { connected: true, ..Datagram::default() }
+    }
+
     pub(crate) fn set_connected(&mut self) {
         self.connected = true;
     }

@@ -49,6 +49,51 @@ pub(crate) fn socket(domain: Domain, kind: SocketKind) -> Result<Fd, Error> {
     Ok(fd)
 }
 
+/// What a socket is that was made elsewhere.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Found {
+    pub(crate) domain: Domain,
+    pub(crate) kind: SocketKind,
+    pub(crate) bound: bool,
+    pub(crate) listening: bool,
+    pub(crate) connected: bool,
+}
+
+/// Looks at a socket that was made elsewhere.
+pub(crate) fn examine(fd: &Fd) -> Result<Found, Error> {
+    let domain = match call(|| sockopt::socket_domain(fd))? {
+        AddressFamily::INET => Domain::Inet,
+        AddressFamily::INET6 => Domain::Inet6,
+        AddressFamily::UNIX => Domain::Unix,
+        _ => return Err(Error::NotSupported("sockets of this family")),
+    };
+    let kind = match call(|| sockopt::socket_type(fd))? {
+        SocketType::STREAM => SocketKind::Stream,
+        SocketType::DGRAM => SocketKind::Datagram,
+        _ => return Err(Error::NotSupported("sockets of this type")),
+    };
+    let bound = match local_addr(fd)? {
+        Addr::Inet(addr) => addr.port() != 0,
+        Addr::Unix(_) => true,
+        Addr::Unnamed => false,
+    };
+    let listening = call(|| sockopt::socket_acceptconn(fd))?;
+    let connected = match net::getpeername(fd) {
+        Ok(_) => true,
+        Err(Errno::NOTCONN) => false,
+        Err(errno) => return Err(translate(errno)),
+    };
+    Ok(Found { domain, kind, bound, listening, connected })
+}
+
+/// Makes calls on the socket return at once.
+pub(crate) fn unblock(fd: &Fd) -> Result<(), Error> {
+    call(|| {
+        rustix::fs::fcntl_getfl(fd)
+            .and_then(|flags| rustix::fs::fcntl_setfl(fd, flags | rustix::fs::OFlags::NONBLOCK))
+    })
+}
+
 pub(crate) fn bind(fd: &Fd, addr: &Addr, domain: Domain) -> Result<(), Error> {
     let addr = to_kernel(addr, domain)?;
     call(|| net::bind(fd, &addr))

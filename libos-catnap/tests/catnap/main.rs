@@ -1,5 +1,6 @@
 //! The libOS through the instance's API, on real sockets and files of this machine.
 
+mod adopted;
 mod closing;
 mod common;
 mod connections;
