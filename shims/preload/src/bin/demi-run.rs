@@ -1,0 +1,3 @@
+//! Runs a program on a libOS.
+
+fn main() {}

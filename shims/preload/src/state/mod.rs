@@ -1,0 +1,294 @@
+//! What the shim knows of a process: the instance, the sockets and epoll sets that it has taken on, and who sleeps.
+//!
+//! Everything here lies behind one lock, and nothing of the instance's memory leaves it: data is copied in and out
+//! while it is held. Nobody sleeps holding it. Results are taken from the instance by [`State::pump`] alone, which
+//! carries each to its socket and tells whoever waits for it.
+
+mod adopt;
+mod datagram;
+mod epoll;
+mod listener;
+mod pump;
+mod ready;
+mod socket;
+mod stream;
+
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
+
+use demi_api::config::Config;
+use demi_api::instance::Demikernel;
+use demi_api::op::Completion;
+use demi_api::slab::{Key, Slab};
+use rustix::io::Errno;
+
+use crate::carrier::Carrier;
+use crate::config::PreloadSection;
+use crate::errno::errno;
+use crate::sys;
+
+pub(crate) use self::epoll::{Epoll, Interest};
+pub(crate) use self::pump::{Routes, What};
+pub(crate) use self::ready::Sleeper;
+pub(crate) use self::socket::{Role, Socket};
+pub(crate) use self::stream::Receive;
+
+/// What a descriptor of the program's can name.
+pub(crate) enum Object {
+    Socket(Box<Socket>),
+    Epoll(Box<Epoll>),
+}
+
+/// All there is, behind the lock.
+pub(crate) struct State<C: Carrier> {
+    demi: Option<Demikernel<C::LibOs>>,
+    /// Why there is no instance, once one could not be made.
+    unmade: Option<Errno>,
+    settings: Option<Settings>,
+    objects: Slab<Object>,
+    routes: Routes,
+    results: Vec<Completion>,
+    /// Whose each of them is.
+    whose: Vec<Option<(Key, What)>>,
+    sleepers: Slab<Sleeper>,
+    /// Threads that sleep on the instance's descriptor.
+    asleep: usize,
+    /// When the first of them wakes by itself.
+    awake_at: Option<Instant>,
+    /// The instance was used since it was last prepared for sleep.
+    disturbed: bool,
+}
+
+/// What the configuration says.
+#[derive(Clone)]
+pub(crate) struct Settings {
+    pub(crate) config: Config,
+    pub(crate) section: PreloadSection,
+}
+
+impl<C: Carrier> State<C> {
+    pub(crate) const fn new() -> State<C> {
+        State {
+            demi: None,
+            unmade: None,
+            settings: None,
+            objects: Slab::new(),
+            routes: Routes::new(),
+            results: Vec::new(),
+            whose: Vec::new(),
+            sleepers: Slab::new(),
+            asleep: 0,
+            awake_at: None,
+            disturbed: false,
+        }
+    }
+
+    /// The configuration, read at its first use. One that cannot be read claims nothing.
+    pub(crate) fn settings(&mut self) -> Result<&Settings, Errno> {
+        if let Some(unmade) = self.unmade {
+            return Err(unmade);
+        }
+        if self.settings.is_none() {
+            let read = Config::from_env().and_then(|config| {
+                let section = PreloadSection::load(&config)?;
+                Ok(Settings { config, section })
+            });
+            self.settings = match read {
+                Ok(settings) => Some(settings),
+                Err(error) => return Err(self.give_up(&error)),
+            };
+        }
+        self.settings.as_ref().ok_or(Errno::NODEV)
+    }
+
+    pub(crate) fn section(&self) -> PreloadSection {
+        self.settings.as_ref().map(|settings| settings.section.clone()).unwrap_or_default()
+    }
+
+    /// The instance, made at its first use.
+    pub(crate) fn demi(&mut self) -> Result<Demikernel<C::LibOs>, Errno> {
+        if let Some(demi) = &self.demi {
+            return Ok(demi.clone());
+        }
+        let config = self.settings()?.config.clone();
+        match Demikernel::new(&config) {
+            Ok(demi) => Ok(self.demi.insert(demi).clone()),
+            Err(error) => Err(self.give_up(&error)),
+        }
+    }
+
+    pub(crate) fn has_instance(&self) -> bool {
+        self.demi.is_some()
+    }
+
+    #[cold]
+    fn give_up(&mut self, error: &demi_api::error::Error) -> Errno {
+        sys::say(&format!("demi-preload: {error}; sockets stay with the kernel, or fail\n"));
+        *self.unmade.insert(errno(error))
+    }
+
+    pub(crate) fn insert(&mut self, object: Object) -> Key {
+        self.objects.insert(object)
+    }
+
+    pub(crate) fn socket(&mut self, key: Key) -> Result<&mut Socket, Errno> {
+        match self.objects.get_mut(key) {
+            Some(Object::Socket(socket)) => Ok(socket),
+            Some(Object::Epoll(_)) => Err(Errno::NOTSOCK),
+            None => Err(Errno::BADF),
+        }
+    }
+
+    pub(crate) fn epoll(&mut self, key: Key) -> Result<&mut Epoll, Errno> {
+        match self.objects.get_mut(key) {
+            Some(Object::Epoll(epoll)) => Ok(epoll),
+            Some(Object::Socket(_)) => Err(Errno::INVAL),
+            None => Err(Errno::BADF),
+        }
+    }
+
+    pub(crate) fn is_epoll(&self, key: Key) -> bool {
+        matches!(self.objects.get(key), Some(Object::Epoll(_)))
+    }
+
+    /// One more descriptor for the same object.
+    pub(crate) fn share(&mut self, key: Key) {
+        match self.objects.get_mut(key) {
+            Some(Object::Socket(socket)) => socket.refs += 1,
+            Some(Object::Epoll(epoll)) => epoll.refs += 1,
+            None => {}
+        }
+    }
+
+    /// One descriptor less: the last takes the object along.
+    pub(crate) fn release(&mut self, key: Key) {
+        let refs = match self.objects.get_mut(key) {
+            Some(Object::Socket(socket)) => &mut socket.refs,
+            Some(Object::Epoll(epoll)) => &mut epoll.refs,
+            None => return,
+        };
+        *refs -= 1;
+        if *refs > 0 {
+            return;
+        }
+        match self.objects.remove(key) {
+            Some(Object::Socket(socket)) => self.remove_socket(*socket),
+            Some(Object::Epoll(epoll)) => self.remove_epoll(key, *epoll),
+            None => {}
+        }
+    }
+
+    fn remove_socket(&mut self, mut socket: Socket) {
+        for at in socket.watches.drain(..) {
+            self.unwatch(at);
+        }
+        self.wake_all(&socket.waiters);
+        let Some(demi) = &self.demi else { return };
+        self.disturbed = true;
+        let queues = socket.queues();
+        if let Some(linger) = socket.linger {
+            for qd in queues.iter().flatten() {
+                // A listener has no linger time, and needs none.
+                let _ = demi.set_option(*qd, demi_api::libos::SocketOption::Linger(Some(linger)));
+            }
+        }
+        for qd in queues.into_iter().flatten() {
+            // It was open: only the socket knew it.
+            let _ = demi.close(qd);
+        }
+        if let Role::Listener(listener) = socket.role {
+            for (qd, _) in listener.ready {
+                let _ = demi.close(qd);
+            }
+        }
+        let _ = demi.poll();
+    }
+
+    /// Has the instance prepared for a sleep: the descriptor to sleep on, and until when. `None`: there is work.
+    pub(crate) fn prepare_sleep(&mut self) -> Option<(i32, Option<Instant>)> {
+        let demi = self.demi.clone()?;
+        match demi.prepare_sleep() {
+            Ok(Some(limit)) => {
+                let until = Instant::now().checked_add(limit);
+                Some((demi.wait_fd().as_raw_fd(), until))
+            }
+            Ok(None) => {
+                self.pump();
+                None
+            }
+            Err(_) => None,
+        }
+    }
+
+    pub(crate) fn spin_bounds(&self) -> (Duration, Duration) {
+        let wait = self.settings.as_ref().map(|settings| &settings.config.wait);
+        wait.map_or((Duration::ZERO, Duration::ZERO), |wait| {
+            (Duration::from_micros(wait.spin_min_us), Duration::from_micros(wait.spin_max_us))
+        })
+    }
+
+    /// Closes every queue: the process ends.
+    pub(crate) fn close_all(&mut self) {
+        let Some(demi) = self.demi.clone() else { return };
+        for (_, object) in self.objects.entries_mut() {
+            if let Object::Socket(socket) = object {
+                let queues = socket.queues();
+                socket.role = Role::Lost;
+                for qd in queues.into_iter().flatten() {
+                    let _ = demi.close(qd);
+                }
+            }
+        }
+    }
+
+    /// Whether something that was written is still on its way.
+    pub(crate) fn is_delivering(&self) -> bool {
+        self.demi
+            .as_ref()
+            .and_then(|demi| demi.counters().ok())
+            .is_some_and(|counters| counters.operations_pending > 0)
+    }
+
+    /// Before the lock is given back: if others sleep, whatever has happened must be able to wake them.
+    pub(crate) fn leave(&mut self) {
+        if !std::mem::take(&mut self.disturbed) || self.asleep == 0 {
+            return;
+        }
+        for _ in 0..4 {
+            let Some(demi) = &self.demi else { return };
+            match demi.prepare_sleep() {
+                Ok(Some(limit)) => {
+                    let sooner = Instant::now()
+                        .checked_add(limit)
+                        .is_some_and(|at| self.awake_at.is_none_or(|awake_at| at < awake_at));
+                    if sooner {
+                        self.wake_one();
+                    }
+                    return;
+                }
+                Ok(None) => {
+                    self.pump();
+                }
+                Err(_) => break,
+            }
+        }
+        // There is always more to do: let somebody who sleeps see to it.
+        self.wake_one();
+    }
+
+    /// What the child of a fork has: the kernel's sockets, and no instance. That of the parent is left alone: its
+    /// memory is a copy, its devices are not.
+    pub(crate) fn forget_instance(&mut self) {
+        std::mem::forget(self.demi.take());
+        self.routes = Routes::new();
+        for result in self.results.drain(..) {
+            std::mem::forget(result);
+        }
+        self.sleepers = Slab::new();
+        self.asleep = 0;
+        self.awake_at = None;
+        self.disturbed = false;
+        self.unmade = None;
+        self.orphan_sockets();
+    }
+}
