@@ -91,7 +91,11 @@ impl<C: Carrier> State<C> {
                 OptionName::KeepInterval,
                 OptionName::KeepCount,
             ] {
-                if let Some(option) = sys::option(fd, name) {
+                // The kernel's default is to hold small segments back while others of them are under way. A libOS that has
+                // but Nagle's rule would hold back behind large ones too: it does so only if it is asked to.
+                if let Some(option) =
+                    sys::option(fd, name).filter(|option| *option != SocketOption::NoDelay(false))
+                {
                     // What a queue of its kind does not know, it does not need.
                     let _ = demi.set_option(qd, option);
                 }

@@ -1,3 +1,0 @@
-//! Runs a program on a libOS.
-
-fn main() {}
