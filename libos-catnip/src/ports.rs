@@ -9,6 +9,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use demi_api::slab::Key;
 
+use crate::device::xdp::Spread;
+
 const PAGE: usize = 256;
 
 /// The sockets of each port; few share one.
@@ -59,27 +61,34 @@ pub(crate) fn share(peer: SocketAddr, count: usize) -> usize {
 }
 
 /// Which ports an instance may choose for itself: all, or those whose remainder by the number of the interface's queues
-/// is a queue of its own.
+/// is a queue of its own. Among those, the ones by which a peer's answers come to such a queue, if that is known.
 #[derive(Clone, Debug)]
 pub(crate) struct PortClass {
     queues: u16,
     own: [bool; PAGE],
+    spread: Option<Spread>,
 }
 
 impl PortClass {
     /// All ports.
     pub(crate) fn all() -> PortClass {
-        PortClass { queues: 1, own: [true; PAGE] }
+        PortClass { queues: 1, own: [true; PAGE], spread: None }
     }
 
     /// Those of the queues `own`, of as many as `queues`.
-    pub(crate) fn new(queues: u32, own: &[u32]) -> PortClass {
+    pub(crate) fn new(queues: u32, own: &[u32], spread: Option<Spread>) -> PortClass {
         let queues = queues.clamp(1, PAGE as u32) as u16;
-        PortClass { queues, own: std::array::from_fn(|queue| own.contains(&(queue as u32))) }
+        PortClass { queues, own: std::array::from_fn(|queue| own.contains(&(queue as u32))), spread }
     }
 
     pub(crate) fn has(&self, port: u16) -> bool {
         self.own[usize::from(port % self.queues)]
+    }
+
+    /// Whether what `peer` sends to `local` comes to a queue of this instance's, as far as is known.
+    pub(crate) fn comes_home(&self, local: SocketAddr, peer: SocketAddr) -> bool {
+        let queue = self.spread.as_ref().and_then(|spread| spread.queue(local, peer));
+        queue.is_none_or(|queue| self.own.get(queue as usize).is_some_and(|own| *own))
     }
 }
 
@@ -88,6 +97,7 @@ mod tests {
     use demi_api::slab::Slab;
 
     use super::*;
+    use crate::device::xdp::spread::tests::spread;
 
     #[test]
     fn peers_are_shared_out_evenly() {
@@ -102,12 +112,30 @@ mod tests {
     #[test]
     fn every_port_is_of_one_class() {
         let parts = [vec![0, 3], vec![1, 4], vec![2]];
-        let classes = parts.map(|own| PortClass::new(5, &own));
+        let classes = parts.map(|own| PortClass::new(5, &own, None));
         for port in 0..=u16::MAX {
             assert_eq!(classes.iter().filter(|class| class.has(port)).count(), 1);
             assert!(PortClass::all().has(port));
         }
-        assert!(classes[1].has(49_154) && PortClass::new(256, &[255]).has(u16::MAX));
+        assert!(classes[1].has(49_154) && PortClass::new(256, &[255], None).has(u16::MAX));
+    }
+
+    #[test]
+    fn answers_come_home_by_some_ports_of_every_class() {
+        let queues = 8;
+        let peer = "10.0.0.2:80".parse().unwrap();
+        for own in 0..queues {
+            let class = PortClass::new(queues, &[own], Some(spread(queues)));
+            let of_class = (49_152..=u16::MAX).filter(|port| class.has(*port));
+            let home = of_class
+                .filter(|port| class.comes_home(SocketAddr::new([10, 0, 0, 1].into(), *port), peer))
+                .count();
+            assert!((128..512).contains(&home), "an eighth of 2048: {home}");
+            assert!(
+                PortClass::new(queues, &[own], None).comes_home(peer, peer),
+                "what is not known is no obstacle"
+            );
+        }
     }
 
     #[test]

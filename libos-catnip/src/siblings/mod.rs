@@ -109,7 +109,7 @@ impl Siblings {
 
     /// The ports that it may choose.
     pub(crate) fn ports(&self) -> PortClass {
-        PortClass::new(self.shares.queues, self.own())
+        PortClass::new(self.shares.queues, self.own(), self.shares.spread.clone())
     }
 
     /// From now on, the device wakes this instance as well.

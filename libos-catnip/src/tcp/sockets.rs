@@ -359,7 +359,14 @@ impl Tcp {
                         && old.is_none_or(|key| taken_over(sockets, key, now).is_some())
                 };
                 let class = &self.class;
-                let port = pick_port(env.cx.rng, |port| class.has(port) && free(port));
+                let comes_home = |port| {
+                    class.comes_home(
+                        SocketAddr::new(ends.local, port),
+                        SocketAddr::new(ends.remote, ends.remote_port),
+                    )
+                };
+                let port = pick_port(env.cx.rng, |port| class.has(port) && comes_home(port) && free(port));
+                let port = port.or_else(|| pick_port(env.cx.rng, |port| class.has(port) && free(port)));
                 let port = port.or_else(|| pick_port(env.cx.rng, |port| class.has(port) && reusable(port)));
                 port.ok_or(Error::AddressNotAvailable)?
             }

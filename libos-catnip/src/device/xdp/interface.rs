@@ -4,6 +4,7 @@ use demi_api::error::Error;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
+use super::spread::Spread;
 use super::sys::{ETHTOOL_GCHANNELS, ETHTOOL_GDRVINFO, EthtoolWords, InterfaceRequest};
 
 /// An interface of this thread's network namespace.
@@ -16,6 +17,8 @@ pub(super) struct Interface {
     pub(super) driver: String,
     /// How many receive queues are in use.
     pub(super) rx_queues: u32,
+    /// How TCP connections are spread over them, if the driver says so.
+    pub(super) spread: Option<Spread>,
 }
 
 impl Interface {
@@ -55,7 +58,9 @@ impl Interface {
         // `struct ethtool_channels`: four maxima, then how many receive, transmit, other and combined queues there are.
         let queues = ask_driver(ETHTOOL_GCHANNELS).map_or(1, |words| words[5].saturating_add(words[8]));
         let rx_queues = queues.clamp(1, MAX_QUEUES);
-        Ok(Interface { name: name.into(), index, mac, mtu: mtu.clamp(68, 65535), driver, rx_queues })
+        let spread = if rx_queues > 1 { Spread::ask(&mut request, socket) } else { None };
+        let mtu = mtu.clamp(68, 65535);
+        Ok(Interface { name: name.into(), index, mac, mtu, driver, rx_queues, spread })
     }
 }
 

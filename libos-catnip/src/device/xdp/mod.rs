@@ -46,6 +46,7 @@
 //! | `config` | [`XdpConfig`] |
 //! | `open` | how it all comes about |
 //! | `interface`, `namespace` | what the interface is, and where |
+//! | `spread` | by which queue a connection comes |
 //! | `program`, `asm` | the redirect program, and the assembler for it |
 //! | `attach`, `holders` | the program on the interface, and who else has one there |
 //! | `socket`, `ring`, `raw` | a socket, its four rings, their memory |
@@ -67,6 +68,7 @@ mod raw;
 mod receive;
 mod ring;
 mod socket;
+pub(crate) mod spread;
 mod sys;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -83,6 +85,7 @@ use demi_api::fd::Fd;
 use demi_api::time::Instant;
 
 pub use self::config::{CopyMode, Mode, XdpConfig};
+pub(crate) use self::spread::Spread;
 
 use self::attach::Attachment;
 use self::counters::Counters;
@@ -118,6 +121,8 @@ pub(crate) struct Shares {
     pub(crate) parts: Vec<Vec<u32>>,
     /// How long to wait for a previous owner to be gone.
     pub(crate) wait: Duration,
+    /// How TCP connections are spread over queues, if that is known.
+    pub(crate) spread: Option<Spread>,
 }
 
 /// One or several receive queues of an interface, and a transmit queue.
@@ -165,6 +170,7 @@ impl Xdp {
             queues: interface.rx_queues,
             parts: open::parts(&interface, config)?,
             wait: config.attach_wait(),
+            spread: interface.spread,
         })
     }
 

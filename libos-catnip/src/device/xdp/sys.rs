@@ -344,13 +344,39 @@ impl InterfaceRequest {
         socket: BorrowedFd<'_>,
         words: &mut EthtoolWords,
     ) -> Result<(), Errno> {
-        if ![ETHTOOL_GDRVINFO, ETHTOOL_GCHANNELS].contains(&words[0]) {
+        if ![ETHTOOL_GDRVINFO, ETHTOOL_GCHANNELS, ETHTOOL_GRXFH].contains(&words[0]) {
             return Err(Errno::INVAL);
         }
+        // SAFETY: through the address the request reads and writes at most 196 bytes for the first command, 36 for the
+        // second and 192 for the third, less than there are words.
+        unsafe { self.ask_ethtool(socket, words.as_mut_ptr()) }
+    }
+
+    /// Asks the driver how it spreads flows over queues: a `struct ethtool_rxfh` with its table and its key.
+    pub(super) fn ask_spread(&mut self, socket: BorrowedFd<'_>) -> Result<Vec<u32>, Errno> {
+        const HEAD: usize = 6;
+        let mut head = [0; HEAD];
+        head[0] = ETHTOOL_GRSSH;
+        // SAFETY: told that there is room for no table and no key, the request writes back the 24 bytes of the head only.
+        unsafe { self.ask_ethtool(socket, head.as_mut_ptr()) }?;
+        let [_, _, table, key, _, _] = head;
+        if table > 1 << 16 || key > 1 << 12 {
+            return Err(Errno::RANGE);
+        }
+        let mut words = vec![0; HEAD + table as usize + (key as usize).div_ceil(4)];
+        words[..4].copy_from_slice(&[ETHTOOL_GRSSH, 0, table, key]);
+        // SAFETY: the request refuses other numbers of entries and bytes than the driver has, and so writes as much as it is
+        // told that there is room for: the head, `table` words, `key` bytes.
+        unsafe { self.ask_ethtool(socket, words.as_mut_ptr()) }?;
+        Ok(words)
+    }
+
+    /// # Safety
+    /// There is as much memory at `words` as the command in the first of them reads and writes.
+    unsafe fn ask_ethtool(&mut self, socket: BorrowedFd<'_>, words: *mut u32) -> Result<(), Errno> {
         self.data = [0; 24];
-        self.data[..8].copy_from_slice(&address(words.as_mut_ptr()).to_ne_bytes());
-        // SAFETY: the request reads a `struct ifreq` at the address of `self`, and reads and writes through the address
-        // in it at most 196 bytes for the one command and 36 for the other, less than there are words.
+        self.data[..8].copy_from_slice(&address(words).to_ne_bytes());
+        // SAFETY: the request reads a `struct ifreq` at the address of `self`. The rest is the caller's promise.
         check(unsafe {
             libc::syscall(libc::SYS_ioctl, socket.as_raw_fd(), libc::SIOCETHTOOL, &raw mut *self)
         })
@@ -363,7 +389,12 @@ pub(super) const ETHTOOL_GDRVINFO: u32 = 3;
 /// Numbers of queues.
 pub(super) const ETHTOOL_GCHANNELS: u32 = 0x3c;
 
-/// Room for the larger of the two answers.
+/// What of a packet is hashed to choose its queue.
+pub(super) const ETHTOOL_GRXFH: u32 = 0x29;
+/// How the hash is made, and which queue it means.
+const ETHTOOL_GRSSH: u32 = 0x46;
+
+/// Room for the largest of the answers.
 pub(super) type EthtoolWords = [u32; 64];
 
 fn number(fd: BorrowedFd<'_>) -> u32 {

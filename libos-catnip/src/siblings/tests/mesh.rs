@@ -22,7 +22,7 @@ fn interface() -> u32 {
 }
 
 fn join(interface: u32, own: &[u32], wait: Duration) -> Result<Box<Siblings>, Error> {
-    Siblings::join(&Shares { interface, queues: 8, parts: vec![own.to_vec()], wait })
+    Siblings::join(&Shares { interface, queues: 8, parts: vec![own.to_vec()], wait, spread: None })
 }
 
 /// What one has heard, with greetings and ends taken care of.
@@ -79,6 +79,7 @@ fn parts_without_an_owner_are_served_by_the_next() {
         queues: 6,
         parts: vec![vec![0, 3], vec![1, 4], vec![2, 5]],
         wait: PAUSE,
+        spread: None,
     };
     let join = || Siblings::join(&shares);
     let at = Instant::from_nanos(1_000_000_000);
