@@ -178,11 +178,12 @@ impl Call {
 /// Connects to the echo server of the kernel's side many times at once, and holds what comes back against what was sent.
 fn call(demi: &Demikernel<Catnip>, count: usize) {
     println!("ready");
-    let peer: SocketAddr = ([10, 0, 0, 2], 9).into();
+    let peers: [SocketAddr; 2] = [([10, 0, 0, 2], 9).into(), ([0xfd00, 0, 0, 0, 0, 0, 0, 2], 9).into()];
     let mut calls: HashMap<QDesc, Call> = HashMap::new();
     for number in 0..count {
-        let qd = demi.socket(Domain::Inet, SocketKind::Stream).unwrap();
-        demi.connect(qd, peer).unwrap();
+        let domain = [Domain::Inet, Domain::Inet6][number % 2];
+        let qd = demi.socket(domain, SocketKind::Stream).unwrap();
+        demi.connect(qd, peers[number % 2]).unwrap();
         calls.insert(qd, Call { number, ..Call::default() });
     }
     let mut results = Vec::new();
@@ -218,6 +219,17 @@ fn call(demi: &Demikernel<Catnip>, count: usize) {
                 _ => {}
             }
         }
+    }
+    // Nobody has this port. The kernel sends few errors a second, so few are asked for.
+    for _ in 0..2 {
+        let qd = demi.socket(Domain::Inet, SocketKind::Datagram).unwrap();
+        let connected = demi.connect(qd, SocketAddr::from(([10, 0, 0, 2], 10))).unwrap();
+        demi.wait(connected, Some(PATIENCE)).unwrap().result.unwrap();
+        let pushed = demi.push(qd, demi.copy_from(b"for nobody").unwrap()).unwrap();
+        demi.wait(pushed, Some(PATIENCE)).unwrap().result.unwrap();
+        let popped = demi.pop(qd).unwrap();
+        let refused = demi.wait(popped, Some(PATIENCE)).unwrap().result;
+        assert!(matches!(refused, Err(Error::ConnectionRefused)), "{refused:?}");
     }
     let heard = demi.counters().unwrap().libos.iter().find(|(name, _)| *name == "siblings_heard").unwrap().1;
     println!("called {count}, heard {heard}");
