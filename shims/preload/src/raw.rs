@@ -10,7 +10,7 @@ use libc::{c_int, c_void, iovec, sockaddr, socklen_t};
 use rustix::io::Errno;
 
 /// Most pieces of one call, as the kernel has it.
-const MOST_PIECES: usize = 1024;
+pub(crate) const MOST_PIECES: usize = 1024;
 
 /// Most bytes of one call, as the kernel has it.
 const MOST_BYTES: usize = 0x7fff_f000;
@@ -108,6 +108,12 @@ impl<'a> Places<'a> {
         Ok(Places { pieces, piece: 0, at: 0, memory: PhantomData })
     }
 
+    /// Room for bytes that nobody wants.
+    pub(crate) fn nowhere(len: usize) -> Places<'a> {
+        let pieces = Pieces::One(iovec { iov_base: std::ptr::null_mut(), iov_len: len.min(MOST_BYTES) });
+        Places { pieces, piece: 0, at: 0, memory: PhantomData }
+    }
+
     /// Memory of our own.
     pub(crate) fn of(bytes: &'a mut [u8]) -> Places<'a> {
         let pieces = Pieces::One(iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() });
@@ -145,7 +151,7 @@ impl<'a> Places<'a> {
         while done < len && self.piece < self.pieces.count() {
             let piece = self.pieces.get(self.piece);
             let count = (len - done).min(piece.iov_len - self.at);
-            if count > 0 {
+            if count > 0 && !piece.iov_base.is_null() {
                 each(piece.iov_base.cast::<u8>().wrapping_add(self.at), done, count);
             }
             done += count;

@@ -1,7 +1,7 @@
 //! The kernel, past the C library's symbols; and the C library's own functions behind ours.
 
 use std::ffi::{CStr, c_char, c_int, c_long, c_void};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicPtr, Ordering};
 use std::time::Duration;
 
@@ -12,6 +12,9 @@ use libc::{epoll_event, pollfd, sigset_t, timespec};
 use rustix::io::Errno;
 
 use crate::state::Interest;
+
+/// See [`above_the_crowd`].
+const CROWDED: c_int = 256;
 
 /// Bytes of the kernel's signal set.
 const SIGNALS: usize = 8;
@@ -71,9 +74,7 @@ pub(crate) fn number(fd: &OwnedFd) -> c_int {
 /// Another descriptor for the same file, out of the way of the numbers that the program gets.
 pub(crate) fn duplicate_high(fd: c_int) -> Result<OwnedFd, Errno> {
     let fd = borrow(fd).ok_or(Errno::BADF)?;
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(1 << 20);
-    let from = i32::try_from(limit / 2).unwrap_or(0);
-    rustix::io::fcntl_dupfd_cloexec(fd, from).or_else(|_| rustix::io::fcntl_dupfd_cloexec(fd, 0))
+    rustix::io::fcntl_dupfd_cloexec(fd, lowest_of_ours()).or_else(|_| rustix::io::fcntl_dupfd_cloexec(fd, 0))
 }
 
 /// Whether a socket of the kernel is connected.
@@ -142,6 +143,21 @@ pub(crate) fn step_back(fd: c_int, count: usize) {
     }
 }
 
+/// Whether a descriptor is of a pipe.
+pub(crate) fn is_pipe(fd: c_int) -> Result<bool, Errno> {
+    Ok(kind(fd)? == rustix::fs::FileType::Fifo)
+}
+
+/// Whether a descriptor is of what has no position.
+pub(crate) fn is_pipe_or_socket(fd: c_int) -> Result<bool, Errno> {
+    Ok(matches!(kind(fd)?, rustix::fs::FileType::Fifo | rustix::fs::FileType::Socket))
+}
+
+fn kind(fd: c_int) -> Result<rustix::fs::FileType, Errno> {
+    let stat = rustix::fs::fstat(borrow(fd).ok_or(Errno::BADF)?)?;
+    Ok(rustix::fs::FileType::from_raw_mode(stat.st_mode))
+}
+
 /// Reads from a pipe: only what is there, unless `wait` is set.
 pub(crate) fn read_pipe(fd: c_int, into: &mut [u8], wait: bool) -> Result<usize, Errno> {
     let borrowed = borrow(fd).ok_or(Errno::BADF)?;
@@ -167,7 +183,71 @@ pub(crate) fn write_pipe(fd: c_int, bytes: &[u8], wait: bool) -> Result<usize, E
 /// A new descriptor that threads wake each other with.
 pub(crate) fn eventfd() -> Option<Fd> {
     let flags = rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK;
-    rustix::event::eventfd(0, flags).ok().map(Fd::from)
+    let fd = rustix::event::eventfd(0, flags).ok().map(Fd::from)?;
+    let high = rustix::io::fcntl_dupfd_cloexec(&fd, lowest_of_ours()).map(Fd::from);
+    Some(high.unwrap_or(fd))
+}
+
+/// Descriptors of the shim's own lie from here on, so that the program gets the low numbers, which it may count on.
+fn lowest_of_ours() -> c_int {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(1 << 20);
+    i32::try_from((limit / 2).min(1 << 19)).unwrap_or(0)
+}
+
+/// Runs `make` while there is no descriptor to be had below [`CROWDED`], so that what it opens lies above. Returns what it
+/// made, and which descriptors there are more than before.
+pub(crate) fn above_the_crowd<T>(make: impl FnOnce() -> T) -> (T, Vec<c_int>) {
+    let mut crowd = Vec::new();
+    if lowest_of_ours() >= CROWDED
+        && let Ok(first) =
+            rustix::fs::open("/dev/null", rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::empty())
+    {
+        let first = Fd::from(first);
+        while let Ok(next) = rustix::io::fcntl_dupfd_cloexec(&first, 0) {
+            let is_enough = next.as_fd().as_raw_fd() >= CROWDED;
+            crowd.push(Fd::from(next));
+            if is_enough {
+                break;
+            }
+        }
+        crowd.push(first);
+    }
+    let before = open_descriptors();
+    let made = make();
+    let mut new = open_descriptors();
+    new.retain(|fd| *fd > CROWDED && !before.contains(fd));
+    (made, new)
+}
+
+/// The descriptors of this process, in order.
+fn open_descriptors() -> Vec<c_int> {
+    let Ok(folder) = std::fs::read_dir("/proc/self/fd") else { return Vec::new() };
+    let names = folder.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let mut all: Vec<c_int> = names.collect();
+    // That of the folder itself is closed already.
+    all.retain(|fd| borrow(*fd).is_some_and(|fd| rustix::io::fcntl_getfd(fd).is_ok()));
+    all.sort_unstable();
+    all
+}
+
+/// Closes descriptors from `first` to `last` but for those of `kept`, which are in order.
+pub(crate) fn close_between(first: u32, last: u32, kept: &[c_int]) -> Result<(), Errno> {
+    let mut from = first;
+    for kept in kept.iter().filter_map(|kept| u32::try_from(*kept).ok()) {
+        if kept < from || kept > last {
+            continue;
+        }
+        if kept > from {
+            close_all(from, kept - 1)?;
+        }
+        from = kept + 1;
+    }
+    if from <= last { close_all(from, last) } else { Ok(()) }
+}
+
+fn close_all(first: u32, last: u32) -> Result<(), Errno> {
+    // SAFETY: numbers only: the program has asked for it, and what is ours is not among them.
+    outcome(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) }).map(drop)
 }
 
 /// Wakes whoever sleeps on an eventfd.

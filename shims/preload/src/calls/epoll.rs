@@ -15,7 +15,7 @@ use crate::table::TABLE;
 use crate::wait::Sleep;
 
 /// Waits that find something of ours, between two looks at the kernel's set.
-const LOOK_PERIOD: u32 = 8;
+const LOOK_PERIOD: u32 = 3;
 
 impl<C: Carrier> Shim<C> {
     /// A set of the kernel's has just been made.
@@ -79,20 +79,20 @@ impl<C: Carrier> Shim<C> {
             |state: &mut crate::state::State<C>, at_kernel: bool| -> Option<Result<usize, Errno>> {
                 let room = events.len();
                 let mut count = 0;
-                let mut put = |interest: Interest| {
+                // The kernel's come first when it is their turn, and last otherwise: neither starves the other.
+                if at_kernel && state.epoll(key).is_ok_and(|epoll| epoll.has_kernel()) {
+                    match sys::epoll_now(epfd, events) {
+                        Ok(found) => count = found,
+                        Err(errno) => return Some(Err(errno)),
+                    }
+                }
+                let left = room - count;
+                let put = |interest: Interest| {
                     events[count] = epoll_event { events: interest.events, u64: interest.data };
                     count += 1;
                 };
-                if let Err(errno) = state.harvest(key, room, &mut put) {
+                if let Err(errno) = state.harvest(key, left, put) {
                     return Some(Err(errno));
-                }
-                let has_kernel = state.epoll(key).is_ok_and(|epoll| epoll.has_kernel());
-                if has_kernel && at_kernel && count < room {
-                    match sys::epoll_now(epfd, &mut events[count..]) {
-                        Ok(more) => count += more,
-                        Err(errno) if count == 0 => return Some(Err(errno)),
-                        Err(_) => {}
-                    }
                 }
                 (count > 0).then_some(Ok(count))
             };

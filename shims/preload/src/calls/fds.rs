@@ -6,8 +6,10 @@
 use demi_api::slab::Key;
 use rustix::io::Errno;
 
+use super::Answer;
 use crate::carrier::Carrier;
 use crate::shim::Shim;
+use crate::sys;
 use crate::table::{NUMBERS, TABLE};
 
 impl<C: Carrier> Shim<C> {
@@ -31,6 +33,20 @@ impl<C: Carrier> Shim<C> {
             }
         }
         Ok(())
+    }
+
+    /// Closes all from `first` to `last` but what is the shim's own. The kernel is to do it if nothing is.
+    pub(crate) fn close_between(&'static self, first: u32, last: u32) -> Answer<()> {
+        if !self.is_ours() {
+            return Ok(None);
+        }
+        let kept = self.lock().kept();
+        if first > last || !kept.iter().any(|fd| (first..=last).contains(&fd.unsigned_abs())) {
+            return Ok(None);
+        }
+        sys::close_between(first, last, &kept)?;
+        self.closing_range(first, last)?;
+        Ok(Some(()))
     }
 
     /// `new` names what `key` does, and no longer what it did.

@@ -24,6 +24,9 @@ impl<C: Carrier> Shim<C> {
         if !self.lock().realize(at.1, at.0)? {
             return Ok(None);
         }
+        if sys::is_pipe_or_socket(file)? {
+            return Err(Errno::INVAL);
+        }
         let mut buffer = vec![0; PART.min(count)];
         let mut done = 0;
         while done < count {
@@ -69,11 +72,8 @@ impl<C: Carrier> Shim<C> {
         count: usize,
         wait: bool,
     ) -> Answer<usize> {
-        {
-            let mut state = self.lock();
-            if !state.realize(at.1, at.0)? {
-                return Ok(None);
-            }
+        if !sys::is_pipe(pipe)? {
+            return Err(Errno::INVAL);
         }
         // Bytes that have left the pipe must go: no more are taken than there is room for.
         let room = match self.room(at, wait)? {
@@ -96,6 +96,9 @@ impl<C: Carrier> Shim<C> {
         count: usize,
         wait: bool,
     ) -> Answer<usize> {
+        if !sys::is_pipe(pipe)? {
+            return Err(Errno::INVAL);
+        }
         let mut buffer = vec![0; PART.min(count)];
         let flags = libc::MSG_PEEK | if wait { 0 } else { libc::MSG_DONTWAIT };
         let peeked = {

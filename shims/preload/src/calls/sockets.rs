@@ -174,7 +174,10 @@ impl<C: Carrier> Shim<C> {
 
     /// `addr` is `None` for a family that is not the internet's, such as that which undoes a connect.
     pub(crate) fn connect(&'static self, (fd, key): (i32, Key), addr: Option<SocketAddr>) -> Answer<()> {
-        let Some(addr) = addr else { return Ok(None) };
+        let Some(addr) = addr else {
+            self.lock().disconnect_datagram(key);
+            return Ok(None);
+        };
         if !self.claims(fd, key, addr, Direction::Out)? {
             return Ok(None);
         }

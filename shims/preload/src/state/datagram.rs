@@ -193,6 +193,22 @@ impl<C: Carrier> State<C> {
         Ok(())
     }
 
+    /// A datagram socket has no peer any more.
+    pub(crate) fn disconnect_datagram(&mut self, key: Key) {
+        let demi = self.demi.clone();
+        let Ok(socket) = self.socket(key) else { return };
+        let Role::Datagram(datagram) = &mut socket.role else { return };
+        datagram.connected = false;
+        if !C::IN_KERNEL
+            && let Some(demi) = demi
+        {
+            // It gets another queue, which never had one.
+            let qd = datagram.qd;
+            socket.role = Role::Plain { backlog: None };
+            let _ = demi.close(qd);
+        }
+    }
+
     pub(super) fn datagram_popped(&mut self, key: Key, result: Result<Done, Error>) {
         let Ok(socket) = self.socket(key) else { return };
         let Role::Datagram(datagram) = &mut socket.role else { return };

@@ -44,6 +44,8 @@ pub(crate) struct State<C: Carrier> {
     demi: Option<Demikernel<C::LibOs>>,
     /// Why there is no instance, once one could not be made.
     unmade: Option<Errno>,
+    /// The instance's own descriptors.
+    kept: Vec<i32>,
     settings: Option<Settings>,
     objects: Slab<Object>,
     routes: Routes,
@@ -71,6 +73,7 @@ impl<C: Carrier> State<C> {
         State {
             demi: None,
             unmade: None,
+            kept: Vec::new(),
             settings: None,
             objects: Slab::new(),
             routes: Routes::new(),
@@ -111,10 +114,25 @@ impl<C: Carrier> State<C> {
             return Ok(demi.clone());
         }
         let config = self.settings()?.config.clone();
-        match Demikernel::new(&config) {
+        let (made, descriptors) = sys::above_the_crowd(|| Demikernel::new(&config));
+        self.kept = descriptors;
+        match made {
             Ok(demi) => Ok(self.demi.insert(demi).clone()),
             Err(error) => Err(self.give_up(&error)),
         }
+    }
+
+    /// Descriptors that the program does not know of, and does not mean when it closes all, in order.
+    pub(crate) fn kept(&mut self) -> Vec<i32> {
+        let mut kept = self.kept.clone();
+        kept.extend(self.objects.entries_mut().filter_map(|(_, object)| match object {
+            Object::Socket(socket) => socket.carried(),
+            Object::Epoll(_) => None,
+        }));
+        kept.extend(self.sleepers.entries_mut().filter_map(|(_, sleeper)| sleeper.descriptor()));
+        kept.extend(crate::local::waker());
+        kept.sort_unstable();
+        kept
     }
 
     pub(crate) fn has_instance(&self) -> bool {

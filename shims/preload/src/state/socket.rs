@@ -93,6 +93,15 @@ impl Socket {
         }
     }
 
+    /// The descriptor that the libOS has of it.
+    pub(crate) fn carried(&self) -> Option<i32> {
+        match &self.role {
+            Role::Stream(stream) => stream.carried,
+            Role::Datagram(datagram) => datagram.carried,
+            Role::Plain { .. } | Role::Listener(_) | Role::Connecting { .. } | Role::Lost => None,
+        }
+    }
+
     /// The first of them.
     pub(crate) fn queue(&self) -> Option<QDesc> {
         self.queues()[0]

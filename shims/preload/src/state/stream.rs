@@ -40,6 +40,9 @@ pub(crate) struct Stream {
     full: bool,
 }
 
+/// What a push takes beyond its bytes, about: a program that writes byte by byte is bounded too.
+const OVERHEAD: usize = 256;
+
 /// What a receive is asked to do.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Receive {
@@ -84,7 +87,12 @@ impl Stream {
 
     fn has_room(&self) -> bool {
         // As the kernel has it: a third must be free before it is worth waking somebody.
-        self.unsent < if self.full { self.send_bytes / 3 * 2 } else { self.send_bytes }
+        self.free() > if self.full { self.send_bytes / 3 } else { 0 }
+    }
+
+    /// Bytes that one more push could have.
+    fn free(&self) -> usize {
+        self.send_bytes.saturating_sub(self.unsent).saturating_sub(OVERHEAD)
     }
 
     /// Bytes that can be read at once.
@@ -202,7 +210,7 @@ impl<C: Carrier> State<C> {
                     return Err(Errno::PIPE);
                 }
             }
-            let count = PUSH.min(len - done).min(stream.send_bytes.saturating_sub(stream.unsent));
+            let count = PUSH.min(len - done).min(stream.free());
             if count == 0 || stream.broken {
                 stream.full |= done < len;
                 break;
@@ -219,7 +227,7 @@ impl<C: Carrier> State<C> {
             gather.copy_to(from + done, &mut buffer);
             match demi.push(stream.qd, buffer) {
                 Ok(token) => {
-                    stream.unsent += count;
+                    stream.unsent += count + OVERHEAD;
                     done += count;
                     self.routes.set(token, key, What::Push(count as u32));
                     self.disturbed = true;
@@ -244,7 +252,7 @@ impl<C: Carrier> State<C> {
         if stream.broken || stream.shut {
             return Ok(usize::MAX);
         }
-        let room = stream.send_bytes.saturating_sub(stream.unsent);
+        let room = stream.free();
         stream.full |= room == 0;
         Ok(room)
     }
@@ -254,6 +262,9 @@ impl<C: Carrier> State<C> {
         use demi_api::libos::Shutdown;
         let demi = self.demi()?;
         let stream = self.stream(key)?;
+        if stream.broken {
+            return Err(Errno::NOTCONN);
+        }
         demi.shutdown(stream.qd, how).map_err(|error| errno(&error))?;
         if matches!(how, Shutdown::Write | Shutdown::Both) {
             stream.shut = true;
@@ -295,7 +306,7 @@ impl<C: Carrier> State<C> {
     /// A push of `count` bytes has ended.
     pub(super) fn stream_pushed(&mut self, key: Key, count: u32, result: Result<(), demi_api::error::Error>) {
         let Ok(stream) = self.stream(key) else { return };
-        stream.unsent = stream.unsent.saturating_sub(count as usize);
+        stream.unsent = stream.unsent.saturating_sub(count as usize + OVERHEAD);
         if let Err(error) = result {
             return self.stream_broke(key, errno(&error));
         }

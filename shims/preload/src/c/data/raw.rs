@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use crate::c::next_raw as next;
 use crate::calls::{Message, Receiving};
 use crate::carrier::Carrier;
-use crate::raw::{Gather, Places, address, give_address};
+use crate::raw::{Gather, MOST_PIECES, Places, address, give_address};
 use crate::shim::Shim;
 use crate::table::TABLE;
 
@@ -61,7 +61,7 @@ impl<C: Carrier> Shim<C> {
             && let Some(result) = self.result(
                 || {
                     // SAFETY: the caller's promise.
-                    let mut places = unsafe { Places::one(buf, count) }?;
+                    let mut places = unsafe { places(buf, count, flags) }?;
                     self.receive((fd, key), &mut places, flags)
                 },
                 |receiving| receiving.returned as isize,
@@ -88,7 +88,7 @@ impl<C: Carrier> Shim<C> {
             && let Some(result) = self.result(
                 || {
                     // SAFETY: the caller's promise.
-                    let mut places = unsafe { Places::one(buf, count) }?;
+                    let mut places = unsafe { places(buf, count, flags) }?;
                     let Some(receiving) = self.receive((fd, key), &mut places, flags)? else {
                         return Ok(None);
                     };
@@ -156,6 +156,9 @@ impl<C: Carrier> Shim<C> {
         }
         // SAFETY: the caller's promise; nobody else uses it meanwhile.
         let message = unsafe { &mut *message };
+        if message.msg_iovlen > MOST_PIECES {
+            return Err(Errno::MSGSIZE);
+        }
         // SAFETY: as above.
         let mut places = unsafe { Places::new(message.msg_iov, message.msg_iovlen) }?;
         let Some(receiving) = self.receive(at, &mut places, flags)? else { return Ok(None) };
@@ -326,6 +329,9 @@ impl<C: Carrier> Shim<C> {
         }
         // SAFETY: the caller's promise.
         let message = unsafe { &*message };
+        if message.msg_iovlen > MOST_PIECES {
+            return Err(Errno::MSGSIZE);
+        }
         // SAFETY: as above.
         let (to, bytes) = unsafe {
             let to = self.destination(message.msg_name.cast_const().cast(), message.msg_namelen)?;
@@ -407,13 +413,17 @@ impl<C: Carrier> Shim<C> {
         flags: c_uint,
     ) -> ssize_t {
         let wait = flags & libc::SPLICE_F_NONBLOCK == 0;
-        if let Some(key) = TABLE.get(to)
+        // The kernel has more to say of what has an offset.
+        let plain = from_at.is_null() && to_at.is_null();
+        if plain
+            && let Some(key) = TABLE.get(to)
             && let Some(result) =
                 self.result(|| self.splice_out((to, key), from, count, wait), |count| count as isize)
         {
             return result;
         }
-        if let Some(key) = TABLE.get(from)
+        if plain
+            && let Some(key) = TABLE.get(from)
             && let Some(result) =
                 self.result(|| self.splice_in((from, key), to, count, wait), |count| count as isize)
         {
@@ -422,4 +432,16 @@ impl<C: Carrier> Shim<C> {
         // SAFETY: the caller's promise.
         unsafe { next::splice(from, from_at, to, to_at, count, flags) }
     }
+}
+
+/// Where received bytes go; nowhere, if they are to be thrown away.
+///
+/// # Safety
+/// `buf` and `count` are as `recv` asks.
+unsafe fn places<'a>(buf: *mut c_void, count: size_t, flags: c_int) -> Result<Places<'a>, Errno> {
+    if buf.is_null() && flags & libc::MSG_TRUNC != 0 {
+        return Ok(Places::nowhere(count));
+    }
+    // SAFETY: the caller's promise.
+    unsafe { Places::one(buf, count) }
 }

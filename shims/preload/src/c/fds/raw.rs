@@ -26,12 +26,24 @@ impl<C: Carrier> Shim<C> {
     /// # Safety
     /// See `close_range(2)`.
     pub unsafe fn close_range(&'static self, first: c_uint, last: c_uint, flags: c_int) -> c_int {
+        if flags == 0
+            && let Some(result) = self.result(|| self.close_between(first, last), |()| 0)
+        {
+            return result as c_int;
+        }
         // SAFETY: numbers only; the caller knows what it closes.
         let result = unsafe { next::close_range(first, last, flags) };
         if result == 0 && flags as c_uint & libc::CLOSE_RANGE_CLOEXEC == 0 {
             let _ = self.enter(|| self.closing_range(first, last));
         }
         result
+    }
+
+    /// # Safety
+    /// See `closefrom(3)`.
+    pub unsafe fn closefrom(&'static self, first: c_int) {
+        // SAFETY: the caller's promise.
+        unsafe { self.close_range(first.max(0).unsigned_abs(), c_uint::MAX, 0) };
     }
 
     /// # Safety

@@ -76,10 +76,15 @@ impl<C: Carrier> Shim<C> {
             && let Some(result) = self.result(
                 || {
                     // SAFETY: the caller's promise.
-                    let limit = unsafe { time.as_ref() }.map(|time| {
-                        let seconds = Duration::from_secs(u64::try_from(time.tv_sec).unwrap_or(0));
-                        seconds + Duration::from_micros(u64::try_from(time.tv_usec).unwrap_or(0))
-                    });
+                    let limit = match unsafe { time.as_ref() } {
+                        None => None,
+                        Some(time) => match (u64::try_from(time.tv_sec), u64::try_from(time.tv_usec)) {
+                            (Ok(seconds), Ok(micros)) => Some(
+                                Duration::from_secs(seconds).saturating_add(Duration::from_micros(micros)),
+                            ),
+                            _ => return Err(Errno::INVAL),
+                        },
+                    };
                     let since = std::time::Instant::now();
                     // SAFETY: the caller's promise.
                     let outcome = unsafe { self.poll_sets(count as usize, sets, limit, None) };
