@@ -204,7 +204,10 @@ impl<C: Carrier> State<C> {
         let Some(demi) = &self.demi else { return };
         self.disturbed = true;
         let queues = socket.queues();
-        if let Some(linger) = socket.linger {
+        // Who closes without having read all has not heard the peer out, and the peer is to know: RFC 1122 §4.2.2.13.
+        let is_deaf = matches!(&socket.role, Role::Stream(stream) if stream.readable() > 0);
+        let linger = if is_deaf { Some(Duration::ZERO) } else { socket.linger };
+        if let Some(linger) = linger {
             for qd in queues.iter().flatten() {
                 // A listener has no linger time, and needs none.
                 let _ = demi.set_option(*qd, demi_api::libos::SocketOption::Linger(Some(linger)));
