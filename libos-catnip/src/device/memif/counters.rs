@@ -13,7 +13,7 @@ pub(super) struct Counters {
     pub(super) tx_bytes: u64,
     /// Frames beyond the capabilities, or too long for all the buffers that the peer has.
     pub(super) tx_rejected: u64,
-    /// Frames dropped because there was no link.
+    /// Frames dropped because there was no link, nor was one soon.
     pub(super) tx_no_link: u64,
     /// Bursts that the ring had no room for.
     pub(super) tx_full: u64,

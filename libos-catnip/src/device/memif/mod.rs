@@ -30,6 +30,7 @@ mod config;
 mod connection;
 mod control;
 mod counters;
+mod early;
 mod link;
 mod protocol;
 #[allow(unsafe_code, reason = "each block states its proof")]
@@ -52,6 +53,7 @@ use demi_api::time::Instant;
 pub use self::config::{MemifConfig, Role};
 use self::connection::Connection;
 use self::counters::Counters;
+use self::early::Early;
 use self::ring::Violation;
 use super::{Caps, DeviceCx, Frame, Queue};
 
@@ -90,6 +92,8 @@ pub struct Memif {
     look_at: Instant,
     /// The last burst found the ring full, at that time.
     full_since: Option<Instant>,
+    /// Sent without a link.
+    early: Early,
     /// There was a link when the device was last armed.
     was_up: bool,
 }
@@ -118,6 +122,7 @@ impl Memif {
             polls: 0,
             look_at: Instant::default(),
             full_since: None,
+            early: Early::default(),
             was_up: false,
         })
     }
@@ -133,8 +138,14 @@ impl Memif {
     }
 
     #[cold]
-    fn look(&mut self, now: Instant) {
+    fn look(&mut self, cx: &DeviceCx<'_>) {
+        let now = cx.now;
         self.connection.look(now, &mut self.counters);
+        if self.is_up() && !self.early.is_empty() {
+            let mut frames = self.early.take(now);
+            self.tx_burst(cx, &mut frames);
+            self.counters.tx_no_link += frames.len() as u64;
+        }
         let (polls, period) = if self.is_up() { (UP_POLLS, UP_PERIOD) } else { (DOWN_POLLS, DOWN_PERIOD) };
         self.polls = polls;
         self.look_at = now + period;
@@ -166,7 +177,7 @@ impl Queue for Memif {
             }
         }
         if self.polls == 0 || cx.now >= self.look_at {
-            self.look(cx.now);
+            self.look(cx);
         } else {
             self.polls -= 1;
         }
@@ -180,8 +191,7 @@ impl Queue for Memif {
         }
         let Some(link) = &mut self.connection.link else {
             let count = outbox.len();
-            self.counters.tx_no_link += count as u64;
-            outbox.clear();
+            self.counters.tx_no_link += self.early.keep(cx.now, outbox) as u64;
             return count;
         };
         let before = outbox.len();
@@ -211,7 +221,7 @@ impl Queue for Memif {
     }
 
     fn arm(&mut self, cx: &DeviceCx<'_>) -> bool {
-        self.look(cx.now);
+        self.look(cx);
         if self.is_up() != self.was_up {
             // Whoever waits for that has something to do now.
             self.was_up = self.is_up();

@@ -199,8 +199,6 @@ fn either_side_may_go_and_come_back() {
     for _ in 0..1000 {
         assert_eq!(client.receive(), 0, "no server yet");
     }
-    client.push(&pattern(60, 0));
-    assert_eq!((client.send(), client.counter("memif_tx_no_link")), (1, 1));
     let mut server = End::open(&as_server);
     for round in 0..6 {
         until(&mut [&mut server, &mut client], both_up);
@@ -329,4 +327,35 @@ fn fields_out_of_range_are_refused() {
     let [server, client] = [Role::Server, Role::Client].map(|role| MemifConfig { role, ..good() });
     assert_ne!(Memif::open(&server).unwrap().caps().mac, Memif::open(&client).unwrap().caps().mac);
     assert!(!format!("{:?}", MemifConfig { secret: "hidden".into(), ..good() }).contains("hidden"));
+}
+
+#[test]
+fn what_is_sent_just_before_there_is_a_link_goes_over_it() {
+    let socket = socket_name();
+    let (as_server, as_client) = (config(Role::Server, &socket), config(Role::Client, &socket));
+    let mut client = End::open(&as_client);
+    for number in 0..40 {
+        client.push(&pattern(60, number));
+    }
+    assert_eq!((client.send(), client.counter("memif_tx_no_link")), (40, 8), "it keeps 32");
+    let mut server = End::open(&as_server);
+    until(&mut [&mut server, &mut client], both_up);
+    until(&mut [&mut server, &mut client], |ends| ends[0].inbox.len() >= 32);
+    let kept: Vec<_> = (0..32).map(|number| pattern(60, number)).collect();
+    assert_eq!(server.take(), kept);
+}
+
+#[test]
+fn what_was_sent_long_before_there_is_a_link_is_dropped() {
+    let mut early = super::early::Early::default();
+    let (heap, clock) = (heap(16), Clock::start());
+    let frame = || Frame::new(SgArray::copy_from(&heap, &pattern(60, 0)).unwrap());
+    let now = clock.now();
+    assert_eq!(early.keep(now, &mut [frame(), frame()].into()), 0);
+    let later = now + Duration::from_secs(1);
+    assert_eq!(early.keep(later, &mut [frame()].into()), 2);
+    assert_eq!(early.take(later + Duration::from_millis(999)).len(), 1);
+    assert_eq!(early.keep(later, &mut [frame()].into()), 0);
+    assert!(early.take(later + Duration::from_secs(1)).is_empty());
+    assert!(early.is_empty());
 }
