@@ -58,17 +58,17 @@ impl Catnip {
         if siblings.is_due(cx.now) {
             siblings.look(cx.now);
             while done < PACKETS
-                && let Some(packet) = self.siblings.as_mut().and_then(|siblings| siblings.receive())
+                && let Some((room, len)) = self.siblings.as_mut().and_then(|siblings| siblings.receive())
             {
                 done += 1;
-                for message in messages(&packet) {
+                for message in messages(&room[..len]) {
                     let taken = message.is_ok_and(|message| self.take_up(cx, message));
                     if !taken && let Some(siblings) = &mut self.siblings {
                         siblings.refuse();
                     }
                 }
                 if let Some(siblings) = &mut self.siblings {
-                    siblings.recycle(packet);
+                    siblings.recycle(room);
                 }
             }
         }
@@ -88,10 +88,10 @@ impl Catnip {
         match message {
             Message::Hello { .. } => false,
             Message::Datagram { origin, about, data } => {
-                let Ok(copy) = cx.heap.copy_from(data) else { return false };
                 if !self.ip.is_local(about.local) {
                     return false;
                 }
+                let Ok(copy) = cx.heap.copy_from(data) else { return false };
                 let mut data = copy.into();
                 if !self.pass_on(cx, Some(origin), &about, &data) {
                     self.deliver_here(cx, about, &mut data);

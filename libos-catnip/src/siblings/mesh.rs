@@ -29,7 +29,7 @@ const MOST: usize = 512;
 /// Most packets that one look yields.
 const READY: usize = 16;
 /// Bytes of the largest packet, and more.
-const PACKET: usize = 256 << 10;
+const PACKET: usize = 128 << 10;
 /// What may be under way to a sibling, in bytes.
 const SEND_BUFFER: usize = 1 << 20;
 /// Between two attempts to take a name.
@@ -173,8 +173,8 @@ impl Mesh {
         !self.ready.is_empty()
     }
 
-    /// The next packet of those that the last look found.
-    pub(super) fn receive(&mut self) -> Option<Vec<u8>> {
+    /// The next packet of those that the last look found: where it lies, and how many bytes it has.
+    pub(super) fn receive(&mut self) -> Option<(Vec<u8>, usize)> {
         while let Some(number) = self.ready.pop() {
             if number == LISTENER {
                 self.accept();
@@ -193,9 +193,7 @@ impl Mesh {
                 }
             };
             if self.peers[place].id.is_some() {
-                let mut packet = std::mem::take(&mut self.room);
-                packet.truncate(len);
-                return Some(packet);
+                return Some((std::mem::take(&mut self.room), len));
             }
             let greeting = match message::messages(&self.room[..len]).next() {
                 Some(Ok(Message::Hello { id })) if id != self.own => Some(id),
@@ -214,9 +212,9 @@ impl Mesh {
         None
     }
 
-    /// Takes a packet back, for the next one.
-    pub(super) fn recycle(&mut self, packet: Vec<u8>) {
-        self.room = packet;
+    /// Takes back where a packet lay, for the next one.
+    pub(super) fn recycle(&mut self, room: Vec<u8>) {
+        self.room = room;
     }
 
     /// Whether somebody has come or gone since the last call.

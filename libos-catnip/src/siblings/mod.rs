@@ -218,16 +218,16 @@ impl Siblings {
         self.look_at = if now < self.lively_until { now } else { now + PERIOD };
     }
 
-    /// The next packet of messages. `None`: there are no more for now.
-    pub(crate) fn receive(&mut self) -> Option<Vec<u8>> {
+    /// The next packet of messages: where it lies, and how many bytes it has. `None`: there are no more for now.
+    pub(crate) fn receive(&mut self) -> Option<(Vec<u8>, usize)> {
         let packet = self.mesh.receive();
         self.counters.heard += u64::from(packet.is_some());
         packet
     }
 
     /// Takes back what [`receive`](Siblings::receive) gave, to be used again.
-    pub(crate) fn recycle(&mut self, packet: Vec<u8>) {
-        self.mesh.recycle(packet);
+    pub(crate) fn recycle(&mut self, room: Vec<u8>) {
+        self.mesh.recycle(room);
     }
 
     /// Notes a message that made no sense.

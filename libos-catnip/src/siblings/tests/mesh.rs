@@ -28,7 +28,7 @@ fn join(interface: u32, own: &[u32], wait: Duration) -> Result<Box<Siblings>, Er
 /// What one has heard, with greetings and ends taken care of.
 fn hear(siblings: &mut Siblings) -> Vec<Vec<u8>> {
     siblings.look(Instant::default());
-    std::iter::from_fn(|| siblings.receive()).collect()
+    std::iter::from_fn(|| siblings.receive()).map(|(room, len)| room[..len].to_vec()).collect()
 }
 
 fn ids(siblings: &Siblings) -> Vec<u16> {
@@ -200,7 +200,7 @@ fn strangers_are_not_heard() {
     message::put_hello(&mut hello, 3);
     let mut old = hello.clone();
     old[12] = b'0';
-    for greeting in [&old[..], b"noise", &[0; 300_000][..200_000]] {
+    for greeting in [&old[..], b"noise", &[0; 200_000]] {
         let stranger = call();
         send(&stranger, greeting, SendFlags::empty()).unwrap();
         assert!((0..3).all(|_| hear(&mut one).is_empty()));
