@@ -12,8 +12,8 @@ use crate::device::xdp::tests::sys::complete_checksums;
 const OURS: &str = "10.0.0.1:7";
 
 /// Namespace 0 is for the instances; in 1 is their peer. Each kernel has an address of its own.
-fn network() -> Option<Net> {
-    let net = Net::new(1500, 2)?;
+fn network(queues: usize) -> Option<Net> {
+    let net = Net::new(1500, queues)?;
     net.ip(0, "addr add 10.0.0.11/24 dev v0");
     net.ip(1, "addr add 10.0.0.2/24 dev v0");
     net.ip(1, "addr add fd00::2/64 dev v0 nodad");
@@ -52,7 +52,7 @@ fn exchange_much(stream: &TcpStream) {
 
 #[test]
 fn both_serve_one_port() {
-    let Some(net) = network() else { return };
+    let Some(net) = network(2) else { return };
     let mut workers = [0, 1].map(|_| Worker::start(net.name(0), "serve"));
     let mut streams: Vec<_> = (0..64).map(|_| connect(&net)).collect();
     for round in 0..3 {
@@ -94,8 +94,25 @@ fn both_serve_one_port() {
 }
 
 #[test]
+fn one_of_three_serves_what_comes_to_any() {
+    let Some(net) = network(3) else { return };
+    let mut workers = ["idle", "serve", "idle"].map(|what| Worker::start_one_of(3, net.name(0), what));
+    let mut streams: Vec<_> = (0..32).map(|_| connect(&net)).collect();
+    for (seed, stream) in streams.iter_mut().enumerate() {
+        exchange(stream, seed).unwrap();
+    }
+    workers[1].catch_up();
+    assert_eq!(workers[1].accepted, 32);
+    // When all have been asked, the last refuses.
+    for _ in 0..16 {
+        let refused = net.inside(1, || TcpStream::connect("10.0.0.1:8")).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+    }
+}
+
+#[test]
 fn threads_of_one_process_are_siblings_too() {
-    let Some(net) = network() else { return };
+    let Some(net) = network(2) else { return };
     let mut worker = Worker::start(net.name(0), "threads");
     worker.until("ready");
     let mut streams: Vec<_> = (0..32).map(|_| connect(&net)).collect();
@@ -109,7 +126,7 @@ fn threads_of_one_process_are_siblings_too() {
 #[test]
 fn answers_that_come_to_the_other_find_their_connection() {
     const CALLS: usize = 32;
-    let Some(net) = network() else { return };
+    let Some(net) = network(2) else { return };
     let listener = net.inside(1, || TcpListener::bind("[::]:9")).unwrap();
     std::thread::spawn(move || {
         for stream in listener.incoming().take(2 * CALLS) {
@@ -134,7 +151,7 @@ fn answers_that_come_to_the_other_find_their_connection() {
 
 #[test]
 fn datagrams_find_the_one_socket_whole_or_in_fragments() {
-    let Some(net) = network() else { return };
+    let Some(net) = network(2) else { return };
     let _workers = ["serve", "serve udp"].map(|what| Worker::start(net.name(0), what));
     for seed in 0..16_u8 {
         let socket = net.inside(1, || UdpSocket::bind("10.0.0.2:0")).unwrap();
@@ -154,7 +171,7 @@ fn datagrams_find_the_one_socket_whole_or_in_fragments() {
 
 #[test]
 fn one_is_killed_while_the_other_goes_on() {
-    let Some(net) = network() else { return };
+    let Some(net) = network(2) else { return };
     let mut survivor = Worker::start(net.name(0), "serve");
     for round in 0..2 {
         let mut victim = Worker::start(net.name(0), "serve");

@@ -34,11 +34,16 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    /// Starts one in a namespace. `what`: `serve`, `serve udp`, `threads`, `call N`.
+    /// Starts one of two in a namespace. `what`: `serve`, `serve udp`, `threads`, `call N`, `idle`.
     pub(super) fn start(namespace: &str, what: &str) -> Worker {
+        Worker::start_one_of(2, namespace, what)
+    }
+
+    /// Starts one of several.
+    pub(super) fn start_one_of(share: u32, namespace: &str, what: &str) -> Worker {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["siblings::tests::worker::worker", "--exact", "--ignored", "--nocapture"])
-            .env("DEMI_SIBLING", format!("{namespace} {what}"))
+            .env("DEMI_SIBLING", format!("{namespace} {share} {what}"))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
@@ -96,12 +101,13 @@ fn worker() {
     let words: Vec<&str> = what.split(' ').collect();
     let config = format!(
         "[heap]\nsize_mib = 64\nhuge_pages = \"never\"\n[catnip.ip]\naddresses = [\"10.0.0.1/24\", \"fd00::1/64\"]\n\
-         [catnip.device]\nkind = \"af_xdp\"\ninterface = \"{LINK}\"\nshare = 2\nrx_buffers = 512\nattach_wait_ms = 10000\n"
+         [catnip.device]\nkind = \"af_xdp\"\ninterface = \"{LINK}\"\nshare = {}\nrx_buffers = 512\nattach_wait_ms = 10000\n",
+        words[1]
     );
     let config = Config::parse(&config, "worker").unwrap();
     let instance = || inside(words[0], || Demikernel::<Catnip>::new(&config)).unwrap();
     let end = Instant::now() + Duration::from_secs(120);
-    if words[1..] == ["threads"] {
+    if words[2..] == ["threads"] {
         return std::thread::scope(|scope| {
             for _ in 0..2 {
                 scope.spawn(|| serve(&instance(), false, end));
@@ -109,10 +115,14 @@ fn worker() {
         });
     }
     let demi = instance();
-    match words[1..] {
+    match words[2..] {
         ["serve"] => serve(&demi, false, end),
         ["serve", "udp"] => serve(&demi, true, end),
         ["call", count] => call(&demi, count.parse().unwrap()),
+        ["idle"] => {
+            println!("ready");
+            idle(&demi, end);
+        }
         _ => panic!("{what}"),
     }
 }
@@ -234,9 +244,12 @@ fn call(demi: &Demikernel<Catnip>, count: usize) {
     let heard = demi.counters().unwrap().libos.iter().find(|(name, _)| *name == "siblings_heard").unwrap().1;
     println!("called {count}, heard {heard}");
     // The other may still need what comes by this one's queue.
-    let end = Instant::now() + Duration::from_secs(120);
+    idle(demi, Instant::now() + Duration::from_secs(120));
+}
+
+/// Does nothing but what an instance does by itself.
+fn idle(demi: &Demikernel<Catnip>, end: Instant) {
     while Instant::now() < end {
-        let _ = demi.wait_next_n(&mut results, 1, Some(Duration::from_secs(1)));
-        results.clear();
+        let _ = demi.wait_next_n(&mut Vec::new(), 1, Some(Duration::from_secs(1)));
     }
 }
