@@ -1,5 +1,7 @@
 //! Several devices on the queues of one interface.
 
+use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
+
 use super::net::{LINK, Net, announce, config, heap};
 use super::veth::{End, frame};
 use crate::device::Queue;
@@ -130,4 +132,28 @@ fn only_the_same_user_joins() {
         None => announce("becoming another user is refused"),
     }
     one.close();
+}
+
+#[test]
+fn who_joins_runs_where_the_first_does_and_may_be_refused() {
+    let Some(net) = Net::new(1500, 2) else { return };
+    for mode in [Mode::Generic, Mode::Native] {
+        let one = End::open(&net, 0, &XdpConfig { mode, ..shared(2) });
+        // Whatever it would have chosen.
+        let two = End::open(&net, 0, &XdpConfig { mode: Mode::Auto, ..shared(2) });
+        let generic = mode == Mode::Generic;
+        assert_eq!((one.xdp.is_generic(), two.xdp.is_generic()), (generic, generic));
+        two.close();
+        let all = capabilities(None).unwrap();
+        let text = net.inside(0, || {
+            // Of this thread only, and only until it is back.
+            let without = all.effective - CapabilitySet::SYS_ADMIN;
+            set_capabilities(None, CapabilitySets { effective: without, ..all }).unwrap();
+            let opened = Xdp::open(&heap(8), &shared(2));
+            set_capabilities(None, all).unwrap();
+            opened.unwrap_err().to_string()
+        });
+        assert!(text.contains("CAP_SYS_ADMIN"), "{text}");
+        one.close();
+    }
 }
