@@ -1,5 +1,8 @@
 //! What a libOS makes of a program's socket.
 
+use std::net::IpAddr;
+
+use demi_api::config::Config;
 use demi_api::libos::LibOs;
 
 /// A libOS under a program.
@@ -16,4 +19,8 @@ pub trait Carrier: Sized + 'static {
     /// Otherwise the kernel's socket only holds the number and the options, and everything
     /// else is the libOS's.
     const IN_KERNEL: bool;
+
+    /// Whether an instance with this configuration will have an address; `None` if that is not known before there is
+    /// one.
+    fn has_address(config: &Config, ip: IpAddr) -> Option<bool>;
 }

@@ -180,6 +180,31 @@ pub(crate) fn write_pipe(fd: c_int, bytes: &[u8], wait: bool) -> Result<usize, E
     rustix::io::write(borrowed, part)
 }
 
+/// Gives a socket of the kernel's the options of the one that it was accepted on.
+pub(crate) fn copy_options(from: c_int, to: c_int) {
+    const OPTIONS: [(c_int, c_int); 9] = [
+        (libc::SOL_SOCKET, libc::SO_KEEPALIVE),
+        (libc::SOL_SOCKET, libc::SO_REUSEADDR),
+        (libc::SOL_SOCKET, libc::SO_REUSEPORT),
+        (libc::SOL_SOCKET, libc::SO_OOBINLINE),
+        (libc::IPPROTO_TCP, libc::TCP_NODELAY),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPINTVL),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPCNT),
+        (libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT),
+    ];
+    for (level, name) in OPTIONS {
+        let mut value: c_int = 0;
+        let mut len = size_of::<c_int>() as libc::socklen_t;
+        // SAFETY: the value and its length are locals of the size that is said; each call reads or writes no more.
+        unsafe {
+            if libc::syscall(libc::SYS_getsockopt, from, level, name, &raw mut value, &raw mut len) == 0 {
+                libc::syscall(libc::SYS_setsockopt, to, level, name, &raw const value, len);
+            }
+        }
+    }
+}
+
 /// A new descriptor that threads wake each other with.
 pub(crate) fn eventfd() -> Option<Fd> {
     let flags = rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK;

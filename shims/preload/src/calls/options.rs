@@ -25,6 +25,7 @@ impl<C: Carrier> Shim<C> {
         let mut state = self.lock();
         let number = value.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes));
         let socket = state.socket(key)?;
+        socket.has_options = true;
         let seconds = Duration::from_secs(number.max(0).unsigned_abs().into());
         let option = match (level, name) {
             (libc::SOL_SOCKET, libc::SO_RCVTIMEO) => {

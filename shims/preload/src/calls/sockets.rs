@@ -84,7 +84,17 @@ impl<C: Carrier> Shim<C> {
         } else if !sys::shares_port(fd) && state.is_taken(kind, addr) {
             return Err(Errno::ADDRINUSE);
         }
+        if kind == SocketKind::Stream && C::has_address(&state.settings()?.config, addr.ip()) == Some(false) {
+            return Err(Errno::ADDRNOTAVAIL);
+        }
         state.socket(key)?.local = Some(addr);
+        // Datagrams may come from now on, and nobody sends them twice.
+        if kind == SocketKind::Datagram
+            && let Err(errno) = state.realize(key, fd)
+        {
+            state.socket(key)?.local = None;
+            return Err(errno);
+        }
         Ok(Some(()))
     }
 
@@ -152,6 +162,7 @@ impl<C: Carrier> Shim<C> {
         let mut state = self.lock();
         let socket = state.socket(at.1)?;
         let (domain, options) = (socket.domain, [socket.recv_timeout, socket.send_timeout, socket.linger]);
+        let has_options = socket.has_options;
         let fd = match sys::placeholder(domain, flags) {
             Ok(fd) if TABLE.has_place(fd) => fd,
             Ok(fd) => {
@@ -168,6 +179,10 @@ impl<C: Carrier> Shim<C> {
         [socket.recv_timeout, socket.send_timeout, socket.linger] = options;
         let key = state.insert(Object::Socket(Box::new(socket)));
         state.become_stream(key, connection.0, None)?;
+        if has_options {
+            sys::copy_options(at.0, fd);
+            state.pass_options_on(key, fd);
+        }
         TABLE.set(fd, key);
         Ok(Some((fd, connection.1, domain == Domain::Inet6)))
     }
@@ -199,12 +214,12 @@ impl<C: Carrier> Shim<C> {
             return Err(error);
         }
         state.connect_now(key, fd, addr)?;
+        if state.socket(key)?.nonblock {
+            // How it has gone, if it has, is asked for later.
+            return Err(Errno::INPROGRESS);
+        }
         if let Some(outcome) = state.connect_outcome(key) {
             return outcome.map(Some);
-        }
-        if state.socket(key)?.nonblock {
-            state.pump();
-            return state.connect_outcome(key).unwrap_or(Err(Errno::INPROGRESS)).map(Some);
         }
         drop(state);
         match self.blocking((fd, key), Patience::Send, |state| {

@@ -16,7 +16,14 @@ use crate::sys;
 
 const EDGE: u32 = libc::EPOLLET as u32;
 const ONE_SHOT: u32 = libc::EPOLLONESHOT as u32;
-const NOT_EVENTS: u32 = EDGE | ONE_SHOT | libc::EPOLLEXCLUSIVE as u32 | libc::EPOLLWAKEUP as u32;
+const EXCLUSIVE: u32 = libc::EPOLLEXCLUSIVE as u32;
+const NOT_EVENTS: u32 = EDGE | ONE_SHOT | EXCLUSIVE | libc::EPOLLWAKEUP as u32;
+
+/// What may be asked for together with exclusive wake-ups.
+const WITH_EXCLUSIVE: u32 =
+    (libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLERR | libc::EPOLLHUP | libc::EPOLLWAKEUP) as u32
+        | EDGE
+        | EXCLUSIVE;
 
 /// No place.
 const NOWHERE: u32 = u32::MAX;
@@ -146,13 +153,16 @@ impl<C: Carrier> State<C> {
         (fd, object): (i32, Key),
         interest: Interest,
     ) -> Result<(), Errno> {
-        if key == object {
+        if key == object || (interest.events & EXCLUSIVE != 0 && interest.events & !WITH_EXCLUSIVE != 0) {
             return Err(Errno::INVAL);
         }
         if self.epoll(key)?.place_of(fd).is_some() {
             return Err(Errno::EXIST);
         }
         let is_epoll = self.is_epoll(object);
+        if is_epoll && interest.events & EXCLUSIVE != 0 {
+            return Err(Errno::INVAL);
+        }
         if is_epoll && self.reaches(object, key, 0) {
             return Err(Errno::LOOP);
         }
@@ -190,7 +200,7 @@ impl<C: Carrier> State<C> {
         let epoll = self.epoll(key)?;
         let place = epoll.place_of(fd).ok_or(Errno::NOENT)?;
         let Some(Some(watch)) = epoll.places.get_mut(place as usize) else { return Err(Errno::NOENT) };
-        if watch.interest.events & libc::EPOLLEXCLUSIVE as u32 != 0 || watch.object != object {
+        if (watch.interest.events | interest.events) & EXCLUSIVE != 0 || watch.object != object {
             return Err(Errno::INVAL);
         }
         if watch.in_kernel {

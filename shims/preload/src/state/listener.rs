@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use super::pump::What;
 use super::socket::{ERR, HUP, IN, Listener, OUT};
-use super::{Object, Role, State};
+use super::{Object, Role, State, abandon};
 use crate::carrier::Carrier;
 use crate::errno::errno;
 
@@ -200,9 +200,11 @@ impl<C: Carrier> State<C> {
         let socket = self.socket(key)?;
         let role = std::mem::replace(&mut socket.role, Role::Plain { backlog: None });
         if let Role::Listener(listener) = role {
-            let waiting = listener.ready.into_iter().map(|(qd, _)| qd);
-            for qd in listener.queues.into_iter().flatten().map(|(qd, _)| qd).chain(waiting) {
+            for (qd, _) in listener.queues.into_iter().flatten() {
                 let _ = demi.close(qd);
+            }
+            for (qd, _) in listener.ready {
+                abandon(&demi, qd);
             }
         }
         self.disturbed = true;

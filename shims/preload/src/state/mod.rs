@@ -17,7 +17,9 @@ use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use demi_api::config::Config;
+use demi_api::desc::QDesc;
 use demi_api::instance::Demikernel;
+use demi_api::libos::{LibOs, SocketOption};
 use demi_api::op::Completion;
 use demi_api::slab::{Key, Slab};
 use rustix::io::Errno;
@@ -210,7 +212,7 @@ impl<C: Carrier> State<C> {
         if let Some(linger) = linger {
             for qd in queues.iter().flatten() {
                 // A listener has no linger time, and needs none.
-                let _ = demi.set_option(*qd, demi_api::libos::SocketOption::Linger(Some(linger)));
+                let _ = demi.set_option(*qd, SocketOption::Linger(Some(linger)));
             }
         }
         for qd in queues.into_iter().flatten() {
@@ -219,7 +221,7 @@ impl<C: Carrier> State<C> {
         }
         if let Role::Listener(listener) = socket.role {
             for (qd, _) in listener.ready {
-                let _ = demi.close(qd);
+                abandon(demi, qd);
             }
         }
         let _ = demi.poll();
@@ -312,4 +314,10 @@ impl<C: Carrier> State<C> {
         self.unmade = None;
         self.orphan_sockets();
     }
+}
+
+/// Resets a connection that nobody has accepted.
+fn abandon<L: LibOs>(demi: &Demikernel<L>, qd: QDesc) {
+    let _ = demi.set_option(qd, SocketOption::Linger(Some(Duration::ZERO)));
+    let _ = demi.close(qd);
 }

@@ -33,6 +33,8 @@ pub(crate) struct Socket {
     pub(crate) linger: Option<Duration>,
     /// An IPv6 socket that speaks IPv4 as well.
     pub(crate) dual: bool,
+    /// The program has set an option, which what it accepts here has as well.
+    pub(crate) has_options: bool,
     /// What is to be reported, once, by the next call or by SO_ERROR.
     pub(crate) error: Option<Errno>,
     pub(crate) local: Option<SocketAddr>,
@@ -74,6 +76,7 @@ impl Socket {
             send_timeout: None,
             linger: None,
             dual: domain == Domain::Inet6,
+            has_options: false,
             error: None,
             local: None,
             watches: Vec::new(),

@@ -90,6 +90,11 @@ impl Stream {
         self.free() > if self.full { self.send_bytes / 3 } else { 0 }
     }
 
+    /// Bytes that a write may have: none, once it has found no room, before there is a good deal again.
+    fn room(&self) -> usize {
+        if self.has_room() { self.free() } else { 0 }
+    }
+
     /// Bytes that one more push could have.
     fn free(&self) -> usize {
         self.send_bytes.saturating_sub(self.unsent).saturating_sub(OVERHEAD)
@@ -210,7 +215,7 @@ impl<C: Carrier> State<C> {
                     return Err(Errno::PIPE);
                 }
             }
-            let count = PUSH.min(len - done).min(stream.free());
+            let count = PUSH.min(len - done).min(stream.room());
             if count == 0 || stream.broken {
                 stream.full |= done < len;
                 break;
