@@ -210,6 +210,11 @@ mod tests {
     }
 
     #[test]
+    fn the_documented_file_shows_the_defaults() {
+        assert_eq!(section(include_str!("../../../docs/demi.toml")), PreloadSection::default());
+    }
+
+    #[test]
     fn bad_values_name_line_and_key() {
         for (text, part) in [
             ("[preload]\nguard_ms = 0\n", "x.toml:2"),

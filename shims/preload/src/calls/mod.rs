@@ -21,7 +21,7 @@ pub(crate) use self::poll::Wanted;
 use crate::carrier::Carrier;
 use crate::shim::Shim;
 use crate::state::{Socket, State};
-use crate::sys;
+use crate::sys::{self, Blocked};
 use crate::wait::Sleep;
 
 /// `Ok(None)`: the kernel's.
@@ -46,10 +46,14 @@ impl<C: Carrier> Shim<C> {
         patience: Patience,
         mut attempt: impl FnMut(&mut State<C>) -> Result<T, Errno>,
     ) -> Answer<T> {
+        // What makes an instance takes long enough for a signal to come, which is to end this call.
+        let blocked = self.lock().is_unmade(key).then(Blocked::new);
         let limit = {
             let mut state = self.lock();
             if !state.realize(key, fd)? {
-                return Ok(None);
+                // What a connect has left behind is for the next call to tell.
+                let error = if C::IN_KERNEL { None } else { state.socket(key)?.error.take() };
+                return error.map_or(Ok(None), Err);
             }
             match attempt(&mut state) {
                 Err(Errno::AGAIN) => {}
@@ -65,7 +69,8 @@ impl<C: Carrier> Shim<C> {
         };
         let until = limit.and_then(|limit| Instant::now().checked_add(limit));
         loop {
-            let sleep = Sleep { keys: &[key], kernel: &[], until, mask: None };
+            let mask = blocked.as_ref().map(Blocked::before);
+            let sleep = Sleep { keys: &[key], kernel: &[], until, mask };
             let outcome = self.wait(&sleep, |state, _| match attempt(state) {
                 Err(Errno::AGAIN) => None,
                 outcome => Some(outcome),

@@ -10,7 +10,7 @@ use super::Answer;
 use crate::carrier::Carrier;
 use crate::shim::Shim;
 use crate::state::State;
-use crate::sys;
+use crate::sys::{self, Blocked};
 use crate::table::TABLE;
 use crate::wait::Sleep;
 
@@ -30,6 +30,7 @@ impl<C: Carrier> Shim<C> {
         // Where each of ours stands, and the kernel's part of the set.
         let mut ours: Vec<(usize, Key)> = Vec::new();
         let mut kernel = Vec::with_capacity(fds.len());
+        let mut blocked = None;
         {
             let mut state = self.lock();
             for (place, entry) in fds.iter_mut().enumerate() {
@@ -40,6 +41,9 @@ impl<C: Carrier> Shim<C> {
                         // Both have a part in it.
                         ours.push((place, key));
                     } else {
+                        if blocked.is_none() && state.is_unmade(key) {
+                            blocked = Some(Blocked::new());
+                        }
                         let is_ours = state.realize(key, entry.fd).unwrap_or(true);
                         if is_ours || !C::IN_KERNEL {
                             ours.push((place, key));
@@ -88,6 +92,7 @@ impl<C: Carrier> Shim<C> {
         if limit == Some(Duration::ZERO) {
             return Ok(Some(0));
         }
+        let mask = mask.or(blocked.as_ref().map(Blocked::before));
         let sleep = Sleep { keys: &keys, kernel: &asked, until, mask };
         match self.wait(&sleep, look) {
             Ok(count) => Ok(Some(count)),

@@ -126,6 +126,10 @@ impl<C: Carrier> Shim<C> {
                 return Err(Errno::INVAL);
             }
         }
+        // Without an instance it is left open who is to accept: this process, or children of it.
+        if state.has_instance() {
+            state.realize(key, fd)?;
+        }
         Ok(Some(()))
     }
 

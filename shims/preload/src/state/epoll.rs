@@ -100,7 +100,7 @@ impl Epoll {
     /// Whether the kernel's set is to be looked at although there may be something here: once in so many times.
     pub(crate) fn look_is_due(&mut self, period: u32) -> bool {
         self.looks = self.looks.wrapping_add(1);
-        self.looks % period == 0
+        self.looks.is_multiple_of(period)
     }
 
     pub(crate) fn has_kernel(&self) -> bool {

@@ -137,6 +137,12 @@ impl<C: Carrier> State<C> {
         kept
     }
 
+    /// Whether a queue for the socket takes an instance that is still to be made.
+    pub(crate) fn is_unmade(&self, key: Key) -> bool {
+        let is_plain = matches!(self.objects.get(key), Some(Object::Socket(socket)) if matches!(socket.role, Role::Plain { .. }));
+        is_plain && self.demi.is_none()
+    }
+
     pub(crate) fn has_instance(&self) -> bool {
         self.demi.is_some()
     }

@@ -36,8 +36,8 @@ impl<C: Carrier> State<C> {
             Some(Object::Epoll(epoll)) => (&epoll.watches, &epoll.waiters),
             None => return,
         };
-        for place in 0..waiters.len() {
-            wake(&mut self.sleepers, waiters[place]);
+        for waiter in waiters {
+            wake(&mut self.sleepers, *waiter);
         }
         for place in 0..watches.len() {
             let at = match self.objects.get(key) {

@@ -176,6 +176,9 @@ impl<C: Carrier> State<C> {
         how: Receive,
     ) -> Result<usize, Errno> {
         let socket = self.socket(key)?;
+        if let Role::Connecting { .. } = socket.role {
+            return Err(Errno::AGAIN);
+        }
         let Role::Stream(stream) = &mut socket.role else { return Err(Errno::NOTCONN) };
         if stream.come_bytes > 0 {
             let taken = stream.take(places, how);
@@ -206,6 +209,9 @@ impl<C: Carrier> State<C> {
         loop {
             let demi = self.demi()?;
             let socket = self.socket(key)?;
+            if let Role::Connecting { .. } = socket.role {
+                return Err(Errno::AGAIN);
+            }
             let Role::Stream(stream) = &mut socket.role else { return Err(Errno::NOTCONN) };
             if done == 0 {
                 if let Some(error) = socket.error.take() {
