@@ -43,23 +43,48 @@ impl Binaries {
 
 /// Builds release binaries, each of a package. Cargo shows its progress on standard error.
 pub(crate) fn release(wanted: &[(&str, &str)]) -> Result<Binaries> {
-    let begin = Instant::now();
-    let mut command = cargo(&["build", "--release", "--message-format=json-render-diagnostics"]);
-    command.args(wanted.iter().flat_map(|(package, binary)| ["-p", package, "--bin", binary]));
-    step::announce("build", &command);
-    let process = Process::spawn(command.stdin(Stdio::null()).stdout(Stdio::piped()))?;
-    let mut lines = process.lines()?;
+    let words: Vec<&str> =
+        wanted.iter().flat_map(|(package, binary)| ["-p", package, "--bin", binary]).collect();
     let mut binaries = BTreeMap::new();
-    while let Some(line) = lines.next(LIMIT)? {
-        let Ok(message) = serde_json::from_str::<Value>(&line) else { continue };
+    build(&words, |message| {
         if let (Some(name), Some(path)) = (message["target"]["name"].as_str(), message["executable"].as_str())
         {
             binaries.insert(name.to_owned(), PathBuf::from(path));
+        }
+    })?;
+    Ok(Binaries(binaries))
+}
+
+/// Builds packages of libraries for programs in C, in release mode; returns all files that came of it.
+pub(crate) fn libraries(packages: &[String]) -> Result<Vec<PathBuf>> {
+    let words: Vec<&str> = packages.iter().flat_map(|package| ["-p", package]).collect();
+    let mut files = Vec::new();
+    build(&words, |message| {
+        let kinds = message["target"]["crate_types"].as_array().map(Vec::as_slice).unwrap_or_default();
+        if kinds.iter().any(|kind| kind == "cdylib") {
+            let names = message["filenames"].as_array().map(Vec::as_slice).unwrap_or_default();
+            files.extend(names.iter().filter_map(|name| name.as_str()).map(PathBuf::from));
+        }
+    })?;
+    Ok(files)
+}
+
+/// Builds in release mode, and has each message of cargo looked at.
+fn build(words: &[&str], mut each: impl FnMut(&Value)) -> Result<()> {
+    let begin = Instant::now();
+    let mut command = cargo(&["build", "--release", "--message-format=json-render-diagnostics"]);
+    command.args(words);
+    step::announce("build", &command);
+    let process = Process::spawn(command.stdin(Stdio::null()).stdout(Stdio::piped()))?;
+    let mut lines = process.lines()?;
+    while let Some(line) = lines.next(LIMIT)? {
+        if let Ok(message) = serde_json::from_str::<Value>(&line) {
+            each(&message);
         }
     }
     if !process.wait(LIMIT)?.success() {
         bail!("the build failed");
     }
     eprintln!("  built in {:.1} s", begin.elapsed().as_secs_f64());
-    Ok(Binaries(binaries))
+    Ok(())
 }

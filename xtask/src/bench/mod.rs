@@ -7,6 +7,7 @@
 
 mod alloc;
 mod bulk;
+mod c_echo;
 mod callgrind;
 mod conns;
 mod echo;
@@ -51,6 +52,7 @@ pub(crate) struct Args {
 #[derive(Subcommand)]
 enum Bench {
     Echo(echo::Args),
+    CEcho(c_echo::Args),
     Bulk(bulk::Args),
     Conns(conns::Args),
     Load(load::Args),
@@ -78,6 +80,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let bench = Session { roles: Roles::new(binaries.path("demi-bench")?), json: args.json };
     match &args.bench {
         Bench::Echo(args) => echo::run(args, &bench),
+        Bench::CEcho(args) => c_echo::run(args, &bench),
         Bench::Bulk(args) => bulk::run(args, &bench),
         Bench::Conns(args) => conns::run(args, &bench),
         Bench::Load(args) => load::run(args, &bench),
