@@ -6,6 +6,7 @@
 //! - [`mod@bench`]: comparisons, each against its control within one interleaved run
 //! - [`vm`]: a command in a virtual machine with NVMe controllers and an IOMMU
 //! - [`setup`]: the packages that the others need
+//! - [`install`]: what programs in C are built and run with
 //!
 //! Below them: [`process`] (children that are always stopped), [`step`] (what runs and how long it took),
 //! [`compile`] (release binaries), [`term`] (tables, bars, histograms).
@@ -17,6 +18,7 @@
 mod bench;
 mod compile;
 mod demo;
+mod install;
 mod lint;
 mod process;
 mod setup;
@@ -47,6 +49,7 @@ enum Command {
     Bench(bench::Args),
     Vm(vm::Args),
     Setup(setup::Args),
+    Install(install::Args),
 }
 
 fn main() -> ExitCode {
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(&args),
         Command::Vm(args) => vm::run(&args),
         Command::Setup(args) => setup::run(&args),
+        Command::Install(args) => install::run(&args),
     });
     process::await_stop_if_stopping();
     match outcome {

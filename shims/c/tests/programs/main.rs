@@ -6,9 +6,11 @@
 //! | `toolchain` | compilers, the libraries, names for them |
 //! | `run` | a program's run |
 //! | `header` | the header against the Rust types, in C++, and the table of errors |
+//! | `others` | the examples, and the package in Python |
 //! | `*.c` | the programs; each ends with success, or with a line that says what is not so |
 
 mod header;
+mod others;
 mod run;
 mod toolchain;
 
@@ -79,6 +81,17 @@ fn main() -> ExitCode {
             let name = format!("echo_stream between two processes over {library}");
             trials.push(trial(tools, &name, move |tools| talk(tools, "echo_stream", library)));
         }
+    }
+    let [catnap, catnip, _, catnap_cattree, _] = &LIBRARIES;
+    trials.extend([
+        trial(tools, "example echo", move |tools| others::echo(tools, catnap)),
+        trial(tools, "example kv-client", move |tools| others::kv_client(tools, catnap)),
+        trial(tools, "example log", move |tools| others::log(tools, catnap_cattree)),
+    ]);
+    for library in [catnap, catnip] {
+        let name = format!("Python over {library}");
+        let python = Trial::test(name, move || others::python(tools, library));
+        trials.push(python.with_ignored_flag(!tools.python));
     }
     for program in ["streams", "operators", "memory", "misuse", "threads", "segments"] {
         let name = format!("{program} with the address sanitizer");

@@ -16,7 +16,7 @@ use super::toolchain::{Library, Tools};
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A heap that can be had on any machine.
-const CONFIG: &str = "[heap]\nsize_mib = 16\nlock = false\nhuge_pages = \"never\"\n";
+pub(crate) const CONFIG: &str = "[heap]\nsize_mib = 16\nlock = false\nhuge_pages = \"never\"\n";
 
 pub(crate) struct Run<'a> {
     tools: &'a Tools,
@@ -32,7 +32,7 @@ pub(crate) struct Run<'a> {
 /// What a program leaves behind.
 #[derive(Debug)]
 pub(crate) struct Output {
-    status: ExitStatus,
+    pub(crate) status: ExitStatus,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
 }
@@ -156,7 +156,8 @@ pub(crate) fn expect(holds: bool, output: &Output) -> Result<(), Failed> {
     Err(format!("{status}\n{stdout}\n{stderr}").into())
 }
 
-fn end(mut child: Child) -> Result<Output, Failed> {
+/// Waits for the end of a child, and for what it says until then.
+pub(crate) fn end(mut child: Child) -> Result<Output, Failed> {
     let (stdout, stderr) = (collect(child.stdout.take()), collect(child.stderr.take()));
     let status = patiently(&mut child)?;
     Ok(Output {

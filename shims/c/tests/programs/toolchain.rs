@@ -59,6 +59,7 @@ impl fmt::Display for Library {
 pub(crate) struct Tools {
     pub(crate) cc: Option<&'static str>,
     pub(crate) valgrind: bool,
+    pub(crate) python: bool,
     sanitizer: bool,
     /// For what is compiled.
     folder: PathBuf,
@@ -79,6 +80,7 @@ impl Tools {
             let mut tools = Tools {
                 cc: ["cc", "gcc", "clang"].into_iter().find(|cc| answers(cc)),
                 valgrind: answers("valgrind"),
+                python: answers("python3"),
                 sanitizer: false,
                 folder,
             };
@@ -142,17 +144,28 @@ impl Tools {
         Ok(folder)
     }
 
-    /// Compiles a program of C or C++, once.
+    /// Compiles a program of these tests, once.
     pub(crate) fn compile(&self, program: &str, sanitize: bool) -> Result<PathBuf, Failed> {
+        self.compile_from("tests/programs", program, sanitize)
+    }
+
+    /// Compiles a program of C or C++, once.
+    pub(crate) fn compile_from(
+        &self,
+        folder: &str,
+        program: &str,
+        sanitize: bool,
+    ) -> Result<PathBuf, Failed> {
         let libraries = self.libraries()?;
         let kind = if sanitize { "-asan" } else { "" };
-        let binary = self.folder.join(format!("{program}{kind}"));
+        let place = folder.replace(|letter: char| !letter.is_ascii_alphanumeric(), "");
+        let binary = self.folder.join(format!("{place}-{program}{kind}"));
         static DONE: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
         let mut done = DONE.lock().unwrap_or_else(PoisonError::into_inner);
         if done.contains(&binary) {
             return Ok(binary);
         }
-        let sources = Path::new(CRATE).join("tests/programs");
+        let sources = Path::new(CRATE).join(folder);
         let is_cxx = sources.join(format!("{program}.cpp")).exists();
         let mut command = Command::new(if is_cxx { "c++" } else { self.cc.unwrap_or("cc") });
         command.arg(if is_cxx { "-std=c++17" } else { "-std=gnu11" });
