@@ -49,7 +49,11 @@ impl Net {
             inside(namespace, || std::fs::write("/proc/sys/net/ipv6/conf/default/accept_dad", "0"))
                 .map_err(|error| error.to_string())?;
         }
-        ip(&format!("link add {LINK} netns {ours} type veth peer name {LINK} netns {theirs}"))?;
+        // As many queues as a subject has processes that each take one.
+        let queues = "numtxqueues 4 numrxqueues 4";
+        ip(&format!(
+            "link add {LINK} netns {ours} {queues} type veth peer name {LINK} netns {theirs} {queues}"
+        ))?;
         for (namespace, addresses) in [(ours, BESIDE), (theirs, THEIRS)] {
             ip(&format!("-n {namespace} link set {LINK} up"))?;
             ip(&format!("-n {namespace} link set lo up"))?;

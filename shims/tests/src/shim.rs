@@ -1,4 +1,5 @@
-//! The preload libraries and `demi-run`, as cargo makes them for the profile of this build.
+//! The preload libraries and `demi-run`: those that `DEMI_RUN` names, or as cargo makes them for the profile of this
+//! build.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -7,7 +8,7 @@ use std::sync::OnceLock;
 use crate::text;
 
 /// Who makes them: a library for each libOS, and the program that starts others with one.
-const PACKAGES: [&str; 3] = ["demi-preload-catnap", "demi-preload-catnip", "demi-run"];
+const PACKAGES: [&str; 3] = ["demi-preload", "demi-preload-catnap", "demi-preload-catnip"];
 
 /// Where `demi-run` lies, with the libraries beside it; built at the first call.
 ///
@@ -16,10 +17,15 @@ const PACKAGES: [&str; 3] = ["demi-preload-catnap", "demi-preload-catnip", "demi
 /// If they do not build.
 pub fn demi_run() -> PathBuf {
     static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    match BUILT.get_or_init(build) {
+    match BUILT.get_or_init(|| named().map_or_else(build, Ok)) {
         Ok(path) => path.clone(),
         Err(why) => panic!("the shim does not build: {why}"),
     }
+}
+
+/// One that is installed already.
+fn named() -> Option<PathBuf> {
+    std::env::var_os("DEMI_RUN").map(PathBuf::from)
 }
 
 fn build() -> Result<PathBuf, String> {
@@ -46,5 +52,6 @@ fn build() -> Result<PathBuf, String> {
 
 /// Whether this tree has a shim.
 pub fn is_there() -> bool {
-    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../preload-catnap/Cargo.toml").exists()
+    named().is_some()
+        || std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../preload-catnap/Cargo.toml").exists()
 }
