@@ -55,6 +55,7 @@ static void server(void) {
     int listener = t_bind(SOCK_STREAM);
     OK(listen(listener, 8));
     t_handle(SIGALRM, 0);
+    EQ(t_poll(listener, POLLIN, 0), 0);
     t_alarm(25);
     TAKES(15, 5000, FAILS(accept(listener, NULL, NULL), EINTR));
     interrupted(listener, 0 | SA_RESTART);

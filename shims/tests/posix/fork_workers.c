@@ -1,5 +1,6 @@
 // A parent that listens, and children that accept: every connection is served, by some child; a child that ends leaves
 // the others their work.
+// catnip: share = 4
 #include "t.h"
 
 #define CHILDREN 3

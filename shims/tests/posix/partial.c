@@ -5,7 +5,8 @@
 #define TOTAL (8u << 20)
 
 static void send_all(int fd) {
-    static unsigned char bytes[1 << 20];
+    // Of a length that is no buffer's.
+    static unsigned char bytes[3 << 19];
     size_t place = 0;
     int partial = 0, refused = 0;
     t_nonblock(fd);

@@ -42,23 +42,27 @@ static void provide(int fd) {
     t_await(fd, 'e');
 }
 
-static void sending(int fd) {
+static void sending(int fd, int aside) {
     static unsigned char bytes[1 << 20];
     size_t total = 0;
     limit(fd, SO_SNDTIMEO, 100);
     // It takes some, then fewer than it is given, then none.
     for (;;) {
         t_fill(bytes, sizeof bytes, total);
+        long begin = t_ms();
         ssize_t sent = write(fd, bytes, sizeof bytes);
-        if (sent < 0) break;
+        if (sent < 0) {
+            EQ(errno, EAGAIN);
+            CHECK(t_ms() - begin >= 90);
+            break;
+        }
         total += sent;
         CHECK(total < (256u << 20));
     }
-    EQ(errno, EAGAIN);
-    TAKES(90, 5000, FAILS(write(fd, bytes, 1), EAGAIN));
     uint64_t said = total;
     limit(fd, SO_SNDTIMEO, 0);
-    // The peer reads once it is told by another way: the end of the other direction cannot be it, so it waits.
+    // The peer reads once it is told.
+    t_tell(aside, 'f');
     t_send_stream(fd, 4096, total);
     said += 4096;
     OK(shutdown(fd, SHUT_WR));
@@ -67,10 +71,10 @@ static void sending(int fd) {
     EQ(got, said);
 }
 
-static void drained(int fd) {
+static void drained(int fd, int aside) {
     static unsigned char bytes[65536];
     uint64_t total = 0;
-    t_sleep(500);
+    t_await(aside, 'f');
     for (ssize_t got; (got = OK(read(fd, bytes, sizeof bytes))) > 0; total += got) t_verify(bytes, got, total);
     t_send(fd, &total, sizeof total);
 }
@@ -82,17 +86,17 @@ static void server(void) {
     TAKES(90, 5000, FAILS(accept(listener, NULL, NULL), EAGAIN));
     limit(listener, SO_RCVTIMEO, 0);
     t_ready();
-    int fd = t_accept(listener), other = t_accept(listener);
+    int fd = t_accept(listener), other = t_accept(listener), aside = t_accept(listener);
     receiving(fd);
     provide(fd);
-    sending(fd);
-    drained(other);
+    sending(fd, aside);
+    drained(other, aside);
 }
 
 static void client(void) {
-    int fd = t_connect(), other = t_connect();
+    int fd = t_connect(), other = t_connect(), aside = t_connect();
     provide(fd);
     receiving(fd);
-    drained(fd);
-    sending(other);
+    drained(fd, aside);
+    sending(other, aside);
 }

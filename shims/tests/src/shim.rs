@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use crate::text;
 
 /// Who makes them: a library for each libOS, and the program that starts others with one.
-const PACKAGES: [&str; 3] = ["demi-preload", "demi-preload-catnap", "demi-preload-catnip"];
+const PACKAGES: [&str; 3] = ["demi-run", "demi-preload-catnap", "demi-preload-catnip"];
 
 /// Where `demi-run` lies, with the libraries beside it; built at the first call.
 ///

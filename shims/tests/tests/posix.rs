@@ -5,7 +5,8 @@
 //! comes first, on every run.
 //!
 //! A program may say in its first lines `// except STACK: why`, or `// except STACK ROLE: why`, where it has no meaning,
-//! `// flags: …` for the compiler, and `// also: ipv6`.
+//! `// flags: …` for the compiler, `// also: ipv6`, and `// catnip: …` for more about the device of a
+//! server on catnip.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -75,6 +76,8 @@ struct Program {
     source: PathBuf,
     flags: Vec<String>,
     v6: bool,
+    /// More about catnip's device.
+    device: String,
     /// Stacks, and perhaps roles, in which it has no meaning.
     exempt: Vec<String>,
     binary: OnceLock<Result<PathBuf, String>>,
@@ -92,7 +95,7 @@ impl Program {
 
     fn new(source: PathBuf) -> Program {
         let text = std::fs::read_to_string(&source).unwrap();
-        let (mut flags, mut exempt, mut v6) = (Vec::new(), Vec::new(), false);
+        let (mut flags, mut exempt, mut v6, mut device) = (Vec::new(), Vec::new(), false, String::new());
         for line in text.lines().map_while(|line| line.strip_prefix("// ")) {
             if let Some(rest) = line.strip_prefix("flags: ") {
                 flags.extend(rest.split_whitespace().map(str::to_owned));
@@ -101,10 +104,13 @@ impl Program {
             {
                 exempt.push(what.to_owned());
             }
+            if let Some(more) = line.strip_prefix("catnip: ") {
+                device = format!("{more}\n");
+            }
             v6 |= line == "also: ipv6";
         }
         let name = source.file_stem().unwrap().to_string_lossy().into_owned();
-        Program { name, source, flags, v6, exempt, binary: OnceLock::new(), oracle: OnceLock::new() }
+        Program { name, source, flags, v6, device, exempt, binary: OnceLock::new(), oracle: OnceLock::new() }
     }
 
     fn is_exempt(&self, stack: Stack, role: Role) -> bool {
@@ -138,7 +144,10 @@ impl Program {
     fn run(&self, bed: &Bed, subject: Role, v6: bool) -> Result<(), String> {
         let binary = self.binary.get_or_init(|| self.compile()).clone()?;
         let binary = binary.to_str().ok_or("a path that is no text")?;
-        let command = |role| if role == subject { bed.subject(binary) } else { bed.peer(binary) };
+        let more =
+            if bed.stack() == Stack::Catnip && subject == Role::Server { self.device.as_str() } else { "" };
+        let command =
+            |role| if role == subject { bed.subject_with(binary, 64, more) } else { bed.peer(binary) };
         let addr = if subject == Role::Server { bed.subject_addr(v6) } else { bed.peer_addr(v6) };
 
         let mut server = command(Role::Server);

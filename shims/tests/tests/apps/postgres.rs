@@ -68,11 +68,11 @@ pub(crate) fn run(bed: &Bed) {
     assert_eq!(sql(&mut server, "select pg_sleep(0.2), 1"), "|1");
     ask(bed, &mut server, "pgbench", &[&to[..], &["-i", "-q", "-s", "1", "postgres"]].concat());
     let seconds = times().to_string();
-    let args = ["-c", "8", "-j", "2", "-T", &seconds, "postgres"];
+    let args = ["-n", "-c", "8", "-j", "2", "-T", &seconds, "postgres"];
     let said = ask(bed, &mut server, "pgbench", &[&to[..], &args].concat());
     assert!(said.contains("number of failed transactions: 0"), "{said}");
     // The connection is made anew for each.
-    let args = ["-c", "4", "-C", "-S", "-t", "10", "postgres"];
+    let args = ["-n", "-c", "4", "-C", "-S", "-t", "10", "postgres"];
     let said = ask(bed, &mut server, "pgbench", &[&to[..], &args].concat());
     assert!(said.contains("actually processed: 40/40"), "{said}");
     let sums = sql(
