@@ -1,5 +1,6 @@
 //! Where subjects and peers run, and by which addresses they reach each other.
 
+use std::cell::Cell;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -37,6 +38,7 @@ pub struct Bed {
     net: Option<Net>,
     folder: tempfile::TempDir,
     run: Option<PathBuf>,
+    spoilt: Cell<bool>,
 }
 
 /// Networks that are not in use; making one takes longer than most of what runs on it.
@@ -45,9 +47,6 @@ static IDLE: Mutex<Vec<Net>> = Mutex::new(Vec::new());
 impl Bed {
     /// Makes what the stack needs, or says why it cannot be had.
     pub fn new(stack: Stack) -> Result<Bed, String> {
-        if stack != Stack::Kernel && !shim::is_there() {
-            return Err("this tree has no shim yet".to_owned());
-        }
         let run = if stack == Stack::Kernel { None } else { Some(shim::demi_run()) };
         let net = match stack {
             Stack::Catnip => Some(match idle().pop() {
@@ -57,7 +56,7 @@ impl Bed {
             _ => None,
         };
         let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
-        Ok(Bed { stack, net, folder, run })
+        Ok(Bed { stack, net, folder, run, spoilt: Cell::new(false) })
     }
 
     /// Whose sockets the subject has.
@@ -84,6 +83,11 @@ impl Bed {
     /// The network, if it is one of namespaces.
     pub fn net(&self) -> Option<&Net> {
         self.net.as_ref()
+    }
+
+    /// Its network is not used again.
+    pub fn spoil(&self) {
+        self.spoilt.set(true);
     }
 
     /// A folder for files, which goes with the bed.
@@ -132,6 +136,7 @@ impl Drop for Bed {
     fn drop(&mut self) {
         // A bed that was left in the middle of something is not made again.
         if let Some(net) = self.net.take()
+            && !self.spoilt.get()
             && !std::thread::panicking()
         {
             idle().push(net);

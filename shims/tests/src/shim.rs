@@ -49,9 +49,3 @@ fn build() -> Result<PathBuf, String> {
     }
     Ok(profile.join("demi-run"))
 }
-
-/// Whether this tree has a shim.
-pub fn is_there() -> bool {
-    named().is_some()
-        || std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../preload-catnap/Cargo.toml").exists()
-}
