@@ -41,6 +41,12 @@ pub(crate) const REDIS: Tool = Tool {
     purpose: "drives the key-value store in `demo` and in tests",
 };
 
+pub(crate) const REDIS_SERVER: Tool = Tool {
+    program: "redis-server",
+    package: "redis-server",
+    purpose: "runs unmodified over catnip in `bench`",
+};
+
 pub(crate) const VALGRIND: Tool =
     Tool { program: "valgrind", package: "valgrind", purpose: "counts instructions in `bench`" };
 
@@ -112,7 +118,8 @@ impl std::fmt::Display for Missing {
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let mut tools = vec![REDIS, VALGRIND, IP, PING, NETCAT, CURL, IPERF3, GCC, PKG_CONFIG, DPDK];
+    let mut tools =
+        vec![REDIS, REDIS_SERVER, VALGRIND, IP, PING, NETCAT, CURL, IPERF3, GCC, PKG_CONFIG, DPDK];
     tools.extend(VM.into_iter().filter(|tool| tool.program != IP.program));
     let missing = if args.check { None } else { ensure(&tools).err() };
     for tool in &tools {

@@ -17,6 +17,7 @@ mod load;
 mod log;
 mod logged_echo;
 mod nvme;
+mod redis;
 mod relay;
 mod role;
 mod space;
@@ -62,6 +63,7 @@ enum Bench {
     Wait(wait::Args),
     Log(log::Args),
     LoggedEcho(logged_echo::Args),
+    Redis(redis::Args),
     Relay(relay::Args),
     Unreaped(unreaped::Args),
 }
@@ -90,6 +92,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         Bench::Wait(args) => wait::run(args, &bench),
         Bench::Log(args) => log::run(args, &bench),
         Bench::LoggedEcho(args) => logged_echo::run(args, &bench),
+        Bench::Redis(args) => redis::run(args, &bench),
         Bench::Relay(args) => relay::run(args, &bench),
         Bench::Unreaped(args) => unreaped::run(args, &bench),
     }?;
