@@ -163,6 +163,10 @@ fn datagrams_find_the_one_socket_whole_or_in_fragments() {
             assert_eq!(socket.recv(&mut bytes).unwrap(), len);
             assert!(bytes[..len].iter().all(|byte| *byte == seed));
         }
+        // An instance sends ten errors in a row, and no more for a while.
+        if seed % 2 == 1 {
+            continue;
+        }
         socket.connect("10.0.0.1:8").unwrap();
         socket.send(b"for nobody").unwrap();
         assert_eq!(socket.recv(&mut [0; 10]).unwrap_err().kind(), ErrorKind::ConnectionRefused);
