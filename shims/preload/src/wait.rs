@@ -19,7 +19,7 @@ use crate::state::State;
 use crate::sys::{self, Blocked};
 
 /// While spinning the kernel's descriptors are looked at once in so many turns.
-const TURNS_PER_LOOK: u32 = 16;
+const TURNS_PER_LOOK: u32 = 64;
 
 /// Longest sleep of a thread that nobody can wake.
 const DEAF: Duration = Duration::from_millis(1);

@@ -68,7 +68,7 @@ impl<C: Carrier> State<C> {
         qd: demi_api::desc::QDesc,
         carried: Option<i32>,
     ) -> Result<(), Errno> {
-        let send_bytes = self.section().send_bytes;
+        let send_bytes = self.send_bytes();
         self.socket(key)?.role = Role::Stream(Stream::new(qd, carried, send_bytes));
         self.pop_ahead(key);
         self.take_results();

@@ -146,7 +146,7 @@ impl<C: Carrier> State<C> {
         gather: &Gather<'_>,
         to: Option<SocketAddr>,
     ) -> Result<usize, Errno> {
-        let limit = self.section().send_bytes;
+        let limit = self.send_bytes();
         let demi = self.demi()?;
         let socket = self.socket(key)?;
         let Role::Datagram(datagram) = &mut socket.role else { return Err(Errno::NOTCONN) };

@@ -110,6 +110,11 @@ impl<C: Carrier> State<C> {
         self.settings.as_ref().map(|settings| settings.section.clone()).unwrap_or_default()
     }
 
+    /// Bytes that a program may be ahead of the libOS with a socket.
+    fn send_bytes(&self) -> usize {
+        self.settings.as_ref().map_or(0, |settings| settings.section.send_bytes)
+    }
+
     /// The instance, made at its first use.
     pub(crate) fn demi(&mut self) -> Result<Demikernel<C::LibOs>, Errno> {
         if let Some(demi) = &self.demi {
