@@ -1,7 +1,7 @@
 //! The guard: a thread that keeps connections alive while the program computes.
 //!
-//! It looks once in a period whether anybody has entered the shim. If not, it turns the instance in the
-//! program's stead, and then sleeps on the instance's own descriptor and deadline until there is something to
+//! It looks once in a period whether anybody has turned the instance. If not, it does so in the program's stead; and if nobody
+//! has even entered the shim, it sleeps on the instance's own descriptor and deadline until there is something to
 //! do, or somebody comes in. A busy program meets it a hundred times a second, an idle one never.
 
 use std::sync::atomic::Ordering;
@@ -31,16 +31,18 @@ pub(crate) fn start<C: Carrier>(shim: &'static Shim<C>, period: Duration) {
 fn watch<C: Carrier>(shim: &'static Shim<C>, period: Duration) {
     let Some(_inside) = Inside::enter() else { return };
     let waker = local::waker();
-    let mut seen = 0;
+    let (mut entries, mut turns) = (0, 0);
     loop {
         let _ = sys::poll(&mut [], Some(period), None);
-        let entries = shim.entries.load(Ordering::Relaxed);
-        if entries != seen {
-            seen = entries;
+        let mut state = shim.lock_quietly();
+        let is_about = std::mem::replace(&mut entries, shim.entries.load(Ordering::Relaxed)) != entries;
+        if state.turns() == turns {
+            state.turn();
+        }
+        turns = state.turns();
+        if is_about {
             continue;
         }
-        let mut state = shim.lock_quietly();
-        state.pump();
         let Some((device, limit)) = state.prepare_sleep() else { continue };
         let sleeper = state.fall_asleep(&[], waker, limit);
         shim.sleeping_guard.store(waker.unwrap_or(-1), Ordering::Relaxed);
@@ -56,8 +58,9 @@ fn watch<C: Carrier>(shim: &'static Shim<C>, period: Duration) {
         if let Some(waker) = waker {
             sys::drain(waker);
         }
-        if shim.entries.load(Ordering::Relaxed) == seen {
-            state.pump();
+        if shim.entries.load(Ordering::Relaxed) == entries {
+            state.turn();
         }
+        turns = state.turns();
     }
 }

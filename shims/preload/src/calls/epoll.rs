@@ -101,6 +101,7 @@ impl<C: Carrier> Shim<C> {
             if !state.is_epoll(key) {
                 return Ok(None);
             }
+            state.keep_up();
             let is_due = state.epoll(key)?.look_is_due(LOOK_PERIOD);
             if let Some(outcome) = take(&mut state, is_due) {
                 return outcome.map(Some);

@@ -81,6 +81,7 @@ impl<C: Carrier> Shim<C> {
         };
         {
             let mut state = self.lock();
+            state.keep_up();
             if let Some(count) = look(&mut state, true) {
                 return Ok(Some(count));
             }

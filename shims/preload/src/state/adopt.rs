@@ -12,6 +12,9 @@ use crate::carrier::Carrier;
 use crate::errno::errno;
 use crate::sys;
 
+/// Part of the heap that one connection's buffers in the libOS may have, each.
+const HEAP_PARTS: usize = 256;
+
 impl<C: Carrier> State<C> {
     /// Makes a queue of a socket, if its time has come: what is first read, written or looked at for readiness. `fd` is
     /// a descriptor of it. True if it has a queue.
@@ -68,8 +71,8 @@ impl<C: Carrier> State<C> {
         qd: demi_api::desc::QDesc,
         carried: Option<i32>,
     ) -> Result<(), Errno> {
-        let send_bytes = self.send_bytes();
-        self.socket(key)?.role = Role::Stream(Stream::new(qd, carried, send_bytes));
+        self.socket(key)?.role = Role::Stream(Stream::new(qd, carried));
+        self.streams += 1;
         self.pop_ahead(key);
         self.take_results();
         self.move_watches(key);
@@ -99,6 +102,25 @@ impl<C: Carrier> State<C> {
                     // What a queue of its kind does not know, it does not need.
                     let _ = demi.set_option(qd, option);
                 }
+            }
+        }
+    }
+
+    /// A small heap is not for a few connections' buffers: so that many can have some.
+    pub(crate) fn bound_buffers(&mut self, key: Key) {
+        let Some((demi, settings)) = self.demi.clone().zip(self.settings.as_ref()) else { return };
+        let part = (settings.config.heap.size_mib << 20) / HEAP_PARTS;
+        let Ok(socket) = self.socket(key) else { return };
+        for qd in socket.queues().into_iter().flatten() {
+            if let Ok(SocketOption::RecvBuffer(bytes)) = demi.option(qd, OptionName::RecvBuffer)
+                && bytes > part
+            {
+                let _ = demi.set_option(qd, SocketOption::RecvBuffer(part));
+            }
+            if let Ok(SocketOption::SendBuffer(bytes)) = demi.option(qd, OptionName::SendBuffer)
+                && bytes > part
+            {
+                let _ = demi.set_option(qd, SocketOption::SendBuffer(part));
             }
         }
     }

@@ -52,6 +52,7 @@ impl<C: Carrier> State<C> {
         }
         socket.role = Role::Listener(Listener { queues, backlog, ready: VecDeque::new() });
         self.pass_options_on(key, fd);
+        self.bound_buffers(key);
         self.accept_ahead(key);
         self.take_results();
         self.move_watches(key);
@@ -177,6 +178,7 @@ impl<C: Carrier> State<C> {
         self.disturbed = true;
         self.socket(key)?.role = Role::Connecting { qd };
         self.pass_options_on(key, fd);
+        self.bound_buffers(key);
         self.take_results();
         Ok(())
     }

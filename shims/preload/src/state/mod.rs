@@ -35,6 +35,9 @@ pub(crate) use self::ready::Sleeper;
 pub(crate) use self::socket::{Role, Socket};
 pub(crate) use self::stream::Receive;
 
+/// Bytes that a connection may have in any case.
+const LEAST_SHARE: usize = 4096;
+
 /// What a descriptor of the program's can name.
 pub(crate) enum Object {
     Socket(Box<Socket>),
@@ -50,7 +53,12 @@ pub(crate) struct State<C: Carrier> {
     kept: Vec<i32>,
     settings: Option<Settings>,
     objects: Slab<Object>,
+    /// Connections that have a queue.
+    streams: usize,
     routes: Routes,
+    /// Turns of the instance that found nothing done before them, and when the last was.
+    turns: u64,
+    turned: Option<Instant>,
     results: Vec<Completion>,
     /// Whose each of them is.
     whose: Vec<Option<(Key, What)>>,
@@ -78,7 +86,10 @@ impl<C: Carrier> State<C> {
             kept: Vec::new(),
             settings: None,
             objects: Slab::new(),
+            streams: 0,
             routes: Routes::new(),
+            turns: 0,
+            turned: None,
             results: Vec::new(),
             whose: Vec::new(),
             sleepers: Slab::new(),
@@ -112,7 +123,20 @@ impl<C: Carrier> State<C> {
 
     /// Bytes that a program may be ahead of the libOS with a socket.
     fn send_bytes(&self) -> usize {
-        self.settings.as_ref().map_or(0, |settings| settings.section.send_bytes)
+        let Some(settings) = &self.settings else { return 0 };
+        settings.section.send_bytes.min(self.portion(settings, 2).max(LEAST_SHARE))
+    }
+
+    /// Bytes that are received ahead of the program.
+    fn recv_bytes(&self) -> usize {
+        let Some(settings) = &self.settings else { return 0 };
+        settings.section.recv_bytes.min(self.portion(settings, 4).max(LEAST_SHARE))
+    }
+
+    /// What a connection may have of one part in `parts` of the heap: devices need the rest, to receive what sets free the
+    /// most.
+    fn portion(&self, settings: &Settings, parts: usize) -> usize {
+        (settings.config.heap.size_mib << 20) / parts / self.streams.max(1)
     }
 
     /// The instance, made at its first use.
@@ -214,6 +238,9 @@ impl<C: Carrier> State<C> {
             self.unwatch(at);
         }
         self.wake_all(&socket.waiters);
+        if let Role::Stream(_) = socket.role {
+            self.streams = self.streams.saturating_sub(1);
+        }
         let Some(demi) = &self.demi else { return };
         self.disturbed = true;
         let queues = socket.queues();
@@ -323,6 +350,7 @@ impl<C: Carrier> State<C> {
         self.awake_at = None;
         self.disturbed = false;
         self.unmade = None;
+        self.streams = 0;
         self.orphan_sockets();
     }
 }

@@ -1,6 +1,6 @@
 //! Results of the instance, each carried to the socket that it belongs to.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use demi_api::op::{Completion, Done};
 use demi_api::slab::Key;
@@ -11,6 +11,9 @@ use crate::carrier::Carrier;
 
 /// Results taken in one go.
 const RESULTS: usize = 64;
+
+/// A turn is due after this time at the latest, where there is always something ready.
+const STALE: Duration = Duration::from_micros(20);
 
 /// Goes in one turn of the pump.
 const GOES: usize = 8;
@@ -60,6 +63,33 @@ impl<C: Carrier> State<C> {
         done
     }
 
+    /// Turns the instance if that was not done lately: to be called before something is said to be ready, or a program that
+    /// leaves it so would keep everything else waiting.
+    pub(crate) fn keep_up(&mut self) {
+        if self.demi.is_some() && self.turned.is_none_or(|turned| turned.elapsed() >= STALE) {
+            self.turn();
+        }
+    }
+
+    /// Turns the instance, whatever is done already.
+    pub(crate) fn turn(&mut self) {
+        let Some(demi) = &self.demi else { return };
+        // Only a closure of an operator could be in the way, and there is none.
+        let _ = demi.poll();
+        self.note_turn();
+        self.pump();
+    }
+
+    fn note_turn(&mut self) {
+        self.turns += 1;
+        self.turned = Some(Instant::now());
+    }
+
+    /// How often the instance was turned.
+    pub(crate) fn turns(&self) -> u64 {
+        self.turns
+    }
+
     /// What is done already, or else what one turn brings.
     pub(crate) fn take_results(&mut self) -> usize {
         let Some(demi) = &self.demi else { return 0 };
@@ -68,6 +98,9 @@ impl<C: Carrier> State<C> {
         // That nothing is done is no failure, and there is no other.
         let _ = demi.wait_next_n(&mut results, RESULTS, Some(Duration::ZERO));
         let count = results.len();
+        if count == 0 {
+            self.note_turn();
+        }
         // All at first: what the first of them starts may get the place that the last has given up.
         let mut whose = std::mem::take(&mut self.whose);
         whose.extend(results.iter().map(|result| self.routes.take(result.token)));

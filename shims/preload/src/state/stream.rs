@@ -35,6 +35,7 @@ pub(crate) struct Stream {
     /// The connection is broken: nothing more comes or goes.
     broken: bool,
     unsent: usize,
+    /// What `unsent` may be, as of the last write.
     send_bytes: usize,
     /// A write found no room: when there is some again, that is an event.
     full: bool,
@@ -52,7 +53,7 @@ pub(crate) struct Receive {
 }
 
 impl Stream {
-    pub(crate) fn new(qd: QDesc, carried: Option<i32>, send_bytes: usize) -> Stream {
+    pub(crate) fn new(qd: QDesc, carried: Option<i32>) -> Stream {
         Stream {
             qd,
             carried,
@@ -63,7 +64,7 @@ impl Stream {
             shut: false,
             broken: false,
             unsent: 0,
-            send_bytes,
+            send_bytes: 0,
             full: false,
         }
     }
@@ -86,6 +87,9 @@ impl Stream {
     }
 
     fn has_room(&self) -> bool {
+        if self.unsent == 0 {
+            return true;
+        }
         // As the kernel has it: a third must be free before it is worth waking somebody.
         self.free() > if self.full { self.send_bytes / 3 } else { 0 }
     }
@@ -152,7 +156,7 @@ impl<C: Carrier> State<C> {
 
     /// Asks for what comes next, unless enough has come.
     pub(crate) fn pop_ahead(&mut self, key: Key) {
-        let limit = self.settings.as_ref().map_or(0, |settings| settings.section.recv_bytes);
+        let limit = self.recv_bytes();
         let Some(demi) = self.demi.clone() else { return };
         let Ok(stream) = self.stream(key) else { return };
         if stream.pop.is_some() || stream.ended || stream.broken || stream.come_bytes >= limit {
@@ -206,6 +210,10 @@ impl<C: Carrier> State<C> {
     ) -> Result<usize, Errno> {
         let len = gather.len() - from;
         let mut done = 0;
+        let send_bytes = self.send_bytes();
+        if let Ok(stream) = self.stream(key) {
+            stream.send_bytes = send_bytes;
+        }
         loop {
             let demi = self.demi()?;
             let socket = self.socket(key)?;
@@ -259,10 +267,12 @@ impl<C: Carrier> State<C> {
 
     /// Bytes that a write would take now.
     pub(crate) fn room(&mut self, key: Key) -> Result<usize, Errno> {
+        let send_bytes = self.send_bytes();
         let stream = self.stream(key)?;
         if stream.broken || stream.shut {
             return Ok(usize::MAX);
         }
+        stream.send_bytes = send_bytes;
         let room = stream.free();
         stream.full |= room == 0;
         Ok(room)
