@@ -115,6 +115,7 @@ macro_rules! export {
                 SHIM.epoll_pwait2(epfd, events, room, time, mask)
             }
             close(fd: c_int) -> c_int { SHIM.close(fd) }
+            fclose(stream: *mut $crate::libc::FILE) -> c_int { SHIM.fclose(stream) }
             closefrom(first: c_int) -> () { SHIM.closefrom(first) }
             close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int { SHIM.close_range(first, last, flags) }
             dup(fd: c_int) -> c_int { SHIM.dup(fd) }

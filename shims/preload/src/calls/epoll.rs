@@ -22,8 +22,7 @@ impl<C: Carrier> Shim<C> {
     pub(crate) fn epoll_made(&'static self, fd: i32) -> Result<(), Errno> {
         if TABLE.has_place(fd) && self.is_ours() {
             let mut state = self.lock();
-            let key = state.insert(Object::Epoll(Box::new(Epoll::new())));
-            TABLE.set(fd, key);
+            state.enter(fd, Object::Epoll(Box::new(Epoll::new())));
         }
         Ok(())
     }

@@ -37,8 +37,7 @@ impl<C: Carrier> Shim<C> {
         if state.settings().is_ok() {
             let mut socket = Socket::new(domain, kind, nonblock);
             socket.dual = domain == Domain::Inet6 && !sys::is_v6_only(fd);
-            let key = state.insert(Object::Socket(Box::new(socket)));
-            TABLE.set(fd, key);
+            state.enter(fd, Object::Socket(Box::new(socket)));
         }
         Ok(())
     }
@@ -139,8 +138,7 @@ impl<C: Carrier> Shim<C> {
         let domain = state.socket(listener)?.domain;
         if TABLE.has_place(fd) && self.is_ours() {
             let socket = Socket::new(domain, SocketKind::Stream, flags & libc::SOCK_NONBLOCK != 0);
-            let key = state.insert(Object::Socket(Box::new(socket)));
-            TABLE.set(fd, key);
+            state.enter(fd, Object::Socket(Box::new(socket)));
         }
         Ok(())
     }
@@ -187,7 +185,7 @@ impl<C: Carrier> Shim<C> {
             sys::copy_options(at.0, fd);
             state.pass_options_on(key, fd);
         }
-        TABLE.set(fd, key);
+        state.enter_key(fd, key);
         Ok(Some((fd, connection.1, domain == Domain::Inet6)))
     }
 

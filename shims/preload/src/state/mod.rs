@@ -28,6 +28,7 @@ use crate::carrier::Carrier;
 use crate::config::PreloadSection;
 use crate::errno::errno;
 use crate::sys;
+use crate::table::TABLE;
 
 pub(crate) use self::epoll::{Epoll, Interest};
 pub(crate) use self::pump::{Routes, What};
@@ -204,6 +205,21 @@ impl<C: Carrier> State<C> {
 
     pub(crate) fn is_epoll(&self, key: Key) -> bool {
         matches!(self.objects.get(key), Some(Object::Epoll(_)))
+    }
+
+    /// Enters a descriptor that the kernel has just given out. What its number stood for before has gone without our knowledge,
+    /// as by the C library's own hand.
+    pub(crate) fn enter(&mut self, fd: i32, object: Object) {
+        let key = self.objects.insert(object);
+        self.enter_key(fd, key);
+    }
+
+    /// The same for what is known already.
+    pub(crate) fn enter_key(&mut self, fd: i32, key: Key) {
+        if let Some(before) = TABLE.clear(fd) {
+            self.release(before);
+        }
+        TABLE.set(fd, key);
     }
 
     /// One more descriptor for the same object.

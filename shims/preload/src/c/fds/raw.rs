@@ -23,6 +23,20 @@ impl<C: Carrier> Shim<C> {
         unsafe { next::close(fd) }
     }
 
+    /// The C library closes the descriptor of a stream by a function of its own.
+    ///
+    /// # Safety
+    /// See `fclose(3)`.
+    pub unsafe fn fclose(&'static self, stream: *mut libc::FILE) -> c_int {
+        // SAFETY: the caller's promise.
+        let fd = if stream.is_null() { -1 } else { unsafe { libc::fileno(stream) } };
+        if TABLE.get(fd).is_some() {
+            let _ = self.enter(|| self.closing(fd));
+        }
+        // SAFETY: the caller's promise.
+        unsafe { next::fclose(stream) }
+    }
+
     /// # Safety
     /// See `close_range(2)`.
     pub unsafe fn close_range(&'static self, first: c_uint, last: c_uint, flags: c_int) -> c_int {

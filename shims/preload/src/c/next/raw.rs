@@ -69,6 +69,7 @@ next! {
     epoll_pwait(epfd: c_int, events: *mut epoll_event, room: c_int, time: c_int, mask: *const sigset_t) -> c_int;
     epoll_pwait2(epfd: c_int, events: *mut epoll_event, room: c_int, time: *const timespec, mask: *const sigset_t) -> c_int;
     close(fd: c_int) -> c_int;
+    fclose(stream: *mut libc::FILE) -> c_int;
     close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int;
     dup(fd: c_int) -> c_int;
     dup2(fd: c_int, new: c_int) -> c_int;
