@@ -128,6 +128,12 @@ impl SgArray {
         }
     }
 
+    /// Whether it is known where it came from.
+    #[inline]
+    pub fn has_peer(&self) -> bool {
+        self.peer.0 != 0 || self.segments.long().is_some_and(|long| long.peer.is_some())
+    }
+
     /// Notes where the array came from.
     #[inline]
     pub fn set_peer(&mut self, peer: Option<Addr>) {

@@ -147,6 +147,13 @@ impl Buf {
         self.raw.offset()
     }
 
+    /// Where the object begins in the region that the bytes lie in; `None` for [`Buf::empty`]. Of a buffer without bytes,
+    /// too, for which an address would not tell.
+    #[inline]
+    pub fn object_offset(&self) -> Option<usize> {
+        self.raw.object_offset()
+    }
+
     /// Whether both refer to the same object, with whatever ranges.
     pub fn shares_object_with(&self, other: &Self) -> bool {
         self.raw.same_object(&other.raw)

@@ -64,6 +64,11 @@ impl RawBuf {
         self.core().is_none_or(|core| core.slots.is_unique(self.slot))
     }
 
+    #[inline]
+    pub(super) fn object_offset(&self) -> Option<usize> {
+        self.heap.map(|_| self.slot.offset())
+    }
+
     pub(super) fn same_object(&self, other: &Self) -> bool {
         self.heap.is_some() && self.heap == other.heap && self.slot == other.slot
     }

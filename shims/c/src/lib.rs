@@ -4,7 +4,7 @@
 //! `-ldemi_catnap` or `-ldemi_catnip`. So the bodies are here once, generic over the libOS, and a leaf crate per
 //! library has but one line, which emits the symbols and the instance of each thread:
 //!
-//! ```ignore
+//! ```text
 //! demi_c::export!(demi_libos_catnap::Catnap);
 //! ```
 //!

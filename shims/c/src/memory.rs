@@ -25,6 +25,9 @@ const MAX_ARRAYS: u32 = (1 << INDEX_BITS) - 1;
 /// No place.
 const NONE: u32 = u32::MAX;
 
+/// In place of the next free place: the place is taken.
+const LENT: u32 = u32::MAX - 1;
+
 /// Numbers instances, so that handles tell whose they are.
 static INSTANCES: AtomicU32 = AtomicU32::new(0);
 
@@ -34,24 +37,53 @@ pub struct Handle(pub u64);
 
 impl Handle {
     /// Of every array without bytes. There is nothing to be freed, so freeing it always succeeds.
-    pub const EMPTY: Handle = Handle(1 << INDEX_BITS);
+    pub const EMPTY: Handle = Handle(Handle::ONE);
 
-    fn new(instance: u32, generation: u32, place: u32) -> Handle {
-        let (instance, generation) = (u64::from(instance), u64::from(generation));
-        Handle(instance << (INDEX_BITS + GENERATION_BITS) | generation << INDEX_BITS | u64::from(place + 1))
+    /// A generation.
+    const ONE: u64 = 1 << INDEX_BITS;
+    /// All of them.
+    const GENERATIONS: u64 = ((1 << GENERATION_BITS) - 1) << INDEX_BITS;
+
+    /// The first of a place.
+    fn first(instance: u32, place: u32) -> Handle {
+        Handle(u64::from(instance) << (INDEX_BITS + GENERATION_BITS) | u64::from(place + 1))
     }
 
-    fn place(self) -> Option<u32> {
-        (self.0 as u32 & MAX_ARRAYS).checked_sub(1)
+    /// The next of the same place.
+    #[inline]
+    fn next(self) -> Handle {
+        Handle(self.0 & !Handle::GENERATIONS | self.0.wrapping_add(Handle::ONE) & Handle::GENERATIONS)
+    }
+
+    /// The place that it would be of, if any.
+    #[inline]
+    fn place(self) -> usize {
+        // What is no place at all is beyond the last.
+        (self.0 as u32 & MAX_ARRAYS).wrapping_sub(1) as usize
     }
 }
 
 struct Entry {
     /// Of the array that is here, or will be next.
-    generation: u32,
-    /// The next free place, if this one is free.
+    handle: Handle,
+    /// The next free place, if this one is free; else [`LENT`].
     next: u32,
-    array: Option<SgArray>,
+    /// Without segments, if this place is free.
+    array: SgArray,
+}
+
+impl Entry {
+    /// Whether it is the lent array of this name.
+    #[inline]
+    fn is(&self, handle: Handle) -> bool {
+        self.handle == handle && self.next == LENT
+    }
+}
+
+/// The lent array of this name.
+#[inline]
+fn lent(entries: &mut [Entry], handle: Handle) -> Option<&mut Entry> {
+    entries.get_mut(handle.place()).filter(|entry| entry.is(handle))
 }
 
 /// The begin of an object whose reference the program had with its address, and has no more. Made here only, once for
@@ -91,52 +123,60 @@ impl Memory {
         Memory { heap, instance, entries: Vec::new(), free: NONE, words, allocated: 0 }
     }
 
-    /// Puts an array into the program's hands. The array comes back if there are too many.
+    /// Puts an array into the program's hands. `None`: there are too many; the array stays where it is.
     #[inline]
-    pub fn lend(&mut self, array: SgArray) -> Result<Handle, SgArray> {
-        for segment in array.segments() {
-            self.count(segment, 1);
+    pub fn lend(&mut self, array: &mut SgArray) -> Option<Handle> {
+        if self.free == NONE {
+            self.grow()?;
         }
-        let place = self.free;
-        match self.entries.get_mut(place as usize) {
-            Some(entry) => {
-                self.free = entry.next;
-                entry.array = Some(array);
-                Ok(Handle::new(self.instance, entry.generation, place))
-            }
-            None => self.lend_at_end(array),
+        let entry = &mut self.entries[self.free as usize];
+        self.free = std::mem::replace(&mut entry.next, LENT);
+        std::mem::swap(&mut entry.array, array);
+        for segment in entry.array.segments() {
+            count(&mut self.words, segment, 1);
         }
+        Some(entry.handle)
     }
 
+    /// Makes one more place, which is then the first free one.
     #[cold]
-    fn lend_at_end(&mut self, array: SgArray) -> Result<Handle, SgArray> {
+    #[inline(never)]
+    fn grow(&mut self) -> Option<()> {
         let place = self.entries.len() as u32;
         if place >= MAX_ARRAYS {
-            for segment in array.segments() {
-                self.count(segment, -1);
-            }
-            return Err(array);
+            return None;
         }
-        self.entries.push(Entry { generation: 0, next: NONE, array: Some(array) });
-        Ok(Handle::new(self.instance, 0, place))
+        let handle = Handle::first(self.instance, place);
+        self.entries.push(Entry { handle, next: NONE, array: SgArray::new() });
+        self.free = place;
+        Some(())
     }
 
-    /// Takes an array back. `EINVAL`: it was taken back before, is another thread's, or never was one.
+    /// Takes an array back, and lets go of it. `EINVAL`: it was taken back before, is another thread's, or never was one.
     #[inline]
-    pub fn take_back(&mut self, handle: Handle) -> Result<SgArray, Errno> {
-        let place = handle.place().ok_or(Errno(libc::EINVAL))?;
-        let entry = self.entries.get_mut(place as usize).ok_or(Errno(libc::EINVAL))?;
-        if Handle::new(self.instance, entry.generation, place) != handle {
-            return Err(Errno(libc::EINVAL));
+    pub fn take_back(&mut self, handle: Handle) -> Result<(), Errno> {
+        let Some(entry) = lent(&mut self.entries, handle) else { return Err(Errno(libc::EINVAL)) };
+        entry.handle = handle.next();
+        entry.next = std::mem::replace(&mut self.free, handle.place() as u32);
+        for segment in entry.array.segments() {
+            count(&mut self.words, segment, -1);
         }
-        let array = entry.array.take().ok_or(Errno(libc::EINVAL))?;
-        entry.generation = (entry.generation + 1) & ((1 << GENERATION_BITS) - 1);
-        entry.next = self.free;
-        self.free = place;
-        for segment in array.segments() {
-            self.count(segment, -1);
+        entry.array = SgArray::new();
+        Ok(())
+    }
+
+    /// The bytes at an address, if they lie in the only segment of a lent array: what most pushes are of, found without a
+    /// search in the heap.
+    #[inline]
+    pub fn part(&self, handle: Handle, ptr: *const u8, len: usize) -> Option<Buf> {
+        let entry = self.entries.get(handle.place()).filter(|entry| entry.is(handle))?;
+        let [segment] = entry.array.segments() else { return None };
+        let at = ptr.addr().wrapping_sub(segment.as_ptr().addr());
+        if at == 0 && len == segment.len() {
+            return Some(segment.clone());
         }
-        Ok(array)
+        let end = at.checked_add(len)?;
+        (end <= segment.len()).then(|| segment.slice(at..end))
     }
 
     /// The object that the program has in hand at an address, which lies in the region. `None`: there is none.
@@ -177,21 +217,18 @@ impl Memory {
 
     /// Arrays in the program's hands.
     pub fn lent(&self) -> usize {
-        self.entries.iter().filter(|entry| entry.array.is_some()).count()
+        self.entries.iter().filter(|entry| entry.next == LENT).count()
     }
+}
 
-    /// Counts a segment in the word of its object.
-    #[inline]
-    fn count(&mut self, segment: &Buf, by: i32) {
-        // One without bytes may lie at the end of its object, where another begins.
-        if segment.is_empty() {
-            return;
-        }
-        if let Some(object) = self.heap.find(segment.as_ptr()) {
-            let word = &mut self.words[object.offset / GRANULE];
-            // There are less than 2^31 segments in 2^28 arrays, so the count stays below the mark.
-            *word = word.wrapping_add_signed(by);
-        }
+/// Counts a segment in the word of its object.
+#[inline]
+fn count(words: &mut [u32], segment: &Buf, by: i32) {
+    if let Some(offset) = segment.object_offset()
+        && let Some(word) = words.get_mut(offset / GRANULE)
+    {
+        // There are less than 2^31 segments in 2^28 arrays, so the count stays below the mark.
+        *word = word.wrapping_add_signed(by);
     }
 }
 
@@ -210,17 +247,30 @@ mod tests {
     fn a_handle_is_taken_back_once() {
         let heap = heap();
         let mut memory = Memory::new(heap.clone());
-        let first = memory.lend(heap.copy_from(b"one").unwrap().into()).unwrap();
-        assert_eq!(memory.take_back(first).unwrap().to_vec(), b"one");
+        let lend = |memory: &mut Memory, text: &[u8]| {
+            memory.lend(&mut heap.copy_from(text).unwrap().into()).unwrap()
+        };
+        let first = lend(&mut memory, b"one");
+        memory.take_back(first).unwrap();
+        assert_eq!(heap.stats().objects_live, 0);
         assert_eq!(memory.take_back(first).unwrap_err(), Errno(libc::EINVAL));
-        let second = memory.lend(heap.copy_from(b"two").unwrap().into()).unwrap();
+        let second = lend(&mut memory, b"two");
         assert_ne!(first, second);
         assert_eq!(memory.take_back(first).unwrap_err(), Errno(libc::EINVAL));
         assert_eq!(memory.lent(), 1);
         for raw in [0, 1, u64::MAX, Handle::EMPTY.0, second.0 + 1, second.0 ^ 1 << 60] {
             assert_eq!(memory.take_back(Handle(raw)).unwrap_err(), Errno(libc::EINVAL), "{raw:x}");
         }
-        assert_eq!(memory.take_back(second).unwrap().to_vec(), b"two");
+        memory.take_back(second).unwrap();
+        assert_eq!((memory.lent(), heap.stats().objects_live), (0, 0));
+    }
+
+    #[test]
+    fn generations_come_round_within_their_place() {
+        let handle = Handle::first(4095, MAX_ARRAYS - 1);
+        let last = (1..1 << GENERATION_BITS).fold(handle, |handle, _| handle.next());
+        assert_eq!((last.place(), last.next()), (handle.place(), handle));
+        assert_eq!(Handle(0).place(), u32::MAX as usize);
     }
 
     #[test]
@@ -228,7 +278,7 @@ mod tests {
         let heap = heap();
         let mut memories = [Memory::new(heap.clone()), Memory::new(heap.clone())];
         let [mine, theirs] =
-            [0, 1].map(|at| memories[at].lend(heap.copy_from(b"x").unwrap().into()).unwrap());
+            [0, 1].map(|at| memories[at].lend(&mut heap.copy_from(b"x").unwrap().into()).unwrap());
         assert_ne!(mine, theirs);
         assert!(memories[0].take_back(theirs).is_err() && memories[1].take_back(mine).is_err());
     }
@@ -240,7 +290,8 @@ mod tests {
         let whole = heap.copy_from(&[7; 1000]).unwrap();
         let ptr = whole.as_ptr();
         assert!(memory.object(ptr).is_none(), "it was never lent");
-        let halves = [whole.slice(..500), whole.slice(500..)].map(|half| memory.lend(half.into()).unwrap());
+        let halves =
+            [whole.slice(..500), whole.slice(500..)].map(|half| memory.lend(&mut half.into()).unwrap());
         memory.take_back(halves[0]).unwrap();
         assert!(memory.object(ptr).is_some(), "the other half keeps it");
         memory.take_back(halves[1]).unwrap();
@@ -264,13 +315,34 @@ mod tests {
     }
 
     #[test]
-    fn segments_without_bytes_count_for_nobody() {
+    fn segments_without_bytes_count_for_their_own_object() {
         let heap = heap();
         let mut memory = Memory::new(heap.clone());
         let buf = heap.alloc(64).unwrap().freeze();
-        let empty = memory.lend(buf.slice(64..).into()).unwrap();
-        assert!(memory.words.iter().all(|word| *word == 0));
+        let next = heap.alloc(64).unwrap();
+        let empty = memory.lend(&mut buf.slice(64..).into()).unwrap();
+        assert!(memory.object(buf.as_ptr()).is_some() && memory.object(next.as_ptr()).is_none());
         memory.take_back(empty).unwrap();
         assert!(memory.words.iter().all(|word| *word == 0));
+    }
+
+    #[test]
+    fn parts_are_of_a_lent_array_only() {
+        let heap = heap();
+        let mut memory = Memory::new(heap.clone());
+        let whole = heap.copy_from(b"0123456789").unwrap();
+        let ptr = whole.as_ptr();
+        let handle = memory.lend(&mut whole.slice(2..8).into()).unwrap();
+        let part = |memory: &Memory, at: usize, len| {
+            memory.part(handle, ptr.wrapping_add(at), len).map(|buf| buf.to_vec())
+        };
+        assert_eq!(part(&memory, 2, 6), Some(b"234567".to_vec()));
+        assert_eq!(part(&memory, 3, 2), Some(b"34".to_vec()));
+        assert_eq!(part(&memory, 7, 1), Some(b"7".to_vec()));
+        for (at, len) in [(1, 2), (2, 7), (8, 1), (7, usize::MAX), (usize::MAX, 1), (0, 10)] {
+            assert_eq!(part(&memory, at, len), None, "{at} {len}");
+        }
+        memory.take_back(handle).unwrap();
+        assert_eq!(part(&memory, 2, 6), None);
     }
 }

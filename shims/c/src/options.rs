@@ -138,7 +138,7 @@ impl<L: LibOs + 'static> Instance<L> {
         }
         let qd = descriptor(qd)?;
         self.demi.kind(qd)?;
-        Ok(self.limit_of(qd))
+        Ok(self.limit_of(Some(qd)))
     }
 
     /// Gives a connection the limit of its listener.

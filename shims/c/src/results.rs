@@ -35,11 +35,22 @@ impl<L: LibOs + 'static> Instance<L> {
         timeout: Option<Duration>,
     ) -> Result<(), Errno> {
         let token = QToken::from_raw(token);
-        let completion = match self.unclaimed_where(|completion| completion.token == token) {
-            Some(completion) => completion,
-            None => self.demi.wait(token, timeout)?,
-        };
-        self.deliver(completion, result)
+        if self.has_unclaimed.get()
+            && let Some(mut completion) = self.unclaimed_where(|completion| completion.token == token)
+        {
+            return self.deliver(&mut completion, result);
+        }
+        // Looked at where it lies: what it is made of is moved once, to the program.
+        let mut waited = self.demi.wait(token, timeout);
+        match &mut waited {
+            Ok(completion) => {
+                let outcome = self.deliver(completion, result);
+                // There is nothing left in it to drop, and finding that out would cost more.
+                std::mem::forget(waited);
+                outcome
+            }
+            Err(error) => Err(Errno::from(&*error)),
+        }
     }
 
     pub(crate) fn wait_any(
@@ -49,15 +60,15 @@ impl<L: LibOs + 'static> Instance<L> {
         tokens: &[QToken],
         timeout: Option<Duration>,
     ) -> Result<(), Errno> {
-        let (place, completion) = match self.unclaimed_where(|completion| tokens.contains(&completion.token))
-        {
-            Some(completion) => {
-                let place = tokens.iter().position(|token| *token == completion.token);
-                (place.unwrap_or(0), completion)
-            }
-            None => self.demi.wait_any(tokens, timeout)?,
-        };
-        self.deliver(completion, result)?;
+        let (place, mut completion) =
+            match self.unclaimed_where(|completion| tokens.contains(&completion.token)) {
+                Some(completion) => {
+                    let place = tokens.iter().position(|token| *token == completion.token);
+                    (place.unwrap_or(0), completion)
+                }
+                None => self.demi.wait_any(tokens, timeout)?,
+            };
+        self.deliver(&mut completion, result)?;
         offset.set(place as c_int);
         Ok(())
     }
@@ -84,9 +95,9 @@ impl<L: LibOs + 'static> Instance<L> {
         };
         let mut delivered = 0;
         let mut refused = None;
-        for completion in taken.drain(..) {
+        for mut completion in taken.drain(..) {
             match refused {
-                None => match self.deliver(completion, results.at(delivered)) {
+                None => match self.deliver(&mut completion, results.at(delivered)) {
                     Ok(()) => delivered += 1,
                     Err(errno) => refused = Some(errno),
                 },
@@ -118,9 +129,9 @@ impl<L: LibOs + 'static> Instance<L> {
         // All are made to fit before the first is handed out, so that it is all of them or none.
         let fit = |()| taken.iter_mut().try_for_each(|completion| self.fit(completion));
         let mut outcome = waited.map_err(Errno::from).and_then(fit);
-        for (place, completion) in taken.drain(..).enumerate() {
+        for (place, mut completion) in taken.drain(..).enumerate() {
             match outcome {
-                Ok(()) => outcome = self.deliver(completion, results.at(place)),
+                Ok(()) => outcome = self.deliver(&mut completion, results.at(place)),
                 Err(_) => self.put_back(completion),
             }
         }
@@ -130,18 +141,11 @@ impl<L: LibOs + 'static> Instance<L> {
 
     /// Brings a popped array into as many segments as it may have.
     fn fit(&self, completion: &mut Completion) -> Result<(), Errno> {
-        let limit = self.limit_of(completion.qd);
-        let Ok(Done::Popped(sga)) = &mut completion.result else { return Ok(()) };
-        if sga.segments().len() > limit {
-            match self.gather(std::mem::take(sga), limit) {
-                Ok(gathered) => *sga = gathered,
-                Err(as_it_was) => {
-                    *sga = as_it_was;
-                    return Err(Errno(libc::ENOMEM));
-                }
-            }
+        let qd = completion.qd;
+        match &mut completion.result {
+            Ok(Done::Popped(sga)) => self.gather(sga, self.limit_of(Some(qd))),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// As `Demikernel::wait_all`, where some of the results may be among the unclaimed.
@@ -186,18 +190,18 @@ impl<L: LibOs + 'static> Instance<L> {
         self.has_unclaimed.set(true);
     }
 
-    /// Tells the program of a result. Without the memory for that, the result is put back.
+    /// Tells the program of a result, and leaves nothing in it that would have to be dropped. Without the memory for that,
+    /// the result is put back.
     #[inline]
-    fn deliver(&self, completion: Completion, out: Out<'_, QResult>) -> Result<(), Errno> {
-        let Completion { token, qd, result } = completion;
+    fn deliver(&self, completion: &mut Completion, out: Out<'_, QResult>) -> Result<(), Errno> {
         let out = out.zeroed();
-        out.qd = qd.raw() as c_int;
-        out.qt = token.raw();
-        match result {
+        out.qd = completion.qd.raw() as c_int;
+        out.qt = completion.token.raw();
+        match &mut completion.result {
             Ok(Done::Popped(sga)) => {
-                if let Err(sga) = self.hand_out(sga, self.limit_of(qd), out.array()) {
-                    self.put_back(Completion { token, qd, result: Ok(Done::Popped(sga)) });
-                    return Err(Errno(libc::ENOMEM));
+                if let Err(errno) = self.hand_out(sga, Some(completion.qd), out.array()) {
+                    self.put_back(taken(completion));
+                    return Err(errno);
                 }
                 out.opcode = OPC_POP;
                 Ok(())
@@ -205,10 +209,10 @@ impl<L: LibOs + 'static> Instance<L> {
             Ok(Done::Pushed(position)) => {
                 out.opcode = OPC_PUSH;
                 out.ret = position.0 as i64;
-                self.look_at(token, out);
+                self.look_at(completion.token, out);
                 Ok(())
             }
-            rare => self.deliver_rarely(Completion { token, qd, result: rare }, out),
+            _ => self.deliver_rarely(taken(completion), out),
         }
     }
 
@@ -226,11 +230,11 @@ impl<L: LibOs + 'static> Instance<L> {
             Ok(Done::Batch(elements)) => {
                 let count = elements.len();
                 let mut elements = elements.into_iter();
-                let first = elements.next().unwrap_or_default();
-                if let Err(first) = self.hand_out(first, self.limit_of(qd), out.array()) {
+                let mut first = elements.next().unwrap_or_default();
+                if let Err(errno) = self.hand_out(&mut first, Some(qd), out.array()) {
                     let all = [first].into_iter().chain(elements).collect();
                     self.put_back(Completion { token, qd, result: Ok(Done::Batch(all)) });
-                    return Err(Errno(libc::ENOMEM));
+                    return Err(errno);
                 }
                 out.opcode = OPC_POP;
                 out.ret = count as i64;
@@ -265,14 +269,14 @@ impl<L: LibOs + 'static> Instance<L> {
     }
 
     /// The next element of a sized pop whose first one came with its result.
-    pub(crate) fn next_element(&self, out: &mut Array, token: u64, limit: usize) -> Result<(), Errno> {
+    pub(crate) fn next_element(&self, out: &mut Array, token: u64) -> Result<(), Errno> {
         let mut batches = self.batches.borrow_mut();
         let Some(rest) = batches.get_mut(&token) else { return Err(Errno(libc::ENOENT)) };
-        let next = rest.pop_front().unwrap_or_default();
-        let outcome = self.hand_out(next, limit, out).map_err(|next| {
+        let mut next = rest.pop_front().unwrap_or_default();
+        let outcome = self.hand_out(&mut next, None, out);
+        if outcome.is_err() {
             rest.push_front(next);
-            Errno(libc::ENOMEM)
-        });
+        }
         if rest.is_empty() {
             batches.remove(&token);
         }
@@ -297,4 +301,10 @@ impl<L: LibOs + 'static> Instance<L> {
         self.pop(Out::from(&mut token), qd)?;
         self.wait(result, token, None)
     }
+}
+
+/// A result by value; what stays has nothing to drop.
+fn taken(completion: &mut Completion) -> Completion {
+    let result = std::mem::replace(&mut completion.result, Err(Error::Cancelled));
+    Completion { token: completion.token, qd: completion.qd, result }
 }

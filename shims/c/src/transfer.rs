@@ -3,7 +3,7 @@
 use std::ffi::{c_int, c_void};
 use std::ptr;
 
-use demi_api::{Addr, LibOs, QDesc, QToken, QueueKind, Refused, SgArray};
+use demi_api::{Addr, Buf, LibOs, QDesc, QToken, QueueKind, Refused, SgArray};
 
 use crate::addr;
 use crate::errno::Errno;
@@ -33,7 +33,7 @@ impl<L: LibOs + 'static> Instance<L> {
             return Err(Errno(libc::EINVAL));
         }
         let buf = self.heap.alloc(len).map_err(|_| Errno(libc::ENOMEM))?;
-        self.hand_out(buf.into(), 1, out).map_err(|_| Errno(libc::ENOMEM))
+        self.hand_out(&mut buf.into(), None, out)
     }
 
     /// Takes an array from the program. What is in flight of it goes when it has arrived.
@@ -41,8 +41,7 @@ impl<L: LibOs + 'static> Instance<L> {
     pub(crate) fn sgafree(&self, array: &mut Array) -> Result<(), Errno> {
         let handle = Handle(array.buf.addr() as u64);
         if handle != Handle::EMPTY {
-            let taken = self.memory.borrow_mut().take_back(handle)?;
-            drop(taken);
+            self.memory.borrow_mut().take_back(handle)?;
         }
         array.buf = ptr::null_mut();
         Ok(())
@@ -118,6 +117,19 @@ impl<L: LibOs + 'static> Instance<L> {
     /// An array of the program, by reference: in the heap as it lies there, from elsewhere as a copy.
     #[inline]
     pub(crate) fn take_in(&self, array: &Array) -> Result<SgArray, Errno> {
+        let only = &array.segs[0];
+        if array.numsegs == 1 && only.len > 0 {
+            let handle = Handle(array.buf.addr() as u64);
+            let part = self.memory.borrow().part(handle, only.buf.cast_const().cast(), only.len as usize);
+            if let Some(part) = part {
+                return Ok(part.into());
+            }
+        }
+        self.take_in_slowly(array)
+    }
+
+    #[inline(never)]
+    fn take_in_slowly(&self, array: &Array) -> Result<SgArray, Errno> {
         let segments = array.segs.get(..array.numsegs as usize).filter(|segments| !segments.is_empty());
         let mut sga = SgArray::new();
         for segment in segments.ok_or(Errno(libc::EINVAL))? {
@@ -149,50 +161,66 @@ impl<L: LibOs + 'static> Instance<L> {
         Ok(self.demi.cancel(QToken::from_raw(token))?)
     }
 
-    /// Hands an array to the program, in at most `limit` segments; `out` is all zero. Without the memory for that, the
-    /// array comes back as it was.
+    /// Hands an array to the program, in as many segments as one of `qd` may have; `out` is all zero. Nothing is left in
+    /// `sga` then; without the memory for it, everything is.
     #[inline]
-    pub(crate) fn hand_out(&self, mut sga: SgArray, limit: usize, out: &mut Array) -> Result<(), SgArray> {
-        if sga.segments().len() > limit {
-            sga = self.gather(sga, limit)?;
+    pub(crate) fn hand_out(
+        &self,
+        sga: &mut SgArray,
+        qd: Option<QDesc>,
+        out: &mut Array,
+    ) -> Result<(), Errno> {
+        if sga.has_peer() {
+            out.addr = sga.peer().map(|peer| addr::short(&peer)).unwrap_or_default();
         }
-        if let Some(peer) = sga.peer() {
-            out.addr = addr::short(&peer);
+        match sga.segments() {
+            [one] if !one.is_empty() => {
+                out.numsegs = 1;
+                out.segs[0] = segment(one);
+            }
+            _ if sga.is_empty() => {
+                *sga = SgArray::new();
+                // One segment without bytes: programs look at the first one's length.
+                out.buf = ptr::without_provenance_mut(Handle::EMPTY.0 as usize);
+                out.numsegs = 1;
+                out.segs[0].buf = ptr::from_ref(&NOTHING).cast_mut().cast();
+                return Ok(());
+            }
+            _ => {
+                self.gather(sga, self.limit_of(qd))?;
+                out.numsegs = sga.segments().len() as u32;
+                for (place, one) in out.segs.iter_mut().zip(sga.segments()) {
+                    *place = segment(one);
+                }
+            }
         }
-        if sga.is_empty() {
-            // One segment without bytes: programs look at the first one's length.
-            out.buf = ptr::without_provenance_mut(Handle::EMPTY.0 as usize);
-            out.numsegs = 1;
-            out.segs[0].buf = ptr::from_ref(&NOTHING).cast_mut().cast();
-            return Ok(());
-        }
-        let segments = sga.segments();
-        out.numsegs = segments.len() as u32;
-        for (place, segment) in out.segs.iter_mut().zip(segments) {
-            *place = Segment { buf: segment.as_ptr().cast_mut().cast(), len: segment.len() as u32 };
-        }
-        let handle = self.memory.borrow_mut().lend(sga)?;
+        let handle = self.memory.borrow_mut().lend(sga).ok_or(Errno(libc::ENOMEM))?;
         out.buf = ptr::without_provenance_mut(handle.0 as usize);
         Ok(())
     }
 
-    /// Copies the last segments into one, so that there are `limit`.
+    /// Copies the last segments into one, so that there are at most `limit`.
     #[cold]
-    pub(crate) fn gather(&self, sga: SgArray, limit: usize) -> Result<SgArray, SgArray> {
+    pub(crate) fn gather(&self, sga: &mut SgArray, limit: usize) -> Result<(), Errno> {
+        if sga.segments().len() <= limit {
+            return Ok(());
+        }
         let (kept, rest) = sga.segments().split_at(limit.clamp(1, MAX_SEGMENTS) - 1);
-        let Ok(last) = self.heap.join(rest.iter()) else { return Err(sga) };
+        let last = self.heap.join(rest.iter()).map_err(|_| Errno(libc::ENOMEM))?;
         let mut gathered: SgArray = kept.iter().cloned().chain([last.freeze()]).collect();
         gathered.set_peer(sga.peer());
-        Ok(gathered)
+        *sga = gathered;
+        Ok(())
     }
 
     /// How many segments an array that is popped from `qd` may have.
-    #[inline]
-    pub(crate) fn limit_of(&self, qd: QDesc) -> usize {
-        let by_queue = self.limits.by_queue.borrow();
-        if by_queue.is_empty() {
-            return self.limits.all.get();
-        }
-        by_queue.get(&(qd.raw() as c_int)).copied().unwrap_or(self.limits.all.get())
+    pub(crate) fn limit_of(&self, qd: Option<QDesc>) -> usize {
+        let own = qd.and_then(|qd| self.limits.by_queue.borrow().get(&(qd.raw() as c_int)).copied());
+        own.unwrap_or(self.limits.all.get())
     }
+}
+
+#[inline]
+fn segment(buf: &Buf) -> Segment {
+    Segment { buf: buf.as_ptr().cast_mut().cast(), len: buf.len() as u32 }
 }

@@ -73,7 +73,7 @@ calls! {
     pop_n(token: *mut u64, qd: c_int, count: usize) => |it| it.pop_n(Out::new(token)?, qd, count);
     /// `demi_next_element(3)`
     next_element(sga: *mut Array, token: u64) =>
-        |it| it.next_element(Out::new(sga)?.zeroed(), token, it.limits.all.get());
+        |it| it.next_element(Out::new(sga)?.zeroed(), token);
     /// `demi_cancel(3)`
     cancel(token: u64) => |it| it.cancel(token);
     /// `demi_wait(3)`
