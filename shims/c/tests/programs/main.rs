@@ -74,7 +74,8 @@ fn main() -> ExitCode {
         for (program, needs) in PROGRAMS {
             if library.has(needs) {
                 let name = format!("{program} over {library}");
-                trials.push(trial(tools, &name, move |tools| single(tools, program, library)));
+                let test = trial(tools, &name, move |tools| single(tools, program, library));
+                trials.push(if program == "both" { test.with_ignored_flag(!tools.cxx) } else { test });
             }
         }
         if library.has(Needs::Sockets) {
@@ -84,6 +85,7 @@ fn main() -> ExitCode {
     }
     let [catnap, catnip, _, catnap_cattree, _] = &LIBRARIES;
     trials.extend([
+        trial(tools, "a program that is linked statically", others::linked_statically),
         trial(tools, "example echo", move |tools| others::echo(tools, catnap)),
         trial(tools, "example kv-client", move |tools| others::kv_client(tools, catnap)),
         trial(tools, "example log", move |tools| others::log(tools, catnap_cattree)),

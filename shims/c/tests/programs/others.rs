@@ -79,6 +79,27 @@ pub(crate) fn log(tools: &Tools, library: &Library) -> Result<(), Failed> {
     expect(output.status.success() && output.stdout == lines, &output)
 }
 
+/// A program with the library in it, linked with what its pkg-config file names beside it.
+pub(crate) fn linked_statically(tools: &Tools) -> Result<(), Failed> {
+    let folder = tempfile::tempdir()?;
+    let template = std::fs::read_to_string(Path::new(CRATE).join("../pkgconfig/demi.pc.in"))?;
+    let private = template.lines().find_map(|line| line.strip_prefix("Libs.private: "));
+    let program = folder.path().join("wait_all");
+    let mut command = Command::new(tools.cc.unwrap_or("cc"));
+    command.arg("-I").arg(Path::new(CRATE).join("../include"));
+    command.arg(Path::new(CRATE).join("tests/programs/wait_all.c")).arg("-o").arg(&program);
+    command.arg(tools.libraries()?.join("libdemi_catnap.a")).args(private.ok_or("no libraries")?.split(' '));
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let output = end(command.spawn()?)?;
+    expect(output.status.success(), &output)?;
+    let config = folder.path().join("demi.toml");
+    std::fs::write(&config, CONFIG)?;
+    let mut command = Command::new(program);
+    command.env("DEMI_CONFIG", config).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let output = end(command.spawn()?)?;
+    expect(output.status.success(), &output)
+}
+
 fn example(
     tools: &Tools,
     name: &'static str,

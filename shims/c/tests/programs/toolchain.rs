@@ -60,6 +60,7 @@ pub(crate) struct Tools {
     pub(crate) cc: Option<&'static str>,
     pub(crate) valgrind: bool,
     pub(crate) python: bool,
+    pub(crate) cxx: bool,
     sanitizer: bool,
     /// For what is compiled.
     folder: PathBuf,
@@ -81,6 +82,7 @@ impl Tools {
                 cc: ["cc", "gcc", "clang"].into_iter().find(|cc| answers(cc)),
                 valgrind: answers("valgrind"),
                 python: answers("python3"),
+                cxx: answers("c++"),
                 sanitizer: false,
                 folder,
             };
