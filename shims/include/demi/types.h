@@ -16,6 +16,9 @@
 extern "C" {
 #endif
 
+/* Strict C leaves it out of time.h. */
+struct timespec;
+
 /* Most segments of an array. Popped arrays have one, unless the program asks for more: see DEMI_SO_SEGMENTS. */
 #define DEMI_SGARRAY_MAXSIZE 8
 
