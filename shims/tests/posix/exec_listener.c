@@ -1,4 +1,5 @@
 // A listener that was made by another program, as by systemd or before an upgrade: exec keeps it, and it accepts.
+// except catnip server: a listener is of the process that uses it, and exec is its end
 #include "t.h"
 
 static void serve(int listener) {

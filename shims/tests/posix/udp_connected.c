@@ -71,4 +71,6 @@ static void client(void) {
     length = sizeof name;
     FAILS(getpeername(fd, (struct sockaddr *)&name, &length), ENOTCONN);
     OK(close(fd));
+    // Who owns the address is still there, to say that nobody has the port.
+    t_sleep(700);
 }

@@ -5,7 +5,8 @@ use demi_shim_tests::{Bed, Child};
 
 use super::tools::{free_port, peer, subject, times};
 
-const WAYS: [&[&str]; 4] = [&[], &["-R"], &["-P", "4"], &["-u", "-b", "20M"]];
+const STREAMS: [&[&str]; 3] = [&[], &["-R"], &["-P", "4"]];
+const DATAGRAMS: [&[&str]; 2] = [&["-u", "-b", "20M"], &["-u", "-b", "20M", "-R"]];
 
 /// A server that serves one client at a time; nobody has come before the first.
 fn one_round(bed: &Bed, subject_serves: bool, more: &[&str]) {
@@ -37,9 +38,13 @@ fn one_round(bed: &Bed, subject_serves: bool, more: &[&str]) {
 }
 
 pub(crate) fn server(bed: &Bed) {
-    WAYS.iter().for_each(|way| one_round(bed, true, way));
+    STREAMS.iter().for_each(|way| one_round(bed, true, way));
+}
+
+pub(crate) fn datagram_server(bed: &Bed) {
+    DATAGRAMS.iter().for_each(|way| one_round(bed, true, way));
 }
 
 pub(crate) fn client(bed: &Bed) {
-    WAYS.iter().for_each(|way| one_round(bed, false, way));
+    STREAMS.iter().chain(&DATAGRAMS).for_each(|way| one_round(bed, false, way));
 }
