@@ -44,14 +44,14 @@ pub(crate) const REDIS: Tool = Tool {
 pub(crate) const REDIS_SERVER: Tool = Tool {
     program: "redis-server",
     package: "redis-server",
-    purpose: "runs unmodified over catnip in `bench`",
+    purpose: "runs under the preload shim in `bench` and tests",
 };
 
 pub(crate) const VALGRIND: Tool =
     Tool { program: "valgrind", package: "valgrind", purpose: "counts instructions in `bench`" };
 
 pub(crate) const GCC: Tool =
-    Tool { program: "gcc", package: "gcc libc6-dev", purpose: "compiles what `bench` compares with DPDK" };
+    Tool { program: "gcc", package: "gcc libc6-dev", purpose: "compiles C programs of tests and of `bench`" };
 
 pub(crate) const PKG_CONFIG: Tool =
     Tool { program: "pkg-config", package: "pkg-config", purpose: "finds libraries to compile with" };
@@ -72,6 +72,23 @@ pub(crate) const CURL: Tool = Tool { program: "curl", package: "curl", purpose: 
 
 pub(crate) const IPERF3: Tool =
     Tool { program: "iperf3", package: "iperf3", purpose: "measures, and is measured by, ours in tests" };
+
+/// What runs under the preload shim in tests, with its clients.
+pub(crate) const SUBJECTS: [Tool; 8] = [
+    REDIS_SERVER,
+    subject("nginx", "nginx-light"),
+    subject("haproxy", "haproxy"),
+    subject("memcached", "memcached"),
+    // Its servers lie elsewhere; this comes with them.
+    subject("pg_lsclusters", "postgresql"),
+    subject("python3", "python3"),
+    Tool { program: "wrk", package: "wrk", purpose: "is the client of servers under the shim in tests" },
+    GCC,
+];
+
+const fn subject(program: &'static str, package: &'static str) -> Tool {
+    Tool { program, package, purpose: "runs under the preload shim in tests" }
+}
 
 /// What a virtual machine is made of, and runs on.
 pub(crate) const VM: [Tool; 7] = [
@@ -118,8 +135,8 @@ impl std::fmt::Display for Missing {
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let mut tools =
-        vec![REDIS, REDIS_SERVER, VALGRIND, IP, PING, NETCAT, CURL, IPERF3, GCC, PKG_CONFIG, DPDK];
+    let mut tools = vec![REDIS, VALGRIND, IP, PING, NETCAT, CURL, IPERF3, GCC, PKG_CONFIG, DPDK];
+    tools.extend(SUBJECTS.into_iter().filter(|tool| tool.program != GCC.program));
     tools.extend(VM.into_iter().filter(|tool| tool.program != IP.program));
     let missing = if args.check { None } else { ensure(&tools).err() };
     for tool in &tools {
@@ -148,11 +165,12 @@ pub(crate) fn ensure(tools: &[Tool]) -> Result<(), Missing> {
         let line = format!("sudo apt-get update && sudo apt-get install -y --no-install-recommends {list}");
         return Err(Missing::Run(line));
     }
-    let update = apt("refresh package lists", &["update", "-qq"]);
-    let mut install = vec!["install", "-y", "-qq", "--no-install-recommends"];
-    install.extend(packages.iter().flat_map(|packages| packages.split(' ')));
+    let update = apt("refresh package lists", Command::new("apt-get").args(["update", "-qq"]));
+    let mut install = Command::new("sh");
+    install.args(["-c", INSTALL, "sh", "install", "-y", "-qq", "--no-install-recommends"]);
+    install.args(packages.iter().flat_map(|packages| packages.split(' ')));
     // Old lists may still do: whether the refresh failed matters only if the installation does.
-    match (apt("install packages", &install), update) {
+    match (apt("install packages", &mut install), update) {
         (Outcome::Passed, _) if tools.iter().all(|tool| tool.place().is_some()) => Ok(()),
         (_, Outcome::Failed(_)) => Err(Missing::Unavailable(format!(
             "{list} could not be installed: the package lists cannot be fetched"
@@ -173,10 +191,21 @@ fn is_executable(path: &Path) -> bool {
     path.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
 
-fn apt(name: &str, args: &[&str]) -> Outcome {
-    let mut command = Command::new("apt-get");
-    command.args(args).env("DEBIAN_FRONTEND", "noninteractive");
+fn apt(name: &str, command: &mut Command) -> Outcome {
+    command.env("DEBIAN_FRONTEND", "noninteractive");
     // Results have standard output for themselves.
     command.stdout(std::io::stderr());
-    step::run_alone(name, &mut command, LIMIT)
+    step::run_alone(name, command, LIMIT)
 }
+
+/// apt-get with its arguments, while no service may be started: a server's package would start it at once. Debian's
+/// way to say so is this file, which is left alone where there is one, and does not stay.
+const INSTALL: &str = r#"
+policy=/usr/sbin/policy-rc.d
+if [ ! -e $policy ]; then
+    trap 'rm -f $policy' EXIT
+    trap 'exit 143' INT TERM
+    printf '#!/bin/sh\nexit 101\n' > $policy && chmod 755 $policy
+fi
+apt-get "$@"
+"#;

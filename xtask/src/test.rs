@@ -47,6 +47,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     {
         steps.skip("tests with the kernel's programs", missing.to_string());
     }
+    if let Err(missing) = setup::ensure(&setup::SUBJECTS) {
+        steps.skip("tests of the preload shim with real servers", missing.to_string());
+    }
     let mut tests = cargo(&["test", "--workspace", "--lib", "--bins", "--tests", "--no-fail-fast"]);
     steps.run_counted("unit and integration tests", &mut tests, TESTS_LIMIT, AtLimit::Fail);
     let mut docs = cargo(&["test", "--workspace", "--doc", "--no-fail-fast"]);
