@@ -19,18 +19,19 @@ pub(crate) fn start<C: Carrier>(shim: &'static Shim<C>, period: Duration) {
     if shim.has_guard.swap(true, Ordering::Relaxed) {
         return;
     }
+    // Made here and not there, where it could get a number for a moment that the program counts on.
+    let waker = local::make_waker();
     // The thread inherits the mask: signals are for the program's own threads.
     let blocked = sys::Blocked::new();
     let guard = std::thread::Builder::new().name("demi-guard".into()).stack_size(STACK);
-    if guard.spawn(move || watch(shim, period)).is_err() {
+    if guard.spawn(move || watch(shim, period, waker.as_ref().map(local::number))).is_err() {
         sys::say("demi-preload: no thread to be had: connections suffer while the program computes\n");
     }
     drop(blocked);
 }
 
-fn watch<C: Carrier>(shim: &'static Shim<C>, period: Duration) {
+fn watch<C: Carrier>(shim: &'static Shim<C>, period: Duration, waker: Option<i32>) {
     let Some(_inside) = Inside::enter() else { return };
-    let waker = local::waker();
     let (mut entries, mut turns) = (0, 0);
     loop {
         let _ = sys::poll(&mut [], Some(period), None);

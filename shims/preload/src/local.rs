@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::os::fd::{AsFd, AsRawFd};
+use std::sync::{Mutex, MutexGuard};
 
 use demi_api::fd::Fd;
 
@@ -36,10 +37,41 @@ impl Drop for Inside {
 
 /// The eventfd that this thread is woken with, if it can have one.
 pub(crate) fn waker() -> Option<i32> {
-    WAKER
-        .try_with(|waker| waker.borrow().get_or_init(sys::eventfd).as_ref().map(|fd| fd.as_fd().as_raw_fd()))
-        .ok()
-        .flatten()
+    let known = WAKER.try_with(|waker| waker.borrow().get_or_init(make_waker).as_ref().map(number));
+    known.ok().flatten()
+}
+
+/// A new eventfd, which is known as the shim's.
+pub(crate) fn make_waker() -> Option<Fd> {
+    let waker = sys::eventfd()?;
+    if let Some(mut all) = all_wakers() {
+        let number = number(&waker);
+        if let Err(place) = all.binary_search(&number) {
+            all.insert(place, number);
+        }
+    }
+    Some(waker)
+}
+
+/// Every number that a thread was ever woken with, in order.
+pub(crate) fn wakers() -> Vec<i32> {
+    all_wakers().map_or(Vec::new(), |all| all.clone())
+}
+
+pub(crate) fn number(waker: &Fd) -> i32 {
+    waker.as_fd().as_raw_fd()
+}
+
+/// It is held for a moment only; in the child of a fork that came in that moment it is never to be had again.
+fn all_wakers() -> Option<MutexGuard<'static, Vec<i32>>> {
+    static WAKERS: Mutex<Vec<i32>> = Mutex::new(Vec::new());
+    (0..1000).find_map(|_| {
+        let wakers = WAKERS.try_lock().ok();
+        if wakers.is_none() {
+            std::thread::yield_now();
+        }
+        wakers
+    })
 }
 
 /// After a fork: what the thread was woken with, its parent still is.

@@ -11,7 +11,7 @@ mod next {
     pub(crate) mod raw;
 }
 mod poll {
-    mod raw;
+    pub(super) mod raw;
 }
 mod sockets {
     mod raw;
@@ -25,6 +25,7 @@ use crate::shim::Shim;
 use crate::sys;
 
 pub(crate) use self::next::raw as next_raw;
+use self::poll::raw::limit;
 
 impl<C: Carrier> Shim<C> {
     /// What a C function returns for what a call of ours did: -1 with an errno, or its value. `None`: ask the kernel.

@@ -161,8 +161,7 @@ impl<C: Carrier> State<C> {
             Object::Socket(socket) => socket.carried(),
             Object::Epoll(_) => None,
         }));
-        kept.extend(self.sleepers.entries_mut().filter_map(|(_, sleeper)| sleeper.descriptor()));
-        kept.extend(crate::local::waker());
+        kept.extend(crate::local::wakers());
         kept.sort_unstable();
         kept
     }
@@ -362,6 +361,7 @@ impl<C: Carrier> State<C> {
             std::mem::forget(result);
         }
         self.sleepers = Slab::new();
+        self.kept.clear();
         self.asleep = 0;
         self.awake_at = None;
         self.disturbed = false;

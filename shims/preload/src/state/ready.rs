@@ -15,12 +15,6 @@ pub(crate) struct Sleeper {
     woken: bool,
 }
 
-impl Sleeper {
-    pub(crate) fn descriptor(&self) -> Option<i32> {
-        self.fd
-    }
-}
-
 /// Epoll sets in epoll sets, as deep as the kernel allows.
 const DEPTH: usize = 5;
 

@@ -1,11 +1,12 @@
 //! Reading and writing.
 
 use std::ffi::{c_int, c_uint, c_void};
+use std::time::Instant;
 
 use libc::{iovec, mmsghdr, msghdr, off_t, size_t, sockaddr, socklen_t, ssize_t, timespec};
 use rustix::io::Errno;
 
-use crate::c::next_raw as next;
+use crate::c::{limit, next_raw as next};
 use crate::calls::{Message, Receiving};
 use crate::carrier::Carrier;
 use crate::raw::{Gather, MOST_PIECES, Places, address, give_address};
@@ -184,8 +185,10 @@ impl<C: Carrier> Shim<C> {
         if let Some(key) = TABLE.get(fd)
             && let Some(result) = self.result(
                 || {
+                    let waits_for_one = flags & libc::MSG_WAITFORONE != 0;
                     let mut flags = flags & !libc::MSG_WAITFORONE;
-                    let waits_for_one = flags != (flags | libc::MSG_WAITFORONE);
+                    // SAFETY: the caller's promise.
+                    let end = unsafe { limit(time) }?.and_then(|limit| Instant::now().checked_add(limit));
                     let mut done = 0;
                     for place in 0..count.min(1024) as usize {
                         // SAFETY: the caller has promised `count` of them.
@@ -198,8 +201,12 @@ impl<C: Carrier> Shim<C> {
                             Err(errno) => return Err(errno),
                         }
                         done += 1;
-                        if waits_for_one || !time.is_null() {
+                        if waits_for_one {
                             flags |= libc::MSG_DONTWAIT;
+                        }
+                        // As the kernel has it: the time is looked at when something has come, and only then.
+                        if end.is_some_and(|end| Instant::now() >= end) {
+                            break;
                         }
                     }
                     Ok(Some(done))

@@ -299,7 +299,7 @@ fn millis(time: c_int) -> Option<Duration> {
 
 /// # Safety
 /// `time` is null or points to a time.
-unsafe fn limit(time: *const timespec) -> Result<Option<Duration>, Errno> {
+pub(in crate::c) unsafe fn limit(time: *const timespec) -> Result<Option<Duration>, Errno> {
     // SAFETY: the caller's promise.
     let Some(time) = (unsafe { time.as_ref() }) else { return Ok(None) };
     match (u64::try_from(time.tv_sec), u32::try_from(time.tv_nsec)) {
