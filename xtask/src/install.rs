@@ -15,7 +15,7 @@ use crate::compile;
 /// Packages of libraries for programs in C, without `demi-c-`.
 const LIBRARIES: [&str; 5] = ["catnap", "catnip", "cattree", "catnap-cattree", "catnip-cattree"];
 
-/// Packages of libraries that are loaded into programs, without `demi-preload-`; installed if they are part of the tree.
+/// Packages of libraries that are loaded into programs, without `demi-preload-`; each comes with that for programs in C.
 const PRELOADS: [&str; 2] = ["catnap", "catnip"];
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -24,7 +24,7 @@ const MAJOR: &str = env!("CARGO_PKG_VERSION_MAJOR");
 /// Install what programs in C need.
 ///
 /// Below DIR: include/demi.h and include/demi/, lib/libdemi_*.so and .a, lib/pkgconfig/, share/man/man3/, bin/demi-fsck,
-/// share/doc/demi/demi.toml; with the preload shim also lib/libdemi_preload_*.so and bin/demi-run. All is built
+/// share/doc/demi/demi.toml; with catnap and catnip also lib/libdemi_preload_*.so and bin/demi-run. All is built
 /// in release mode. What is there under the same names is replaced.
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -57,10 +57,14 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     place.file(&compile::root().join("docs/demi.toml"), "share/doc/demi/demi.toml", 0o644)?;
     let packages: Vec<String> = wanted.iter().map(|library| format!("demi-c-{library}")).collect();
     let files = compile::libraries(&packages)?;
-    for library in wanted {
+    for library in &wanted {
         place.library(library, &files)?;
     }
     place.tools()?;
+    let preloads: Vec<&str> = PRELOADS.into_iter().filter(|library| wanted.contains(library)).collect();
+    if !preloads.is_empty() {
+        place.preload(&preloads)?;
+    }
     println!("installed in {}; for pkg-config:", place.prefix.display());
     println!("export PKG_CONFIG_PATH={}", place.prefix.join("lib/pkgconfig").display());
     Ok(ExitCode::SUCCESS)
@@ -121,20 +125,22 @@ impl Place {
         self.text(&text, &format!("lib/pkgconfig/{name}.pc"))
     }
 
+    /// Programs that look at what a libOS leaves behind.
     fn tools(&self) -> Result<()> {
         let binaries = compile::release(&[("demi-fsck", "demi-fsck")])?;
-        self.file(binaries.path("demi-fsck")?, "bin/demi-fsck", 0o755)?;
-        if !compile::root().join("shims/preload").exists() {
-            return Ok(());
-        }
-        let packages: Vec<String> = PRELOADS.iter().map(|libos| format!("demi-preload-{libos}")).collect();
-        for file in
+        self.file(binaries.path("demi-fsck")?, "bin/demi-fsck", 0o755)
+    }
+
+    /// What is loaded into programs that know nothing of it, and the program that does so.
+    fn preload(&self, libraries: &[&str]) -> Result<()> {
+        let packages: Vec<String> = libraries.iter().map(|libos| format!("demi-preload-{libos}")).collect();
+        for library in
             compile::libraries(&packages)?.iter().filter(|file| file.extension().is_some_and(|it| it == "so"))
         {
-            let name = file.file_name().unwrap_or_default().to_string_lossy();
-            self.file(file, &format!("lib/{name}"), 0o755)?;
+            let name = library.file_name().unwrap_or_default().to_string_lossy();
+            self.file(library, &format!("lib/{name}"), 0o755)?;
         }
-        let binaries = compile::release(&[("demi-preload", "demi-run")])?;
+        let binaries = compile::release(&[("demi-run", "demi-run")])?;
         self.file(binaries.path("demi-run")?, "bin/demi-run", 0o755)
     }
 
