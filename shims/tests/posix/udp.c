@@ -80,7 +80,8 @@ static void server(void) {
     give(fd, 0);
     look(fd);
     speak(fd);
-    // Large ones, in pieces on the wire.
+    reply(fd, "now");
+    // Large ones, in pieces on the wire, which may go another way than the whole ones before them.
     static unsigned char large[40000];
     socklen_t length = sizeof from;
     for (int i = 0; i < 3; i++) {
@@ -95,6 +96,7 @@ static void client(void) {
     give(fd, 1);
     speak(fd);
     look(fd);
+    receive(fd, "now");
     static unsigned char large[40000];
     for (int i = 0; i < 3; i++) {
         t_fill(large, 20000 + i, i);
