@@ -77,7 +77,10 @@ fn apps() -> Vec<App> {
         App::new("haproxy", &["haproxy", "nginx", "wrk", "curl"], haproxy::run),
         App::new("memcached", &["memcached"], memcached::run),
         App::new("iperf3_server", &["iperf3"], iperf3::server),
-        App::new("iperf3_datagram_server", &["iperf3"], iperf3::datagram_server),
+        App::new("iperf3_datagram_server", &["iperf3"], iperf3::datagram_server).except(
+            Stack::Catnip,
+            "catnip binds no second datagram socket to a port, beside one that is connected",
+        ),
         App::new("iperf3_client", &["iperf3"], iperf3::client),
         App::new("curl", &["curl", "nginx"], curl::run),
         App::new("python_server", &["/usr/bin/python3", "curl"], python::server),

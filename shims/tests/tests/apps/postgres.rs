@@ -37,7 +37,8 @@ pub(crate) fn run(bed: &Bed) {
 
     let (addr, port) = (bed.subject_addr(false), free_port());
     let text = port.to_string();
-    let mut server = bed.subject(&path("postgres"));
+    // A process for each connection, and an instance for each process.
+    let mut server = bed.subject_with(&path("postgres"), 16, "");
     readable(bed.folder(), &mut server);
     server.args([
         "-D",
@@ -67,8 +68,8 @@ pub(crate) fn run(bed: &Bed) {
     assert_eq!((long.lines().count(), long.len()), (3000, 3000 * 1001 - 1));
     assert_eq!(sql(&mut server, "select pg_sleep(0.2), 1"), "|1");
     ask(bed, &mut server, "pgbench", &[&to[..], &["-i", "-q", "-s", "1", "postgres"]].concat());
-    let seconds = times().to_string();
-    let args = ["-n", "-c", "8", "-j", "2", "-T", &seconds, "postgres"];
+    let count = (20 * times()).to_string();
+    let args = ["-n", "-c", "8", "-j", "2", "-t", &count, "postgres"];
     let said = ask(bed, &mut server, "pgbench", &[&to[..], &args].concat());
     assert!(said.contains("number of failed transactions: 0"), "{said}");
     // The connection is made anew for each.
@@ -79,7 +80,7 @@ pub(crate) fn run(bed: &Bed) {
         &mut server,
         "select (select sum(abalance) from pgbench_accounts) = (select sum(delta) from pgbench_history), \
          (select sum(bbalance) from pgbench_branches) = (select sum(tbalance) from pgbench_tellers), \
-         (select count(*) from pgbench_history) > 10",
+         (select count(*) >= 160 from pgbench_history)",
     );
     assert_eq!(sums, "t|t|t");
     assert!(server.stop(Signal::INT).success(), "{}", server.report());
