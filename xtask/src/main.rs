@@ -5,6 +5,7 @@
 //! - [`lint`]: everything that must be clean
 //! - [`mod@bench`]: comparisons, each against its control within one interleaved run
 //! - [`vm`]: a command in a virtual machine with NVMe controllers and an IOMMU
+//! - [`packetdrill`]: its scripts against catnip
 //! - [`setup`]: the packages that the others need
 //! - [`install`]: what programs in C are built and run with
 //!
@@ -20,6 +21,7 @@ mod compile;
 mod demo;
 mod install;
 mod lint;
+mod packetdrill;
 mod process;
 mod setup;
 mod step;
@@ -48,6 +50,7 @@ enum Command {
     Lint(lint::Args),
     Bench(bench::Args),
     Vm(vm::Args),
+    Packetdrill(packetdrill::Args),
     Setup(setup::Args),
     Install(install::Args),
 }
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         Command::Lint(args) => lint::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Vm(args) => vm::run(&args),
+        Command::Packetdrill(args) => packetdrill::run(&args),
         Command::Setup(args) => setup::run(&args),
         Command::Install(args) => install::run(&args),
     });

@@ -38,7 +38,7 @@ impl Socket {
         let mut bits = 0;
         let is_over = self.phase == Phase::Failed;
         let is_open = self.phase == Phase::Connected || self.kind == QueueKind::Message;
-        if self.held.is_some() || self.ended || self.shut_read || !self.accepted.is_empty() || is_over {
+        if !self.held.is_empty() || self.ended || self.shut_read || !self.accepted.is_empty() || is_over {
             bits |= EPOLLIN;
         }
         // As Linux has it: when a third is free.

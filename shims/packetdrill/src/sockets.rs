@@ -113,7 +113,7 @@ impl Stack {
                 }
                 // RFC 9293 §3.6.1: whoever closes with data unread tells the peer that it was lost. What is held here
                 // the stack takes for read.
-                if socket.kind == QueueKind::Stream && socket.held.is_some() {
+                if socket.kind == QueueKind::Stream && !socket.held.is_empty() {
                     self.demi.set_option(socket.qd, SocketOption::Linger(Some(Duration::ZERO)))?;
                 }
                 self.demi.close(socket.qd)?;

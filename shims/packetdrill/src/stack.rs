@@ -1,7 +1,7 @@
 //! The instance, its sockets by descriptor, and what becomes of what they have asked for.
 //!
-//! Invariants: a socket has at most one pop and one accept outstanding, so that what it holds back from the window that
-//! the peer sees is at most one element. All tokens are in `tokens`, and go when they complete.
+//! Invariants: a socket has at most one pop and one accept outstanding, and none beyond what it may hold, so that the
+//! window that the peer sees closes when nothing is read. All tokens are in `tokens`, and go when they complete.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ffi::c_int;
@@ -33,6 +33,9 @@ const RESULTS: usize = 64;
 /// How long own addresses are tentative at the most.
 const TENTATIVE: Duration = Duration::from_secs(3);
 
+/// Bytes that a socket holds before it leaves the rest to the stack, which then shows a smaller window.
+const HELD: usize = 65_536;
+
 /// Bytes that a socket takes ahead of acknowledgements unless told otherwise.
 const SEND_ROOM: usize = 4 << 20;
 
@@ -62,7 +65,7 @@ pub(crate) struct Socket {
     pub(crate) phase: Phase,
     pub(crate) nonblocking: bool,
     /// Popped, and not read yet; of a datagram socket also if it is empty.
-    pub(crate) held: Option<SgArray>,
+    pub(crate) held: VecDeque<SgArray>,
     pub(crate) ended: bool,
     /// What `SO_ERROR` and the next call will tell.
     pub(crate) failure: Option<Errno>,
@@ -217,7 +220,8 @@ impl Stack {
                 socket.popping = false;
                 socket.ended |= sga.is_empty() && socket.kind == QueueKind::Stream;
                 if !socket.ended {
-                    socket.held = Some(sga);
+                    socket.held.push_back(sga);
+                    self.ask_pop(fd);
                 }
             }
             Ok(Done::Pushed(_)) => socket.acknowledge(),
@@ -252,7 +256,7 @@ impl Stack {
             kind,
             phase,
             nonblocking,
-            held: None,
+            held: VecDeque::new(),
             ended: false,
             failure: None,
             popping: false,
@@ -290,11 +294,11 @@ impl Stack {
         self.tokens.insert(token, fd);
     }
 
-    /// Asks for the next element, unless there is one, or none to come.
+    /// Asks for the next element, unless enough is held, or none is to come.
     pub(crate) fn ask_pop(&mut self, fd: c_int) {
         let demi = self.demi.clone();
         let Ok(socket) = self.socket(fd) else { return };
-        let is_due = !socket.popping && socket.held.is_none() && !socket.ended && !socket.shut_read;
+        let is_due = !socket.popping && socket.held_len() < HELD && !socket.ended && !socket.shut_read;
         let is_open = socket.phase == Phase::Connected || socket.kind == QueueKind::Message;
         if !is_due || !is_open {
             return;
@@ -336,6 +340,11 @@ impl File {
 }
 
 impl Socket {
+    /// Bytes that can be read now.
+    pub(crate) fn held_len(&self) -> usize {
+        self.held.iter().map(|held| held.len().max(1)).sum()
+    }
+
     pub(crate) fn pushed(&mut self, len: usize) {
         self.pushes.push_back(len);
         self.unacknowledged += len;

@@ -73,14 +73,14 @@ impl Stack {
             if socket.kind == QueueKind::Stream && matches!(socket.phase, Phase::Fresh | Phase::Listening) {
                 return Err(Errno(libc::ENOTCONN));
             }
-            let Some(held) = &mut socket.held else { break };
+            let Some(held) = socket.held.front_mut() else { break };
             let here = held.to_vec();
             let len = scatter(out, count, &here);
             count += len;
             if socket.kind == QueueKind::Message {
                 from = held.peer();
                 if flags & libc::MSG_PEEK == 0 {
-                    socket.held = None;
+                    socket.held.pop_front();
                     self.ask_pop(fd);
                 }
                 let told = if flags & libc::MSG_TRUNC != 0 { here.len() } else { count };
@@ -93,7 +93,7 @@ impl Stack {
                 held.advance(len);
                 return Ok(Some((count, None)));
             }
-            socket.held = None;
+            socket.held.pop_front();
             self.ask_pop(fd);
             // What waited in the stack comes with its next turns.
             self.pump();
@@ -118,7 +118,7 @@ impl Stack {
         if socket.phase == Phase::Listening {
             return Err(Errno(libc::EINVAL));
         }
-        Ok(socket.held.as_ref().map_or(0, |held| held.len()))
+        Ok(socket.held_len())
     }
 }
 
