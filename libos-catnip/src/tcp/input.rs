@@ -105,7 +105,10 @@ impl Connection {
         if !segment.flags.has(Flags::ACK) {
             return;
         }
-        self.note_timestamp(io, &segment);
+        // Not of a guess: it would make the timestamps of all that the peer sends old ones.
+        if self.is_plausible(segment.ack) {
+            self.note_timestamp(io, &segment);
+        }
         if self.state == State::SynReceived {
             if !(self.una < segment.ack && segment.ack <= self.nxt) {
                 return self.send_reset_at(io, segment.ack);
@@ -269,6 +272,12 @@ impl Connection {
         }
     }
 
+    /// RFC 5961 §5.2: whether the peer may acknowledge this, now or in a segment that has been under way for long.
+    #[inline]
+    fn is_plausible(&self, ack: SeqNum) -> bool {
+        ack <= self.nxt && ack + self.max_window.max(1 << 16) >= self.una
+    }
+
     /// RFC 9293 §3.10.7.4, table 6.
     #[inline]
     fn is_acceptable(&self, segment: &Segment<'_>) -> bool {
@@ -322,8 +331,7 @@ impl Connection {
     /// §3.10.7.4, fifth, ESTABLISHED. False: the segment is not processed further.
     #[inline]
     fn receive_ack(&mut self, io: &mut Io<'_, '_>, segment: &Segment<'_>) -> bool {
-        // RFC 5961 §5.2.
-        if segment.ack > self.nxt || segment.ack + self.max_window.max(1 << 16) < self.una {
+        if !self.is_plausible(segment.ack) {
             self.challenge(io);
             return false;
         }
