@@ -499,11 +499,12 @@ impl Tcp {
             return Err(Error::NotConnected);
         }
         let mut io = Io { cx: env.cx, ip: env.ip, counters: &mut self.counters };
-        if matches!(how, Shutdown::Read | Shutdown::Both) {
-            entry.conn.shut_read(&mut io);
-        }
-        if matches!(how, Shutdown::Write | Shutdown::Both) && entry.conn.state != State::Closed {
+        // A FIN says how wide the window is by now, and nothing need be said of it after that.
+        if matches!(how, Shutdown::Write | Shutdown::Both) {
             entry.conn.shut_write(&mut io);
+        }
+        if matches!(how, Shutdown::Read | Shutdown::Both) && entry.conn.state != State::Closed {
+            entry.conn.shut_read(&mut io);
         }
         self.settle(env, key);
         Ok(())
