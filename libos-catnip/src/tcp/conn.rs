@@ -566,6 +566,10 @@ impl Connection {
         if self.fin != Fin::No {
             return;
         }
+        if self.flight.is_empty() && self.send.unsent() == 0 {
+            // RFC 5482 §3: the time counts from when something was not acknowledged, not from when something last was.
+            self.progress_at = io.cx.now;
+        }
         self.fin = Fin::Due;
         self.state = match self.state {
             State::Established => State::FinWait1,
