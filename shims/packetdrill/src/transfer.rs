@@ -11,6 +11,9 @@ use crate::stack::{Phase, Stack};
 const SEND_FLAGS: c_int = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
 const RECV_FLAGS: c_int = libc::MSG_DONTWAIT | libc::MSG_PEEK | libc::MSG_TRUNC;
 
+/// Bytes of one push of many.
+const PIECE: usize = 1000;
+
 impl Stack {
     /// Sends as much as there is room for, at least a byte. How much, or `None` if there is no room.
     pub(crate) fn send(
@@ -48,10 +51,14 @@ impl Stack {
         if len == 0 {
             return Ok(bytes.is_empty().then_some(0));
         }
-        let sga = self.demi.copy_from(&bytes[..len])?;
-        let token = self.demi.push(qd, sga)?;
-        self.socket(fd)?.pushed(len);
-        self.note(token, fd);
+        // Where room is short, it is given back a piece at a time.
+        let piece = if bytes.len() > len { PIECE } else { len };
+        for piece in bytes[..len].chunks(piece) {
+            let sga = self.demi.copy_from(piece)?;
+            let token = self.demi.push(qd, sga)?;
+            self.socket(fd)?.pushed(piece.len());
+            self.note(token, fd);
+        }
         Ok(Some(len))
     }
 

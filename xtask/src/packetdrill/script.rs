@@ -27,9 +27,9 @@ pub(crate) struct Prepared {
 }
 
 /// What a script may ask for that there is not: where that is found, and what it is. The first that fits is told.
-const MISSING: [(&str, &str); 27] = [
+const MISSING: [(&str, &str); 28] = [
+    ("fastopen", "TCP Fast Open (RFC 7413), which catnip does not have"),
     ("FASTOPEN", "TCP Fast Open (RFC 7413), which catnip does not have"),
-    ("tcp_fastopen", "TCP Fast Open (RFC 7413), which catnip does not have"),
     (" FO ", "TCP Fast Open (RFC 7413), which catnip does not have"),
     ("FOEXP", "TCP Fast Open (RFC 7413), which catnip does not have"),
     ("ZEROCOPY", "Linux's flags for sending without a copy"),
@@ -48,7 +48,8 @@ const MISSING: [(&str, &str); 27] = [
     ("tcp_mtu_probing", "Linux's settings of path MTU probing"),
     ("ip route", "Linux's marks and routes"),
     ("ip -6 route", "Linux's marks and routes"),
-    ("tc qdisc", "a queue of Linux's in front of the wire"),
+    ("limit 0", "a queue of Linux's in front of the wire"),
+    ("root fq", "a queue of Linux's in front of the wire"),
     ("/proc/net", "Linux's tables of sockets"),
     ("nstat", "Linux's counters of the whole system"),
     ("msg_flags", "Linux's control messages"),
