@@ -272,7 +272,11 @@ impl<L: LibOs> Demikernel<L> {
 
     /// Starts to take the oldest element: of a stream, the bytes that are there.
     pub fn pop(&self, qd: QDesc) -> Result<QToken, Error> {
-        self.core()?.submit(qd, &mut Op::Pop { limit: usize::MAX })
+        let mut op = Op::Pop { limit: usize::MAX };
+        let token = self.core()?.submit(qd, &mut op);
+        // There is nothing in it to drop.
+        std::mem::forget(op);
+        token
     }
 
     /// Starts a sized pop: of a stream, 1 to `count` bytes as one array; of a message queue, 1 to `count`

@@ -82,6 +82,24 @@ impl SgArray {
         &mut self.segments
     }
 
+    /// The segment, if there is but one, and it lies in the array.
+    #[inline(always)]
+    pub fn single(&self) -> Option<&Buf> {
+        match &self.segments {
+            Segments::One(segment) => Some(segment),
+            Segments::None | Segments::Long(_) => None,
+        }
+    }
+
+    /// The same, to be trimmed or replaced.
+    #[inline(always)]
+    pub fn single_mut(&mut self) -> Option<&mut Buf> {
+        match &mut self.segments {
+            Segments::One(segment) => Some(segment),
+            Segments::None | Segments::Long(_) => None,
+        }
+    }
+
     /// The segments by value.
     pub fn into_segments(mut self) -> ArrayVec<Buf, MAX_SEGMENTS> {
         let mut all = ArrayVec::new();
@@ -158,7 +176,7 @@ impl SgArray {
 
     /// Whether there is nothing in it that would have to be dropped.
     #[inline]
-    pub(crate) fn is_vacant(&self) -> bool {
+    pub fn is_vacant(&self) -> bool {
         self.segments.is_vacant()
     }
 

@@ -5,6 +5,7 @@
 //! missed. An application that is never short of results still has its libOS polled every
 //! 32 results.
 
+use std::cell::RefMut;
 use std::time::Duration;
 
 use crate::error::Error;
@@ -33,31 +34,37 @@ impl<L: LibOs> Demikernel<L> {
     /// [`Error::TimedOut`] and [`Error::Interrupted`] leave the token valid; a zero timeout polls once.
     #[inline]
     pub fn wait(&self, token: QToken, timeout: Option<Duration>) -> Result<Completion, Error> {
+        let mut core = self.core_as_is()?;
         // That of a push, mostly, which is in hand: a short way for these, with nothing moved for them.
-        if let Ok(mut core) = self.core_as_is()
-            && core.may_take()
+        if core.may_take()
             && let Some((qd, position)) = core.done.take_held_push(token)
         {
             core.policy.takes += 1;
             return Ok(Completion { token, qd, result: Ok(Done::Pushed(position)) });
         }
-        self.wait_for(token, timeout)
+        self.wait_for(core, token, timeout)
     }
 
     #[inline(never)]
-    fn wait_for(&self, token: QToken, timeout: Option<Duration>) -> Result<Completion, Error> {
-        let mut core = self.core_as_is()?;
-        if core.may_take()
-            && let Some(completion) = core.done.take_held(token)
-        {
-            core.policy.takes += 1;
-            return Ok(completion);
-        }
-        // An operation under way that one turn completes: what comes of it is moved once.
-        if timeout != Some(Duration::ZERO) && core.may_take() && core.done.await_one(token) {
-            core.turn();
-            if let Some(completion) = core.done.take_arrived() {
+    fn wait_for(
+        &self,
+        mut core: RefMut<'_, Core<L>>,
+        token: QToken,
+        timeout: Option<Duration>,
+    ) -> Result<Completion, Error> {
+        if core.may_take() {
+            let waits = timeout != Some(Duration::ZERO);
+            let held = waits && core.done.await_held(token);
+            if !held && let Some(completion) = core.done.take_held(token) {
+                core.policy.takes += 1;
                 return Ok(completion);
+            }
+            // An operation under way that one turn completes: what comes of it is moved once.
+            if held || (waits && core.done.await_filed(token)) {
+                core.turn();
+                if let Some(completion) = core.done.take_arrived() {
+                    return Ok(completion);
+                }
             }
         }
         drop(core);

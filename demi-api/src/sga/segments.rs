@@ -87,11 +87,16 @@ impl Segments {
     /// Takes the only segment out, if it lies in place.
     #[inline]
     pub(super) fn take_single(&mut self) -> Option<Buf> {
-        let Segments::One(segment) = self else { return None };
-        let segment = std::mem::take(segment);
-        // What is left in it need not be dropped.
-        std::mem::forget(std::mem::replace(self, Segments::None));
-        Some(segment)
+        if !matches!(self, Segments::One(_)) {
+            return None;
+        }
+        match std::mem::replace(self, Segments::None) {
+            Segments::One(segment) => Some(segment),
+            other => {
+                *self = other;
+                None
+            }
+        }
     }
 
     /// Whether there is nothing to be dropped.

@@ -7,7 +7,7 @@
 //!
 //! Most operations are waited for by the very next call. One that completes on the spot is held in hand, and neither
 //! its result nor its token enters the table: [`Completions::hold`] and [`Completions::take_held`]. One that is under
-//! way is held as well, and enters it only if it outlasts a turn: [`Completions::await_one`]. Whoever looks at the
+//! way is held as well, and enters it only if it outlasts a turn: [`Completions::await_held`]. Whoever looks at the
 //! table otherwise has the hand emptied first: [`Completions::put_down`].
 //!
 //! An operation that the application waits for by itself gives its slot back when it is posted, and its result goes to

@@ -83,7 +83,7 @@ impl RawBuf {
     }
 
     /// Keeps `len` bytes from `start`.
-    #[inline]
+    #[inline(always)]
     pub(super) fn narrow(&mut self, start: usize, len: usize) {
         let fits = start.checked_add(len).is_some_and(|end| end <= self.len());
         assert!(fits, "{len} bytes from {start} are not within {}", self.len);

@@ -233,15 +233,10 @@ impl Completions {
         self.post(token, result);
     }
 
-    /// Has the result of an operation come straight to [`take_arrived`](Completions::take_arrived), if it is under way.
-    #[inline]
-    pub(crate) fn await_one(&mut self, token: QToken) -> bool {
-        self.await_held(token) || self.await_filed(token)
-    }
-
-    /// The same of one that is not in hand, which is put down.
+    /// Has the result of an operation that is not in hand come straight to
+    /// [`take_arrived`](Completions::take_arrived), if it is under way. The hand is put down.
     #[inline(never)]
-    fn await_filed(&mut self, token: QToken) -> bool {
+    pub(crate) fn await_filed(&mut self, token: QToken) -> bool {
         self.put_down();
         self.await_pending(token)
     }
@@ -249,7 +244,7 @@ impl Completions {
     /// Has the result of the operation in hand come straight to [`take_arrived`](Completions::take_arrived), if it is
     /// this one and under way: until the hand is put down.
     #[inline]
-    fn await_held(&mut self, token: QToken) -> bool {
+    pub(crate) fn await_held(&mut self, token: QToken) -> bool {
         let Held::Begun(qd) = self.held else { return false };
         let awaits = self.next == token && self.arrived.is_none();
         if awaits {
