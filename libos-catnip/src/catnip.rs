@@ -172,27 +172,35 @@ impl Catnip {
         }
     }
 
+    #[inline(never)]
     fn receive(&mut self, cx: &mut Cx<'_>) -> usize {
         let device_cx = DeviceCx { heap: cx.heap, now: cx.now };
         let count = self.device.rx_burst(&device_cx, &mut self.inbox);
-        for place in 0..self.inbox.len() {
-            let frame = &mut self.inbox[place];
-            let known = match frame.data.segments() {
-                [head, ..] if head.get(PROTOCOL) == Some(&udp::PROTOCOL) => {
-                    self.udp.receive_known(cx, &mut self.ip, frame)
-                }
-                _ => {
-                    let mut env = Env { cx, ip: &mut self.ip, queues: &mut self.queues };
-                    self.tcp.receive_known(&mut env, frame)
-                }
-            };
-            if !known {
-                let frame = Frame { data: std::mem::take(&mut frame.data), checksum: frame.checksum };
+        // From the last on, so that none has to be moved up: mostly there is but one.
+        if self.inbox.len() > 1 {
+            self.inbox.reverse();
+        }
+        while let Some(mut frame) = self.inbox.pop() {
+            if !self.receive_known(cx, &mut frame) {
                 self.receive_other(cx, frame);
+            } else if frame.data.is_vacant() {
+                // There is nothing in it to drop, and finding that out again would cost more.
+                std::mem::forget(frame);
             }
         }
-        self.inbox.clear();
         count
+    }
+
+    /// Takes a frame, if it is the next of a known flow. False: nothing was done.
+    #[inline(always)]
+    fn receive_known(&mut self, cx: &mut Cx<'_>, frame: &mut Frame) -> bool {
+        let Some(only) = frame.data.single() else { return false };
+        let datagram = only.get(PROTOCOL) == Some(&udp::PROTOCOL);
+        if datagram {
+            return self.udp.receive_known(cx, &mut self.ip, &mut frame.data, frame.checksum);
+        }
+        let mut env = Env { cx, ip: &mut self.ip, queues: &mut self.queues };
+        self.tcp.receive_known(&mut env, &mut frame.data, frame.checksum)
     }
 
     /// Serves TCP's timers, after so much was received.

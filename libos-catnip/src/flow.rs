@@ -104,13 +104,13 @@ impl Flows {
     }
 }
 
-/// Where an IPv4 packet ends that fills a frame from its beginning, or all but some padding. `None`: it is a fragment, of
-/// another protocol, or longer than the frame.
+/// Where an IPv4 packet ends that fills a frame of `len` bytes from its beginning, or all but some padding. `None`: it is
+/// a fragment, of another protocol, or longer than the frame.
 #[inline(always)]
-pub(crate) fn end_of(frame: &[u8], protocol: u8) -> Option<usize> {
-    let head: &[u8; COMMON] = frame.first_chunk()?;
+pub(crate) fn end_of(head: &[u8], len: usize, protocol: u8) -> Option<usize> {
     let end = ETHERNET + usize::from(half(head, 16));
-    (half(head, 20) & 0x3fff == 0 && head[23] == protocol && end <= frame.len()).then_some(end)
+    // Fragmentation, hops that are left, and the protocol, at once.
+    (word(head, 20) & 0x3fff_00ff == u32::from(protocol) && end <= len).then_some(end)
 }
 
 /// Whether the checksums of such a packet are right, as far as nobody else vouches for them.
@@ -123,7 +123,7 @@ pub(crate) fn is_sound(packet: &[u8], protocol: u8, state: Checksum) -> bool {
     }
     // The addresses are part of the pseudo-header, and lie before the transport header.
     let rest = u32::from(protocol) + (packet.len() - ETHERNET - IPV4) as u32;
-    state != Checksum::Unknown || checksum::fold(checksum::sum(&packet[ETHERNET + 12..]) + rest) == 0xffff
+    state != Checksum::Unknown || checksum::is_whole(&packet[ETHERNET + 12..], rest)
 }
 
 #[inline(always)]

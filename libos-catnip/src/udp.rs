@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use demi_api::addr::{Addr, Domain};
 use demi_api::error::Error;
 use demi_api::libos::{Cx, OptionName, SocketOption};
+use demi_api::memalloc::OutOfMemory;
 use demi_api::op::{Done, Op, Position, Step};
 use demi_api::sga::SgArray;
 use demi_api::slab::{Key, Slab};
@@ -16,7 +17,10 @@ use demi_api::token::QToken;
 
 use crate::device::{Checksum, DeviceCx, Frame, Queue as Device, transmit};
 use crate::flow::{self, Flow, Flows, half, word};
-use crate::ip::{About, Cast, ETHERNET, IPV4, Ip, Packet, Path, Problem, ProblemKind, checksum, pseudo_sum};
+use crate::ip::{
+    About, Cast, ETHERNET, HEADERS, IPV4, Ip, Packet, Path, Problem, ProblemKind, behind_headers, checksum,
+    pseudo_sum,
+};
 use crate::line::Line;
 use crate::ports::{PortClass, Ports, share};
 
@@ -69,41 +73,97 @@ struct Socket {
 
 impl Socket {
     /// Sends a small datagram where the last one went. False: nothing was done.
+    #[inline(always)]
     fn push_brief(
         &mut self,
         cx: &mut Cx<'_>,
         ip: &mut Ip,
         device: &mut dyn Device,
-        sga: &SgArray,
-        to: SocketAddr,
+        sga: &mut SgArray,
+        to: u16,
     ) -> bool {
         let (Some(path), Some(local), None) = (&mut self.path, self.local, &self.error) else {
             return false;
         };
-        let (headroom, len) = (path.headroom(), HEADER + sga.len());
-        if sga.len() > COPY_THRESHOLD || headroom - 14 + len > path.mtu() {
+        let len = HEADER + sga.len();
+        if len > HEADER + COPY_THRESHOLD || path.headroom() - ETHERNET + len > path.mtu() {
             return false;
         }
-        let Ok(mut head) = cx.heap.alloc(headroom + len) else { return false };
-        let Some((udp, payload)) = head[headroom..].split_first_chunk_mut::<HEADER>() else { return false };
-        let [l0, l1] = (len as u16).to_be_bytes();
-        let ([f0, f1], [t0, t1]) = (local.port().to_be_bytes(), to.port().to_be_bytes());
-        *udp = [f0, f1, t0, t1, l0, l1, 0, 0];
-        sga.copy_to(payload);
-        let pseudo = path.pseudo_sum(PROTOCOL, len);
-        let (sum, checksum) = if ip.completes_checksums() {
-            let at = headroom as u16 + 6;
-            (checksum::fold(pseudo), Checksum::Partial { start: headroom as u16, at })
-        } else {
-            // Zero would mean that there is none.
-            let sum = !checksum::fold(pseudo + checksum::sum(&head[headroom..]));
-            (if sum == 0 { 0xffff } else { sum }, Checksum::Unknown)
-        };
-        head[headroom + 6..headroom + 8].copy_from_slice(&sum.to_be_bytes());
-        let device_cx = DeviceCx { heap: cx.heap, now: cx.now };
-        let frame = ip.send_small(cx, path, head, PROTOCOL, 0, false, checksum);
-        transmit(device, &device_cx, &mut ip.outbox, frame);
+        let header = u64::from(local.port()) << 48 | u64::from(to) << 32 | (len as u64) << 16;
+        if send_brief(cx, ip, device, path, sga, header).is_none() {
+            let Ok(frame) = frame_any(cx, ip, path, sga, header) else { return false };
+            transmit(device, &DeviceCx { heap: cx.heap, now: cx.now }, &mut ip.outbox, frame);
+        }
+        // What was copied is not needed any more, and the caller asks whether there is anything left to let go of.
+        drop(sga.take_single());
         true
+    }
+}
+
+/// Gives the device a frame with a small datagram of one buffer, over IPv4, to a neighbour that is known. Its header is
+/// given but for the checksum. `None`: it is not such a one, or there is no memory; nothing was done.
+#[inline(never)]
+fn send_brief(
+    cx: &mut Cx<'_>,
+    ip: &mut Ip,
+    device: &mut dyn Device,
+    path: &Path,
+    sga: &SgArray,
+    header: u64,
+) -> Option<()> {
+    let text = sga.single()?;
+    let len = HEADER + text.len();
+    let clear = ip.is_clear(cx.now, path, len)?;
+    let mut head = behind_headers::<PAYLOAD>(cx.heap, text)?;
+    let text = checksum::sum_open(text);
+    let (headers, udp) = head.first_chunk_mut::<PAYLOAD>()?.split_first_chunk_mut()?;
+    ip.fill_clear(clear, path, headers, len, PROTOCOL, false);
+    let pseudo = path.pseudo_sum(PROTOCOL, len);
+    let (sum, checksum) = if ip.completes_checksums() {
+        (checksum::fold(pseudo), Checksum::Partial { start: HEADERS as u16, at: HEADERS as u16 + 6 })
+    } else {
+        let words = (header >> 32) + (header & 0xffff_ffff);
+        (sum_of(words + u64::from(pseudo) + text), Checksum::Unknown)
+    };
+    *udp.first_chunk_mut()? = (header | u64::from(sum)).to_be_bytes();
+    let device_cx = DeviceCx { heap: cx.heap, now: cx.now };
+    transmit(device, &device_cx, &mut ip.outbox, Some(Frame { data: head.into(), checksum }));
+    Some(())
+}
+
+/// The frame for the device, whatever it is like, and whatever it goes over. `Ok(None)`: it has found its way to the outbox already.
+#[cold]
+#[inline(never)]
+fn frame_any(
+    cx: &mut Cx<'_>,
+    ip: &mut Ip,
+    path: &mut Path,
+    sga: &SgArray,
+    header: u64,
+) -> Result<Option<Frame>, OutOfMemory> {
+    let (headroom, len) = (path.headroom(), HEADER + sga.len());
+    let mut head = cx.heap.alloc(headroom + len)?;
+    let (udp, payload) = head[headroom..].split_at_mut(HEADER);
+    udp.copy_from_slice(&header.to_be_bytes());
+    sga.copy_to(payload);
+    let pseudo = path.pseudo_sum(PROTOCOL, len);
+    let (sum, checksum) = if ip.completes_checksums() {
+        let at = headroom as u16 + 6;
+        (checksum::fold(pseudo), Checksum::Partial { start: headroom as u16, at })
+    } else {
+        let sum = u64::from(pseudo) + checksum::sum_open(&head[headroom..]);
+        (sum_of(sum), Checksum::Unknown)
+    };
+    head[headroom + 6..headroom + 8].copy_from_slice(&sum.to_be_bytes());
+    Ok(ip.send_small(cx, path, head, PROTOCOL, 0, false, checksum))
+}
+
+/// The checksum for a sum: zero would mean that there is none.
+#[inline(always)]
+fn sum_of(sum: u64) -> u16 {
+    match !checksum::fold_open(sum) {
+        0 => 0xffff,
+        sum => sum,
     }
 }
 
@@ -197,7 +257,7 @@ impl Udp {
         ip: &mut Ip,
         device: &mut dyn Device,
         key: Key,
-        sga: &SgArray,
+        sga: &mut SgArray,
         to: Option<&Addr>,
     ) -> bool {
         let Some(socket) = self.sockets.get_mut(key) else { return false };
@@ -205,12 +265,12 @@ impl Udp {
             (Some(Addr::Inet(to)), _) | (None, Some(to)) => to,
             (Some(Addr::Unix(_) | Addr::Unnamed), _) | (None, None) => return false,
         };
-        let to = match (to, &socket.last) {
-            (SocketAddr::V4(to), Some(SocketAddr::V4(last))) if to == last => SocketAddr::V4(*to),
-            (SocketAddr::V6(to), Some(SocketAddr::V6(last))) if to == last => SocketAddr::V6(*to),
-            _ => return false,
+        let again = match (to, &socket.last) {
+            (SocketAddr::V4(to), Some(SocketAddr::V4(last))) => to == last,
+            (SocketAddr::V6(to), Some(SocketAddr::V6(last))) => to == last,
+            _ => false,
         };
-        let sent = socket.push_brief(cx, ip, device, sga, to);
+        let sent = again && socket.push_brief(cx, ip, device, sga, to.port());
         self.sent += u64::from(sent);
         sent
     }
@@ -460,25 +520,29 @@ impl Udp {
 
     /// Takes a frame, if it is the next of a known flow. False: nothing was done.
     #[inline(always)]
-    pub(crate) fn receive_known(&mut self, cx: &mut Cx<'_>, ip: &mut Ip, frame: &mut Frame) -> bool {
-        let [only] = frame.data.segments() else { return false };
+    pub(crate) fn receive_known(
+        &mut self,
+        cx: &mut Cx<'_>,
+        ip: &mut Ip,
+        data: &mut SgArray,
+        checksum: Checksum,
+    ) -> bool {
+        let Some(only) = data.single_mut() else { return false };
         let Some(head) = only.first_chunk::<PAYLOAD>() else { return false };
         let Some(key) = self.flows.find(head, ip.epoch()) else { return false };
-        let Some(end) = flow::end_of(only, PROTOCOL) else { return false };
+        let Some(end) = flow::end_of(head, only.len(), PROTOCOL) else { return false };
         // Nothing behind it, and a checksum.
         let plain = end >= PAYLOAD
             && usize::from(half(head, PAYLOAD - 4)) == end - DATAGRAM
             && half(head, PAYLOAD - 2) != 0;
-        if !plain || !flow::is_sound(&only[..end], PROTOCOL, frame.checksum) {
+        if !plain || !flow::is_sound(&only[..end], PROTOCOL, checksum) {
             return false;
         }
         let sender = SocketAddrV4::new(Ipv4Addr::from_bits(word(head, 26)), half(head, DATAGRAM));
+        only.keep(PAYLOAD..end);
         ip.count_delivered();
-        if let [only] = frame.data.segments_mut() {
-            only.keep(PAYLOAD..end);
-        }
-        frame.data.set_peer_v4(sender);
-        self.hand_over(cx, key, &mut frame.data);
+        data.set_peer_v4(sender);
+        self.hand_over(cx, key, data);
         true
     }
 

@@ -23,6 +23,7 @@
 mod addr;
 mod arp;
 mod autoconf;
+mod brief;
 pub(crate) mod checksum;
 mod config;
 mod counters;
@@ -55,6 +56,7 @@ use demi_api::sga::SgArray;
 use demi_api::time::Instant;
 
 pub(crate) use self::addr::Cast;
+pub(crate) use self::brief::{HEADERS, behind_headers};
 pub use self::config::{IpConfig, RouteConfig};
 pub(crate) use self::path::{Path, pseudo_sum};
 
@@ -105,6 +107,8 @@ pub(crate) struct Ip {
     /// Frames to be transmitted, in order.
     pub(crate) outbox: VecDeque<Frame>,
     mac: [u8; 6],
+    /// What frames with IPv4 begin with, but for the receiver's address.
+    front: [u8; 16],
     mtu: usize,
     /// The same for IPv6, which a router may make smaller.
     mtu_v6: usize,
@@ -271,6 +275,7 @@ impl Ip {
         let mut ip = Ip {
             outbox: VecDeque::with_capacity(256),
             mac: caps.mac,
+            front: brief::front(caps.mac),
             mtu: caps.mtu,
             mtu_v6: caps.mtu,
             max_segs: caps.max_segs.clamp(1, demi_api::sga::MAX_SEGMENTS),

@@ -187,7 +187,7 @@ impl Neighbours {
     }
 
     /// The neighbour's Ethernet address, if nothing is to be done first.
-    #[inline]
+    #[inline(always)]
     pub(super) fn reachable(&mut self, place: Place, now: Instant) -> Option<[u8; 6]> {
         let entry = self.entries.get_mut(place.index as usize)?;
         let known = if entry.state == State::Reachable {

@@ -409,7 +409,7 @@ impl Idents {
     }
 
     #[inline]
-    fn next(&mut self, remote: Ipv4Addr) -> u16 {
+    pub(super) fn next(&mut self, remote: Ipv4Addr) -> u16 {
         let mixed = (u64::from(remote.to_bits()) ^ self.secret >> 32).wrapping_mul(self.secret);
         let counter = &mut self.counters[(mixed >> 58) as usize];
         *counter = counter.wrapping_add(1);

@@ -2,16 +2,23 @@
 //! that follow it in the same round are gathered.
 //!
 //! Invariant: what is done here is what [`Connection::push`] does with the same array; whatever could hold a segment up,
-//! or add to it, is left to that.
+//! or add to it, is left to that. Most of it is known from [`Connection::note_calm`], which everything is followed by that
+//! is not itself such a short way.
 
+use demi_api::memalloc::OutOfMemory;
 use demi_api::sga::SgArray;
 use demi_api::time::Instant;
 
 use super::Ecn;
 use super::conn::{COPY_THRESHOLD, Connection, Fin, Io, LEAST_LOSS, LossTimer, State, Timer};
-use super::output::frame_of;
-use super::segment::{Flags, Plain};
-use crate::device::{DeviceCx, Queue as Device, transmit};
+use super::known::{ALIGNED, PLAIN};
+use super::output::{PROTOCOL, frame_of};
+use super::segment::{Flags, HEADER, Plain, TIMESTAMPS};
+use crate::device::{Checksum, DeviceCx, Frame, Queue as Device, transmit};
+use crate::ip::{HEADERS, behind_headers, checksum};
+
+/// What a device completes of a segment over IPv4.
+const PARTIAL: Checksum = Checksum::Partial { start: HEADERS as u16, at: HEADERS as u16 + 16 };
 
 impl Connection {
     /// Keeps the array for the next turn, if it follows another of its round: what an application pushes without a look
@@ -36,63 +43,32 @@ impl Connection {
         true
     }
 
-    /// Sends the array as one segment, if nothing is in its way: true, and [`note_brief`](Connection::note_brief) is to
-    /// follow once the segment is with the device, which `device` is. False: nothing was done.
+    /// Sends the array as one segment, if nothing is in its way, and notes it once the device has it, while the peer is
+    /// at work on it already. False: nothing was done.
     #[inline(never)]
-    pub(super) fn push_brief(&mut self, io: &mut Io<'_, '_>, device: &mut dyn Device, sga: &SgArray) -> bool {
+    pub(super) fn push_brief(
+        &mut self,
+        io: &mut Io<'_, '_>,
+        device: &mut dyn Device,
+        sga: &mut SgArray,
+    ) -> bool {
         let len = sga.len();
         if !self.is_free_for(len, io.cx.done.round()) {
             return false;
         }
-        let header = Plain {
-            from: self.local_port,
-            to: self.remote_port,
-            seq: self.nxt,
-            ack: self.rcv_nxt,
-            flags: Flags::ACK.with(Flags::PSH),
-            window: self.take_window(),
-            timestamps: self.timestamps.map(|ours| (super::clock(io.cx.now, ours.offset), ours.recent)),
-        };
-        let (headroom, header_len) = (self.path.headroom(), header.len());
-        let Ok(mut head) = io.cx.heap.alloc(headroom + header_len + len) else { return false };
-        let (fixed, payload) = head[headroom..].split_at_mut(header_len);
-        header.write(fixed);
-        sga.copy_to(payload);
-        let device_cx = DeviceCx { heap: io.cx.heap, now: io.cx.now };
-        let frame = frame_of(io, &mut self.path, head, 0);
-        transmit(device, &device_cx, &mut io.ip.outbox, frame);
-        true
-    }
-
-    /// Whether so many bytes may go at once, and by themselves.
-    #[inline]
-    fn is_free_for(&self, len: usize, round: u32) -> bool {
-        let sent = self.nxt - self.una;
-        (1..=COPY_THRESHOLD.min(self.mss.into())).contains(&len)
-            && self.round != round
-            && self.state == State::Established
-            && self.fin == Fin::No
-            && self.ecn == Ecn::Off
-            && !self.congestion.is_paced()
-            && self.send.unsent() == 0
-            && !self.send.has_pushes()
-            && (sent == 0 || self.settings.no_delay)
-            && sent + len as u32 <= self.window
-            && self.is_whole()
-            && self.congestion.quota(sent) >= len as u32
-            && self.send.len() + len as u64 <= self.send_room()
-    }
-
-    /// Notes what was sent, while the peer is at work on it already.
-    #[inline(never)]
-    pub(super) fn note_brief(&mut self, io: &mut Io<'_, '_>, sga: &mut SgArray) {
-        let (len, now) = (sga.len(), io.cx.now);
+        let now = io.cx.now;
+        if self.send_brief(io, device, sga).is_none() {
+            let Ok(frame) = self.frame_any(io, sga) else { return false };
+            transmit(device, &DeviceCx { heap: io.cx.heap, now }, &mut io.ip.outbox, frame);
+        }
+        io.counters.sent += 1;
+        io.counters.gaps.push(now);
+        io.counters.copied_bytes += len as u64;
         let idle = self.nxt == self.una;
         if idle {
             self.note_idle(now);
         }
-        io.counters.copied_bytes += len as u64;
-        self.send.append_sent(io.cx.heap, sga, len);
+        self.send.append_sent(io.cx.heap, sga);
         let at = self.nxt;
         self.nxt += len as u32;
         self.flight.push(at, self.nxt, now);
@@ -106,14 +82,108 @@ impl Connection {
         self.ack_soon = false;
         self.set_timer(Timer::DelayedAck, None);
         self.round = io.cx.done.round();
+        true
     }
 
-    /// Nothing is missing either way, so that there is nothing to repeat and nothing to report.
+    /// Gives the device a frame with the array as the next segment, of one buffer, over IPv4 and with timestamps, to a
+    /// neighbour that is known. All that varies in its headers is written once, and added to the checksum on the way.
+    /// `None`: it is not such a one, or there is no memory; nothing was done.
+    #[inline(never)]
+    fn send_brief(&mut self, io: &mut Io<'_, '_>, device: &mut dyn Device, sga: &SgArray) -> Option<()> {
+        const FIXED: usize = HEADERS + HEADER + TIMESTAMPS;
+        let (text, ours) = (sga.single()?, self.timestamps?);
+        let len = HEADER + TIMESTAMPS + text.len();
+        let clear = io.ip.is_clear(io.cx.now, &self.path, len)?;
+        let mut head = behind_headers::<FIXED>(io.cx.heap, text)?;
+        let text = checksum::sum_open(text);
+        let (headers, fixed) = head.first_chunk_mut::<FIXED>()?.split_first_chunk_mut()?;
+        io.ip.fill_clear(clear, &self.path, headers, len, PROTOCOL, true);
+        let words = [
+            u32::from(self.local_port) << 16 | u32::from(self.remote_port),
+            self.nxt.0,
+            self.rcv_nxt.0,
+            u32::from(PLAIN | u16::from(Flags::PSH.0)) << 16 | u32::from(self.take_window()),
+            0,
+            ALIGNED,
+            super::clock(io.cx.now, ours.offset),
+            ours.recent,
+        ];
+        let pseudo = self.path.pseudo_sum(PROTOCOL, len);
+        let mut sum = u64::from(pseudo) + text;
+        for (place, word) in fixed.as_chunks_mut().0.iter_mut().zip(words) {
+            *place = word.to_be_bytes();
+            sum += u64::from(word);
+        }
+        let (sum, checksum) = if io.ip.completes_checksums() {
+            (checksum::fold(pseudo), PARTIAL)
+        } else {
+            (!checksum::fold_open(sum), Checksum::Unknown)
+        };
+        fixed.get_mut(16..18)?.copy_from_slice(&sum.to_be_bytes());
+        let device_cx = DeviceCx { heap: io.cx.heap, now: io.cx.now };
+        transmit(device, &device_cx, &mut io.ip.outbox, Some(Frame { data: head.into(), checksum }));
+        Some(())
+    }
+
+    /// The frame for the device, whatever the array and the connection are like. `Ok(None)`: it has found its way to the
+    /// outbox already.
+    #[cold]
+    #[inline(never)]
+    fn frame_any(&mut self, io: &mut Io<'_, '_>, sga: &SgArray) -> Result<Option<Frame>, OutOfMemory> {
+        let header = Plain {
+            from: self.local_port,
+            to: self.remote_port,
+            seq: self.nxt,
+            ack: self.rcv_nxt,
+            flags: Flags::ACK.with(Flags::PSH),
+            window: self.take_window(),
+            timestamps: self.timestamps.map(|ours| (super::clock(io.cx.now, ours.offset), ours.recent)),
+        };
+        let (headroom, header_len) = (self.path.headroom(), header.len());
+        let mut head = io.cx.heap.alloc(headroom + header_len + sga.len())?;
+        let (fixed, payload) = head[headroom..].split_at_mut(header_len);
+        header.write(fixed);
+        sga.copy_to(payload);
+        Ok(frame_of(io, &mut self.path, head, 0))
+    }
+
+    /// Whether so many bytes may go at once, and by themselves.
     #[inline]
-    fn is_whole(&self) -> bool {
-        !self.flight.is_holed()
-            && self.congestion.is_open()
-            && self.duplicate_acks == 0
+    fn is_free_for(&self, len: usize, round: u32) -> bool {
+        debug_assert!(!self.free || self.is_free(), "whoever changes that says so: {self:?}");
+        debug_assert!(self.congestion.cwnd() >= self.mss.into() && self.send_room() >= COPY_THRESHOLD as u64);
+        let sent = self.nxt - self.una;
+        (1..=COPY_THRESHOLD.min(self.mss.into())).contains(&len)
+            && self.round != round
+            && self.free
+            && !self.congestion.is_paced()
+            && sent + len as u32 <= self.window
+            // Where nothing is under way, there is room for a segment.
+            && (sent == 0 || self.is_free_beside(sent, len))
+    }
+
+    /// Whether there is room for so many bytes beside what is under way, and they need not wait for it.
+    #[inline]
+    fn is_free_beside(&self, sent: u32, len: usize) -> bool {
+        self.settings.no_delay
+            && self.congestion.quota(sent) >= len as u32
+            && self.send.len() + len as u64 <= self.send_room()
+    }
+
+    /// Notes whether the short ways are open, after anything was done that they do not know of.
+    #[inline]
+    pub(super) fn note_calm(&mut self) {
+        self.calm = self.is_calm();
+        self.free = self.is_free();
+    }
+
+    /// Nothing waits to be sent, nothing is missing either way, and there is nothing to report: what is pushed may go.
+    #[inline]
+    pub(super) fn is_free(&self) -> bool {
+        self.send.unsent() == 0
+            && !self.send.has_pushes()
+            && self.ecn == Ecn::Off
             && !self.reassembly.has_blocks()
+            && self.is_calm()
     }
 }

@@ -237,6 +237,10 @@ pub(crate) struct Connection {
     pub(crate) ack_soon: bool,
     /// Pushes of this round are waiting for the next turn, to go in one segment.
     pub(crate) gathered: bool,
+    /// What [`is_calm`](Connection::is_calm) and [`is_free`](Connection::is_free) said, where they were asked last; both
+    /// are still true then.
+    pub(crate) calm: bool,
+    pub(crate) free: bool,
     /// The round in which the last small push was sent: see [`Completions::round`](demi_api::token::Completions::round).
     pub(crate) round: u32,
     /// Segments that are acknowledged without delay, as the peer is starting.

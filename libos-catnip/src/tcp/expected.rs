@@ -5,6 +5,7 @@
 //! question about is left to that.
 
 use demi_api::sga::SgArray;
+use demi_api::time::Instant;
 
 use super::congestion::Acked;
 use super::conn::{Connection, Fin, Io, LossTimer, State, Timer};
@@ -53,7 +54,10 @@ impl Connection {
     /// Whether the segment is such a one.
     #[inline(always)]
     pub(super) fn expects(&self, next: &Next, ecn: u8) -> bool {
-        next.seq == self.rcv_nxt
+        debug_assert!(!self.calm || self.is_calm(), "whoever changes that says so: {self:?}");
+        self.calm
+            && self.window > 0
+            && next.seq == self.rcv_nxt
             && next.len <= self.rcv_right - self.rcv_nxt
             && self.una <= next.ack
             && next.ack <= self.nxt
@@ -62,7 +66,6 @@ impl Connection {
             // An acknowledgement that has overtaken it may have told of a newer window.
             && self.wl1 <= next.seq
             && ecn != CONGESTION_EXPERIENCED
-            && self.is_calm()
             && self.is_young(next)
     }
 
@@ -77,7 +80,7 @@ impl Connection {
     }
 
     /// Takes the segment, which was asked about.
-    #[inline]
+    #[inline(never)]
     pub(super) fn take_expected(&mut self, io: &mut Io<'_, '_>, next: &Next, payload: &mut SgArray) {
         let now = io.cx.now;
         // RFC 7323 §4.3.
@@ -102,20 +105,21 @@ impl Connection {
         }
         if self.send.unsent() > 0 || self.flight.has_lost() {
             self.output(io);
+        } else if !self.free {
+            self.free = self.is_free();
         }
         if next.len > 0 && self.acked_to != self.rcv_nxt {
             self.plan_ack(io, next.pushed);
         }
     }
 
-    /// Nothing is missing either way, no window is closed that could open, and neither side is on its way out.
+    /// Nothing is missing either way, and neither side is on its way out.
     #[inline(always)]
-    fn is_calm(&self) -> bool {
+    pub(super) fn is_calm(&self) -> bool {
         // Together, as each is true of nearly every segment.
         let amiss = self.detached | self.read_shut | self.peer_fin.is_some() | (self.duplicate_acks != 0);
         self.state == State::Established
             && !amiss
-            && self.window > 0
             && self.fin == Fin::No
             && self.una != self.iss
             && !self.flight.is_holed()
@@ -125,30 +129,17 @@ impl Connection {
             && self.loss_timer != LossTimer::Reordering
     }
 
-    #[inline]
+    #[inline(always)]
     fn take_ack(&mut self, io: &mut Io<'_, '_>, ack: SeqNum) {
         let now = io.cx.now;
         let count = ack - self.una;
-        let mut last = self.flight.ack_first(ack);
-        let mut newest_once = last.as_ref().filter(|sent| !sent.late).map(|sent| sent.at);
-        let (rack, min_rtt) = (&mut self.rack, self.rtt.min_rtt_nanos());
-        if last.is_none() {
-            self.flight.ack(ack, |sent| {
-                // Of those that were sent once, in their order, the last says all that the others would.
-                let before = if sent.retransmitted { last.take() } else { last.replace(*sent) };
-                if !sent.retransmitted {
-                    newest_once = Some(sent.at).filter(|_| !sent.late).or(newest_once);
-                    return;
-                }
-                if let Some(before) = &before {
-                    rack.on_delivered(of(before), now, min_rtt);
-                }
-                rack.on_delivered(of(sent), now, min_rtt);
-            });
-        }
-        if let Some(sent) = &last {
-            rack.on_delivered(of(sent), now, min_rtt);
-        }
+        let sent_at = match self.flight.ack_first(ack) {
+            Some(sent) => {
+                self.rack.on_delivered(of(&sent), now, None);
+                Some(sent.at).filter(|_| !sent.late)
+            }
+            None => self.take_several(ack, now),
+        };
         self.una = ack;
         self.send.ack(io.cx, count.into());
         if now.as_nanos().saturating_sub(self.progress_at.as_nanos()) > CONFIRM {
@@ -157,7 +148,7 @@ impl Connection {
         self.rtt.reset_backoff();
         self.retries = 0;
         self.progress_at = now;
-        let sample = newest_once.and_then(|at| self.measured(io, at));
+        let sample = sent_at.and_then(|at| self.measured(io, at));
         let before = self.flight.pipe() + count;
         if let Some(sample) = sample {
             self.sample(sample, before);
@@ -176,6 +167,13 @@ impl Connection {
             // Nothing is left that could be lost.
             return self.set_timer(Timer::Loss, None);
         }
+        self.watch_flight(io, count);
+    }
+
+    /// What is still under way after so much was acknowledged: whether anything of it is lost, and until when to wait.
+    #[inline(never)]
+    fn watch_flight(&mut self, io: &mut Io<'_, '_>, count: u32) {
+        let now = io.cx.now;
         if self.sack {
             self.rack.update_reo_wnd(&Reordering {
                 una: self.una,
@@ -194,9 +192,37 @@ impl Connection {
             }
         }
         self.arm_loss_timer(now);
+        // What else they depend on is as it was.
+        self.calm =
+            !self.flight.is_holed() && self.congestion.is_open() && self.loss_timer != LossTimer::Reordering;
+        self.free &= self.calm;
     }
 
-    #[inline]
+    /// Takes what is acknowledged, but for a single segment, off the flight. When the newest of those was sent that were
+    /// sent once, if that is known.
+    #[inline(never)]
+    fn take_several(&mut self, ack: SeqNum, now: Instant) -> Option<Instant> {
+        let (mut last, mut newest_once) = (None, None);
+        let (rack, min_rtt) = (&mut self.rack, self.rtt.min_rtt_nanos());
+        self.flight.ack(ack, |sent| {
+            // Of those that were sent once, in their order, the last says all that the others would.
+            let before = if sent.retransmitted { last.take() } else { last.replace(*sent) };
+            if !sent.retransmitted {
+                newest_once = Some(sent.at).filter(|_| !sent.late).or(newest_once);
+                return;
+            }
+            if let Some(before) = &before {
+                rack.on_delivered(of(before), now, min_rtt);
+            }
+            rack.on_delivered(of(sent), now, min_rtt);
+        });
+        if let Some(sent) = &last {
+            rack.on_delivered(of(sent), now, min_rtt);
+        }
+        newest_once
+    }
+
+    #[inline(always)]
     fn take_text(&mut self, io: &mut Io<'_, '_>, payload: &mut SgArray, len: u32) {
         self.rcv_nxt += len;
         match self.received.whole_pop(len as usize) {

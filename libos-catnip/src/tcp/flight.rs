@@ -112,13 +112,17 @@ impl Flight {
 
     /// The peer has everything below `una`. If that is the first segment and nothing else, and it was sent once, it is
     /// given out; `None`: nothing was done.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn ack_first(&mut self, una: SeqNum) -> Option<Sent> {
         let first = *self.segments.front()?;
-        if first.end != una || first.retransmitted || first.sacked || first.lost {
+        if first.end != una || first.retransmitted | first.sacked | first.lost {
             return None;
         }
-        self.segments.pop_front();
+        if self.segments.len() == 1 {
+            self.segments.clear();
+        } else {
+            self.segments.pop_front();
+        }
         self.outstanding -= first.len();
         Some(first)
     }

@@ -227,12 +227,13 @@ impl Connection {
     pub(super) fn take_window(&mut self) -> u16 {
         let free = self.recv_limit.saturating_sub(self.received.bytes);
         let right = self.rcv_nxt + free;
+        let scaled = |edge: SeqNum| ((edge - self.rcv_nxt) >> self.recv_shift).min(u16::MAX.into());
         // The right edge never moves back (§3.8.6), and forward only by what is worth it.
-        let mut edge = self.rcv_right;
-        if right > edge && worth_offering(right - edge, self.mss.into(), self.recv_limit) {
-            edge = right;
+        let edge = self.rcv_right;
+        if right <= edge || !worth_offering(right - edge, self.mss.into(), self.recv_limit) {
+            return scaled(edge) as u16;
         }
-        let scaled = ((edge - self.rcv_nxt) >> self.recv_shift).min(u16::MAX.into());
+        let scaled = scaled(right);
         // RFC 7323 §2.4: what the shift cuts off is not promised, but what was promised before holds.
         self.rcv_right = self.rcv_right.max(self.rcv_nxt + (scaled << self.recv_shift));
         scaled as u16
@@ -496,6 +497,7 @@ pub(crate) fn send_header(io: &mut Io<'_, '_>, path: &mut crate::ip::Path, heade
 /// Sends a segment that is all in one buffer, behind room for the headers of the layers below.
 #[inline]
 fn send_one(io: &mut Io<'_, '_>, path: &mut crate::ip::Path, head: BufMut, ecn: u8) {
+    io.counters.sent += 1;
     let frame = frame_of(io, path, head, ecn);
     io.ip.outbox.extend(frame);
 }
@@ -508,7 +510,6 @@ pub(super) fn frame_of(
     mut head: BufMut,
     ecn: u8,
 ) -> Option<Frame> {
-    io.counters.sent += 1;
     let headroom = path.headroom();
     let segment = &mut head[headroom..];
     let pseudo = path.pseudo_sum(PROTOCOL, segment.len());

@@ -81,7 +81,7 @@ impl SendBuffer {
     }
 
     /// The same for a small array, behind pushes that are all done: when many wait, they are copied together.
-    #[inline]
+    #[inline(never)]
     pub(crate) fn append_small(&mut self, heap: &Heap, sga: &mut SgArray) {
         if self.chunks.len() < FEW {
             return self.append_done(sga);
@@ -104,9 +104,9 @@ impl SendBuffer {
     }
 
     /// Takes in a small array that was sent just now, behind pushes that are all done and sent.
-    #[inline]
-    pub(crate) fn append_sent(&mut self, heap: &Heap, sga: &mut SgArray, len: usize) {
-        debug_assert!(self.unsent() == 0 && len == sga.len(), "nothing is sent before what comes before it");
+    #[inline(always)]
+    pub(crate) fn append_sent(&mut self, heap: &Heap, sga: &mut SgArray) {
+        debug_assert!(self.unsent() == 0, "nothing is sent before what comes before it");
         match sga.take_single() {
             Some(chunk) if self.chunks.len() < FEW => {
                 self.len += chunk.len() as u64;
@@ -154,15 +154,17 @@ impl SendBuffer {
     pub(crate) fn ack(&mut self, cx: &mut Cx<'_>, count: u64) {
         debug_assert!(count <= self.sent, "only what was sent is acknowledged");
         self.acked += count;
-        self.len -= count;
-        self.sent -= count;
-        match self.chunks.front() {
-            // As much as was pushed at a time, mostly. What is acknowledged was sent, and `next` lies behind it.
-            Some(first) if first.len() as u64 == count => {
-                self.chunks.pop_front();
-                self.next.0 = self.next.0.saturating_sub(1);
+        if count == self.len {
+            // What was pushed last, mostly, and nothing else.
+            (self.len, self.sent, self.next) = (0, 0, (0, 0));
+            drop(self.chunks.pop_front());
+            if !self.chunks.is_empty() {
+                self.chunks.clear();
             }
-            _ => self.drop_chunks(count as usize),
+        } else {
+            self.len -= count;
+            self.sent -= count;
+            self.drop_chunks(count as usize);
         }
         if !self.pushes.is_empty() {
             self.complete_pushes(cx);
@@ -170,6 +172,7 @@ impl SendBuffer {
     }
 
     /// Drops so many bytes from the front.
+    #[inline(never)]
     fn drop_chunks(&mut self, mut rest: usize) {
         while rest > 0 {
             let Some(first) = self.chunks.front_mut() else { break };
@@ -187,6 +190,7 @@ impl SendBuffer {
     }
 
     /// Completes the pushes that are acknowledged.
+    #[inline(never)]
     fn complete_pushes(&mut self, cx: &mut Cx<'_>) {
         while let Some(push) = self.pushes.front().copied() {
             if push.end > self.acked {

@@ -79,6 +79,7 @@ impl Entry {
         soon: &mut Vec<Key>,
         wheel: &mut Wheel<Key>,
     ) -> bool {
+        self.conn.note_calm();
         let goes_on = self.conn.state < State::TimeWait;
         if goes_on {
             self.settle_timers(now, key, soon, wheel);
@@ -222,8 +223,7 @@ impl Tcp {
         Ok(())
     }
 
-    /// Sends a push at once, if it is small and nothing is in its way. What is to be noted of it is noted once the device
-    /// has it, while the peer is at work on it already. False: nothing was done.
+    /// Sends a push at once, if it is small and nothing is in its way. False: nothing was done.
     #[inline(always)]
     pub(crate) fn push_brief(
         &mut self,
@@ -237,8 +237,6 @@ impl Tcp {
         if !entry.conn.push_brief(&mut io, device, sga) {
             return false;
         }
-        io.counters.gaps.push(io.cx.now);
-        entry.conn.note_brief(&mut io, sga);
         // Nothing in it ends a connection.
         entry.settle_timers(env.cx.now, key, &mut self.soon, &mut self.wheel);
         true
@@ -433,6 +431,8 @@ impl Tcp {
             peer_fin: None,
             ack_soon: false,
             gathered: false,
+            calm: false,
+            free: false,
             round: 0,
             quick_acks: 0,
             timestamps: Some(Timestamps {
@@ -581,6 +581,7 @@ impl Tcp {
         let mut done = 0;
         if std::mem::take(&mut entry.conn.gathered) {
             entry.conn.output(&mut io);
+            entry.conn.note_calm();
             entry.settle_timers(io.cx.now, key, &mut self.soon, &mut self.wheel);
             done += 1;
         }

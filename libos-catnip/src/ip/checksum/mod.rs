@@ -10,10 +10,30 @@ use demi_api::sga::SgArray;
 /// The sum of some bytes, at most `0xffff`. An odd byte at the end counts as if a zero followed.
 #[inline]
 pub(crate) fn sum(bytes: &[u8]) -> u32 {
-    if bytes.len() > SHORT {
-        return sum_long(bytes);
-    }
-    finish(0, bytes)
+    digits(if bytes.len() > SHORT { add_long(bytes) } else { add_all(0, bytes) })
+}
+
+/// The sum of some bytes as two digits, which is to be [folded](fold) with what else there is by the caller: a few
+/// instructions less than [`sum`].
+#[inline(always)]
+pub(crate) fn sum_open(bytes: &[u8]) -> u64 {
+    let total = if bytes.len() > SHORT { add_long(bytes) } else { add_all(0, bytes) };
+    let total = total.wrapping_add(total.rotate_left(32)) >> 32;
+    // Digits of the machine's order become those of the network's, and change places, which does not matter.
+    u64::from(u32::from_be_bytes((total as u32).to_ne_bytes()))
+}
+
+/// A sum that is not folded, brought down to 16 bits.
+#[inline(always)]
+pub(crate) fn fold_open(sum: u64) -> u16 {
+    let sum = sum.wrapping_add(sum.rotate_left(32)) >> 32;
+    fold(sum as u32)
+}
+
+/// Whether the sum of some bytes, and of what else is covered, is that of bytes with their checksum.
+#[inline(always)]
+pub(crate) fn is_whole(bytes: &[u8], rest: u32) -> bool {
+    fold_open(sum_open(bytes) + u64::from(rest)) == 0xffff
 }
 
 /// The sum of a header of IPv4 without options.
@@ -27,9 +47,9 @@ pub(crate) fn sum_ipv4(header: &[u8; 20]) -> u32 {
     })
 }
 
-/// The sum of bytes behind those that `total` is the sum of.
+/// Adds bytes to the sum of those before them, as words that the machine reads.
 #[inline(always)]
-fn finish(mut total: u64, bytes: &[u8]) -> u32 {
+fn add_all(mut total: u64, bytes: &[u8]) -> u64 {
     // The order of bytes within digits does not matter until the end (RFC 1071 §2 (B)), so that words are added as the
     // machine reads them, and what they carry comes back in at the lower end.
     let (lines, mut rest) = bytes.as_chunks::<32>();
@@ -47,7 +67,7 @@ fn finish(mut total: u64, bytes: &[u8]) -> u32 {
     if !rest.is_empty() {
         total = add_round(total, last_word(rest));
     }
-    digits(total)
+    total
 }
 
 /// A sum of words as the machine reads them, as one of digits in network order.
@@ -84,14 +104,14 @@ fn add_round(one: u64, other: u64) -> u64 {
     sum + u64::from(carry)
 }
 
-/// Bytes for which setting up [`sum_long`] costs more than it saves.
+/// Bytes for which setting up [`add_long`] costs more than it saves.
 const SHORT: usize = 256;
 
-/// The sum of many bytes, a line at a time.
+/// Adds many bytes, a line at a time.
 #[inline(never)]
-fn sum_long(bytes: &[u8]) -> u32 {
+fn add_long(bytes: &[u8]) -> u64 {
     let (lines, rest) = bytes.as_chunks();
-    finish(raw::add_lines(lines), rest)
+    add_all(raw::add_lines(lines), rest)
 }
 
 /// Fewer than eight bytes as the machine would read them with zeroes behind.
@@ -175,9 +195,16 @@ mod tests {
         #[test]
         fn sums_are_those_of_the_definition(bytes in proptest::collection::vec(any::<u8>(), 0..1000)) {
             prop_assert_eq!(sum(&bytes), u32::from(naive(&bytes)));
+            prop_assert_eq!(fold_open(sum_open(&bytes)), naive(&bytes));
+            prop_assert!(is_whole(&bytes, u32::from(!naive(&bytes))));
             if let Some(header) = bytes.first_chunk() {
                 prop_assert_eq!(sum_ipv4(header), u32::from(naive(header)));
             }
+        }
+
+        #[test]
+        fn open_sums_are_folded_as_digits_are_added(sum in any::<u64>()) {
+            prop_assert_eq!(fold_open(sum), naive(&sum.to_be_bytes()));
         }
 
         #[test]
