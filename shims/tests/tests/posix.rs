@@ -29,10 +29,38 @@ fn main() -> ExitCode {
         skipped("posix", "there is no C compiler: `cargo xtask setup` installs it");
         return ExitCode::SUCCESS;
     }
-    let trials = Program::all().into_iter().flat_map(|program| trials(&Arc::new(program))).collect();
+    let mut trials: Vec<Trial> =
+        Program::all().into_iter().flat_map(|program| trials(&Arc::new(program))).collect();
+    trials.extend([Stack::Catnap, Stack::Catnip].map(|stack| {
+        let name = format!("{stack}::subjects_have_the_library");
+        Trial::test(name.clone(), move || subjects_have_the_library(stack, &name))
+    }));
     let conclusion = libtest_mimic::run(&args, trials);
     bed::tear_down();
     conclusion.exit_code()
+}
+
+/// What passes without the library proves nothing.
+fn subjects_have_the_library(stack: Stack, name: &str) -> Result<(), Failed> {
+    let bed = match Bed::new(stack) {
+        Ok(bed) => bed,
+        Err(why) => {
+            skipped(name, &why);
+            return Ok(());
+        }
+    };
+    let maps = |mut command: Command| {
+        command.arg("/proc/self/maps");
+        Child::start(command).result(LIMIT)
+    };
+    let library = format!("libdemi_preload_{stack}.so");
+    if !maps(bed.subject("/bin/cat"))?.contains(&library) {
+        return Err(format!("a subject has no {library}").into());
+    }
+    if maps(bed.peer("/bin/cat"))?.contains("libdemi") {
+        return Err("a peer has the library".into());
+    }
+    Ok(())
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
