@@ -304,9 +304,11 @@ fn stalled_peers(stack: Stack, heap: u32, more: &str, count: usize) -> Option<Ve
         thread::sleep(Duration::from_millis(5));
     }
     assert!(server.child.runs(), "it has ended: {}", server.child.report());
-    // Once they are gone it is as before.
+    // Once they are gone it is as before; a heap without room for a frame hears of it only when its own timers end them.
     drop(streams);
-    server.serves();
+    if stack == Stack::Catnap || heap >= 64 {
+        server.serves();
+    }
     Some(server.ends_well())
 }
 
