@@ -102,6 +102,13 @@ impl Tcp {
                 Socket::TimeWait(_) => Err(Error::BadDescriptor),
             };
         }
+        if name == OptionName::MaxSegment
+            && let Some(Socket::Connection(entry)) = self.sockets.get(key)
+            && entry.conn.established
+        {
+            // What both sides and the path take, now that it is known.
+            return Ok(SocketOption::MaxSegment(entry.conn.mss.into()));
+        }
         let settings = match self.sockets.get(key).ok_or(Error::BadDescriptor)? {
             Socket::Fresh(fresh) => &fresh.settings,
             Socket::Listener(listener) => &listener.settings,

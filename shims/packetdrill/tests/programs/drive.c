@@ -223,6 +223,13 @@ static void passive(int is_virtual)
 	IS(reading.result, 5);
 	IS(memcmp(reading.data, "hello", 5), 0);
 
+	/* What the peer takes, not what was never asked for. */
+	int mss = 0;
+	socklen_t len = sizeof mss;
+	IS(CALL(getsockopt, fd, SOL_TCP, TCP_MAXSEG, &mss, &len), 0);
+	IS(mss, 1000);
+	IS(len, sizeof mss);
+
 	/* What is not there, or not possible. */
 	char c[8];
 	FAILS(CALL(recv, fd, c, sizeof c, MSG_DONTWAIT), EAGAIN);
