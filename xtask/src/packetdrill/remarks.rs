@@ -8,7 +8,7 @@ const LIMITED_TRANSMIT: &str = "the window grows by all that is acknowledged, al
     it stand for so long";
 
 /// By the beginning of a script's path.
-const REMARKS: [(&str, &str); 15] = [
+const REMARKS: [(&str, &str); 14] = [
     ("tcp/blocking/blocking-write", LIMITED),
     ("tcp/cubic/cubic-bulk-166k", LIMITED),
     ("tcp/cubic/cubic-hystart", LIMITED),
@@ -22,10 +22,6 @@ const REMARKS: [(&str, &str); 15] = [
         "the reordering timer fires after a round trip and a quarter, 25 ms (RFC 8985 §7.1); the script has Linux's tick in it",
     ),
     ("tcp/limited_transmit", LIMITED_TRANSMIT),
-    (
-        "tcp/mss/mss-getsockopt-tcp_maxseg-server",
-        "TCP_MAXSEG tells what the application has set, not what was agreed upon",
-    ),
     ("tcp/sack/sack-shift-sacked", RECOVERY),
     (
         "tcp/shutdown/shutdown-rd-wr",

@@ -122,7 +122,19 @@ fn cell(why: &str) -> String {
     let words = ["error handling packet: ", "runtime error in "];
     let (line, rest) = why.split_once(": ").unwrap_or(("", why));
     let rest = words.iter().find_map(|word| rest.strip_prefix(word)).unwrap_or(rest);
-    format!("{line}: {rest}").replace('|', "\\|")
+    // Beyond milliseconds a time is of how often packetdrill has looked at the clock.
+    let (mut text, mut decimals) = (String::new(), None);
+    for char in rest.chars() {
+        decimals = match (char, decimals) {
+            ('.', _) => Some(0),
+            ('0'..='9', Some(count)) => Some(count + 1),
+            _ => None,
+        };
+        if decimals.is_none_or(|count| count <= 3) {
+            text.push(char);
+        }
+    }
+    format!("{line}: {text}").replace('|', "\\|")
 }
 
 #[cfg(test)]
@@ -139,15 +151,17 @@ mod tests {
 
     #[test]
     fn every_run_is_in_the_section() {
-        let failed = Outcome::Failed("12: error handling packet: a|b".into());
+        let failed = Outcome::Failed("12: error handling packet: a|b at 0.123456 sec".into());
         let results = vec![
             ("tcp/a.pkt".into(), vec![(Family::V4, Outcome::Passed(2)), (Family::V6, failed)]),
             ("tcp/b.pkt".into(), vec![(Family::V4, Outcome::NotApplicable("what is not"))]),
         ];
         let text = section(&results, "abc");
-        for wanted in
-            ["- `tcp/a.pkt` (IPv4, 2)", "| `tcp/a.pkt` (IPv6) | 12: a\\|b |", "- what is not: `tcp/b.pkt`"]
-        {
+        for wanted in [
+            "- `tcp/a.pkt` (IPv4, 2)",
+            "| `tcp/a.pkt` (IPv6) | 12: a\\|b at 0.123 sec |",
+            "- what is not: `tcp/b.pkt`",
+        ] {
             assert!(text.contains(wanted), "{wanted}: {text}");
         }
         assert_eq!(count(&results), [1, 1, 1]);
