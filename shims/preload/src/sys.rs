@@ -334,7 +334,7 @@ fn to_timespec(time: Duration) -> timespec {
     }
 }
 
-/// All signals blocked, until this is dropped.
+/// All signals blocked that a program can have handlers of, until this is dropped.
 pub(crate) struct Blocked(sigset_t);
 
 impl Blocked {
@@ -343,7 +343,10 @@ impl Blocked {
         // and writes.
         unsafe {
             let mut before: sigset_t = std::mem::zeroed();
-            let all = [!0u8; size_of::<sigset_t>()];
+            let mut all = [!0u8; size_of::<sigset_t>()];
+            // Without 32 and 33, which are the C library's own: who changes the identity waits for each thread to
+            // take part.
+            (all[3], all[4]) = (0x7f, 0xfe);
             libc::syscall(
                 libc::SYS_rt_sigprocmask,
                 libc::SIG_SETMASK,
@@ -431,4 +434,20 @@ pub(crate) fn behind(slot: &AtomicPtr<c_void>, name: &CStr) -> *mut c_void {
     let found = unsafe { libc::dlsym(libc::RTLD_NEXT, name.as_ptr().cast::<c_char>()) };
     slot.store(found, Ordering::Release);
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_signals_of_the_c_library_are_never_blocked() {
+        let _outer = Blocked::new();
+        let inner = Blocked::new();
+        // SAFETY: a set is larger than the eight bytes of it that the kernel has written.
+        let blocked = unsafe { std::ptr::from_ref(inner.before()).cast::<u64>().read_unaligned() };
+        let is_blocked = |signal: c_int| blocked & (1 << (signal - 1)) != 0;
+        assert!(!is_blocked(32) && !is_blocked(33));
+        assert!([libc::SIGTERM, 31, 34, 64].into_iter().all(is_blocked));
+    }
 }
