@@ -41,7 +41,7 @@ pub(crate) struct Stream {
     full: bool,
 }
 
-/// What a push takes beyond its bytes, about: a program that writes byte by byte is bounded too.
+/// What a piece takes beyond its bytes, about: a program that writes byte by byte is bounded too, and so is a peer.
 const OVERHEAD: usize = 256;
 
 /// What a receive is asked to do.
@@ -109,6 +109,11 @@ impl Stream {
         self.come_bytes
     }
 
+    /// What has come and not been read takes about so many bytes: small pieces hold whole buffers.
+    fn held(&self) -> usize {
+        self.come_bytes + self.come.len() * OVERHEAD
+    }
+
     /// Bytes that are on their way.
     pub(crate) fn unsent(&self) -> usize {
         self.unsent
@@ -159,7 +164,7 @@ impl<C: Carrier> State<C> {
         let limit = self.recv_bytes();
         let Some(demi) = self.demi.clone() else { return };
         let Ok(stream) = self.stream(key) else { return };
-        if stream.pop.is_some() || stream.ended || stream.broken || stream.come_bytes >= limit {
+        if stream.pop.is_some() || stream.ended || stream.broken || stream.held() >= limit {
             return;
         }
         match demi.pop(stream.qd) {
@@ -273,7 +278,7 @@ impl<C: Carrier> State<C> {
             return Ok(usize::MAX);
         }
         stream.send_bytes = send_bytes;
-        let room = stream.free();
+        let room = stream.room();
         stream.full |= room == 0;
         Ok(room)
     }
