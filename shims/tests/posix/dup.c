@@ -43,7 +43,15 @@ static void echo_to_end(int fd) {
 
 /* A socket put over another: the one below goes, the one above is reached by both numbers. */
 static void over(int one, int other) {
+    int epoll = OK(epoll_create1(0)), twin = OK(dup(other));
+    struct epoll_event event = {.events = EPOLLIN};
+    OK(epoll_ctl(epoll, EPOLL_CTL_ADD, other, &event));
     EQ(dup2(one, other), other);
+    // The one below is watched still, as it has another number; that is nothing to the one above.
+    OK(epoll_ctl(epoll, EPOLL_CTL_ADD, other, &event));
+    FAILS(epoll_ctl(epoll, EPOLL_CTL_ADD, other, &event), EEXIST);
+    OK(close(twin));
+    OK(close(epoll));
     t_tell(other, 'o');
     t_await(one, 'o');
     OK(close(one));

@@ -11,7 +11,6 @@ use super::Answer;
 use crate::carrier::Carrier;
 use crate::shim::Shim;
 use crate::state::Role;
-use crate::table::TABLE;
 
 impl<C: Carrier> Shim<C> {
     /// The kernel's socket has taken an option.
@@ -61,8 +60,7 @@ impl<C: Carrier> Shim<C> {
             _ if C::IN_KERNEL && asks_for_more(level, name) => {
                 // What comes beside the data is known to the kernel alone.
                 if matches!(socket.role, Role::Plain { .. }) {
-                    TABLE.clear(fd);
-                    state.release(key);
+                    state.give_back(fd, key);
                 }
                 return Ok(());
             }

@@ -58,8 +58,7 @@ impl<C: Carrier> Shim<C> {
             // It is bound to what is ours already.
             return Ok(true);
         }
-        TABLE.clear(fd);
-        state.release(key);
+        state.give_back(fd, key);
         Ok(false)
     }
 

@@ -13,6 +13,7 @@ use super::socket::{ERR, HUP, IN};
 use super::{Object, State};
 use crate::carrier::Carrier;
 use crate::sys;
+use crate::table::TABLE;
 
 const EDGE: u32 = libc::EPOLLET as u32;
 const ONE_SHOT: u32 = libc::EPOLLONESHOT as u32;
@@ -115,6 +116,11 @@ impl Epoll {
         self.by_fd.get(usize::try_from(fd).ok()?).copied().filter(|place| *place != NOWHERE)
     }
 
+    /// The last watch that was added by this number.
+    fn watch_of(&self, fd: i32) -> Option<&Watch> {
+        self.places.get(self.place_of(fd)? as usize)?.as_ref()
+    }
+
     fn insert(&mut self, watch: Watch) -> u32 {
         let fd = watch.fd.unsigned_abs() as usize;
         let place = self.free.pop().unwrap_or_else(|| {
@@ -156,7 +162,8 @@ impl<C: Carrier> State<C> {
         if key == object || (interest.events & EXCLUSIVE != 0 && interest.events & !WITH_EXCLUSIVE != 0) {
             return Err(Errno::INVAL);
         }
-        if self.epoll(key)?.place_of(fd).is_some() {
+        // What the number named before may be watched still, by another number that it has.
+        if self.epoll(key)?.watch_of(fd).is_some_and(|watch| watch.object == object) {
             return Err(Errno::EXIST);
         }
         let is_epoll = self.is_epoll(object);
@@ -200,7 +207,10 @@ impl<C: Carrier> State<C> {
         let epoll = self.epoll(key)?;
         let place = epoll.place_of(fd).ok_or(Errno::NOENT)?;
         let Some(Some(watch)) = epoll.places.get_mut(place as usize) else { return Err(Errno::NOENT) };
-        if (watch.interest.events | interest.events) & EXCLUSIVE != 0 || watch.object != object {
+        if watch.object != object {
+            return Err(Errno::NOENT);
+        }
+        if (watch.interest.events | interest.events) & EXCLUSIVE != 0 {
             return Err(Errno::INVAL);
         }
         if watch.in_kernel {
@@ -230,6 +240,36 @@ impl<C: Carrier> State<C> {
     pub(crate) fn unwatch(&mut self, at: WatchAt) {
         if let Ok(epoll) = self.epoll(at.epoll) {
             epoll.remove(at.place);
+        }
+    }
+
+    /// A socket is the kernel's from now on, by all its numbers, `fd` among them; its watches go with it.
+    pub(crate) fn give_back(&mut self, fd: i32, key: Key) {
+        let watches = self.socket(key).map(|socket| std::mem::take(&mut socket.watches));
+        for at in watches.unwrap_or_default() {
+            let epfd = TABLE.find(at.epoll);
+            let Ok(epoll) = self.epoll(at.epoll) else { continue };
+            let Some(watch) = epoll.remove(at.place) else { continue };
+            let mut interest = watch.interest;
+            if watch.spent {
+                // The program is to ask again before it is told anything more.
+                interest.events &= NOT_EVENTS;
+            }
+            let is_there = watch.in_kernel
+                || epfd.is_some_and(|epfd| {
+                    sys::epoll_ctl(epfd, libc::EPOLL_CTL_ADD, watch.fd, Some(interest)).is_ok()
+                });
+            if is_there {
+                epoll.kernel_changed(true);
+            }
+        }
+        TABLE.clear(fd);
+        self.release(key);
+        while self.socket(key).is_ok()
+            && let Some(other) = TABLE.find(key)
+        {
+            TABLE.clear(other);
+            self.release(key);
         }
     }
 
@@ -281,7 +321,7 @@ impl<C: Carrier> State<C> {
 
     /// Takes a descriptor out of the kernel's set behind an epoll object, whichever numbers that has.
     fn silence(&mut self, at: WatchAt, fd: i32) {
-        let Some(epfd) = crate::table::TABLE.find(at.epoll) else { return };
+        let Some(epfd) = TABLE.find(at.epoll) else { return };
         if sys::epoll_ctl(epfd, libc::EPOLL_CTL_DEL, fd, None).is_ok()
             && let Ok(epoll) = self.epoll(at.epoll)
             && let Some(Some(watch)) = epoll.places.get_mut(at.place as usize)
