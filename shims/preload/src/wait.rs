@@ -120,13 +120,14 @@ impl<C: Carrier> Shim<C> {
             let sleeper = state.fall_asleep(sleep.keys, waker, limit);
             drop(state);
             fds.clear();
-            for fd in [device, waker.unwrap_or(-1)] {
+            for fd in [device, waker.unwrap_or(-1)].into_iter().filter(|fd| *fd >= 0) {
                 fds.push(pollfd { fd, events: libc::POLLIN, revents: 0 });
             }
-            fds.extend_from_slice(sleep.kernel);
+            fds.extend(sleep.kernel.iter().filter(|entry| entry.fd >= 0));
             let deaf = waker.is_none().then(|| now + DEAF);
             let end = [limit, sleep.until, deaf].into_iter().flatten().min();
-            let outcome = sys::poll(&mut fds, end.map(|end| end.saturating_duration_since(now)), Some(mask));
+            let length = end.map(|end| end.saturating_duration_since(now));
+            let outcome = sys::poll(&mut fds, length, Some(mask));
             let mut state = self.lock();
             if state.wake_up(sleep.keys, sleeper)
                 && let Some(waker) = waker
@@ -134,7 +135,12 @@ impl<C: Carrier> Shim<C> {
                 sys::drain(waker);
             }
             drop(state);
-            interrupted = outcome == Err(Errno::INTR);
+            match outcome {
+                Ok(_) => {}
+                Err(Errno::INTR) => interrupted = true,
+                // It would not sleep the next time either.
+                Err(errno) => break Err(errno),
+            }
             let slept = now.elapsed();
             if spinning {
                 self.spin.adapt(slept, bounds);
