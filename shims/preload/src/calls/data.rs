@@ -66,8 +66,25 @@ impl<C: Carrier> Shim<C> {
         });
         match outcome {
             // What was received before the wait ended is not lost.
-            Err(_) if got > 0 => Ok(Some(Receiving { count: got, returned: got, from: None, cut: false })),
+            Err(errno) if got > 0 => {
+                self.tell_later(at.1, errno);
+                Ok(Some(Receiving { count: got, returned: got, from: None, cut: false }))
+            }
             outcome => outcome,
+        }
+    }
+
+    /// How a connection has broken is for the next call to tell, as this one has done a part.
+    fn tell_later(&'static self, key: Key, errno: Errno) {
+        if matches!(errno, Errno::AGAIN | Errno::INTR | Errno::PIPE) {
+            return;
+        }
+        let mut state = self.lock();
+        if let Ok(socket) = state.socket(key)
+            && let Role::Stream(stream) = &socket.role
+            && stream.is_broken()
+        {
+            socket.error.get_or_insert(errno);
         }
     }
 
@@ -86,7 +103,10 @@ impl<C: Carrier> Shim<C> {
             if sent < len { Err(Errno::AGAIN) } else { Ok(sent) }
         });
         let outcome = match outcome {
-            Err(_) if sent > 0 => Ok(Some(sent)),
+            Err(errno) if sent > 0 => {
+                self.tell_later(at.1, errno);
+                Ok(Some(sent))
+            }
             outcome => outcome,
         };
         if outcome == Err(Errno::PIPE) && message.flags & libc::MSG_NOSIGNAL == 0 {

@@ -114,6 +114,10 @@ impl Stream {
         self.come_bytes + self.come.len() * OVERHEAD
     }
 
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken
+    }
+
     /// Bytes that are on their way.
     pub(crate) fn unsent(&self) -> usize {
         self.unsent
