@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use demi_api::addr::{Addr, Domain, SocketKind};
 use demi_api::desc::QDesc;
 use demi_api::error::Error;
+use demi_api::libos::SocketOption;
 use demi_api::op::Done;
 use demi_api::sga::SgArray;
 use demi_api::slab::Key;
@@ -19,6 +20,7 @@ use super::{Role, State};
 use crate::carrier::Carrier;
 use crate::errno::errno;
 use crate::raw::{Gather, Places};
+use crate::sys;
 
 /// Datagrams that are received ahead of the program. What comes beyond stays with the libOS.
 const AHEAD: usize = 64;
@@ -75,6 +77,10 @@ impl<C: Carrier> State<C> {
         let local = socket.local.map(|local| SocketAddr::new(local.ip().to_canonical(), local.port()));
         let domain = local.map_or(socket.domain, |local| Domain::from(&Addr::from(local)));
         let qd = demi.socket(domain, SocketKind::Datagram).map_err(|error| errno(&error))?;
+        if sys::shares_port(fd) {
+            // It says something to a bind alone.
+            let _ = demi.set_option(qd, SocketOption::ReusePort(true));
+        }
         if let Some(local) = local
             && let Err(error) = demi.bind(qd, local)
         {

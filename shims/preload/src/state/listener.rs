@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use demi_api::addr::{Addr, Domain, SocketKind};
 use demi_api::desc::QDesc;
 use demi_api::error::Error;
+use demi_api::libos::SocketOption;
 use demi_api::op::Done;
 use demi_api::slab::Key;
 use rustix::io::Errno;
@@ -15,6 +16,7 @@ use super::socket::{ERR, HUP, IN, Listener, OUT};
 use super::{Object, Role, State, abandon};
 use crate::carrier::Carrier;
 use crate::errno::errno;
+use crate::sys;
 
 /// Connections that are taken from the libOS ahead of the program.
 const AHEAD: usize = 64;
@@ -30,6 +32,10 @@ impl<C: Carrier> State<C> {
         for (place, addr) in both(local, dual).into_iter().flatten().enumerate() {
             let domain = Domain::from(&Addr::from(addr));
             let qd = demi.socket(domain, SocketKind::Stream).map_err(|error| errno(&error))?;
+            if sys::shares_port(fd) {
+                // It says something to a bind alone.
+                let _ = demi.set_option(qd, SocketOption::ReusePort(true));
+            }
             let listening = demi.bind(qd, addr).and_then(|()| demi.listen(qd, backlog.max(1)));
             if let Err(error) = listening {
                 let _ = demi.close(qd);
