@@ -161,9 +161,17 @@ impl<C: Carrier> Shim<C> {
             return Ok(None);
         };
         let mut state = self.lock();
-        let socket = state.socket(at.1)?;
-        let (domain, options) = (socket.domain, [socket.recv_timeout, socket.send_timeout, socket.linger]);
-        let has_options = socket.has_options;
+        let (domain, options, has_options) = match state.socket(at.1) {
+            Ok(socket) => {
+                let options = [socket.recv_timeout, socket.send_timeout, socket.linger];
+                (socket.domain, options, socket.has_options)
+            }
+            Err(errno) => {
+                // Another thread has closed the listener meanwhile: nobody will have the connection.
+                state.accept_later(at.1, connection);
+                return Err(errno);
+            }
+        };
         let fd = match sys::placeholder(domain, flags) {
             Ok(fd) if TABLE.has_place(fd) => fd,
             Ok(fd) => {
