@@ -44,7 +44,13 @@ impl<C: Carrier> Shim<C> {
                         if blocked.is_none() && state.is_unmade(key) {
                             blocked = Some(Blocked::new());
                         }
-                        let is_ours = state.realize(key, entry.fd).unwrap_or(true);
+                        let is_ours = state.realize(key, entry.fd).unwrap_or_else(|errno| {
+                            // Such as a late listen that fails: it is an event.
+                            if let Ok(socket) = state.socket(key) {
+                                socket.error.get_or_insert(errno);
+                            }
+                            true
+                        });
                         if is_ours || !C::IN_KERNEL {
                             ours.push((place, key));
                             theirs.fd = -1;
