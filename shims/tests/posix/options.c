@@ -78,6 +78,10 @@ static void connected(int fd) {
     length = sizeof name;
     OK(getsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, name, &length));
     CHECK(length > 0 && name[0] != 0);
+    // No room at all.
+    length = 0;
+    OK(getsockopt(fd, IPPROTO_TCP, TCP_INFO, NULL, &length));
+    EQ(length, 0);
     // For this the C library has every thread take part, whoever made it.
     OK(setgid(getgid()));
 }

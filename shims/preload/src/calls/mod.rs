@@ -16,6 +16,7 @@ use demi_api::slab::Key;
 use rustix::io::Errno;
 
 pub(crate) use self::data::{Message, Receiving};
+pub(crate) use self::options::length;
 pub(crate) use self::poll::Wanted;
 
 use crate::carrier::Carrier;

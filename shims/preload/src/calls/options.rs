@@ -150,6 +150,15 @@ fn timeval(value: &[u8]) -> Option<Duration> {
     Some(time).filter(|time| !time.is_zero())
 }
 
+/// As many bytes of an option's value as the kernel reads of a long one.
+pub(crate) fn length(level: i32, name: i32) -> usize {
+    match (level, name) {
+        (libc::SOL_SOCKET, libc::SO_RCVTIMEO | libc::SO_SNDTIMEO) => size_of::<libc::timeval>(),
+        (libc::SOL_SOCKET, libc::SO_LINGER) => size_of::<libc::linger>(),
+        _ => size_of::<i32>(),
+    }
+}
+
 /// Whether an option has the kernel say more with a datagram than a libOS knows.
 fn asks_for_more(level: i32, name: i32) -> bool {
     matches!(

@@ -6,6 +6,7 @@ use libc::{sockaddr, socklen_t};
 use rustix::io::Errno;
 
 use crate::c::next_raw as next;
+use crate::calls::length;
 use crate::carrier::Carrier;
 use crate::raw::{address, give_address};
 use crate::shim::Shim;
@@ -200,8 +201,12 @@ impl<C: Carrier> Shim<C> {
             && let Some(key) = TABLE.get(fd)
             && let Some(Ok(true)) = self.enter(|| self.is_stream(key))
         {
-            // SAFETY: the kernel has written to it, and not less than a byte.
-            unsafe { value.cast::<u8>().write(1) };
+            // SAFETY: the kernel has read the length and written it back.
+            let written = unsafe { len.read_unaligned() };
+            if written > 0 && !value.is_null() {
+                // SAFETY: the kernel has written as many bytes, which is one at least.
+                unsafe { value.cast::<u8>().write(1) };
+            }
         }
         result
     }
@@ -222,8 +227,9 @@ impl<C: Carrier> Shim<C> {
             && !value.is_null()
             && let Some(key) = TABLE.get(fd)
         {
+            let len = (len as usize).min(length(level, name));
             // SAFETY: the kernel has read as many bytes without complaint.
-            let bytes = unsafe { std::slice::from_raw_parts(value.cast::<u8>(), len as usize) };
+            let bytes = unsafe { std::slice::from_raw_parts(value.cast::<u8>(), len) };
             let _ = self.enter(|| self.option_set((fd, key), level, name, bytes));
         }
         result
