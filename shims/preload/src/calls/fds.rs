@@ -44,8 +44,8 @@ impl<C: Carrier> Shim<C> {
         if first > last || !kept.iter().any(|fd| (first..=last).contains(&fd.unsigned_abs())) {
             return Ok(None);
         }
-        sys::close_between(first, last, &kept)?;
         self.closing_range(first, last)?;
+        sys::close_between(first, last, &kept)?;
         Ok(Some(()))
     }
 
