@@ -32,8 +32,8 @@ pub struct Shim<C: Carrier> {
 }
 
 thread_local! {
-    /// The lock, while this thread forks.
-    static HELD: RefCell<Option<Box<dyn Any>>> = const { RefCell::new(None) };
+    /// The lock, while this thread forks: whatever it calls meanwhile must not want it.
+    static HELD: RefCell<Option<(Box<dyn Any>, Inside)>> = const { RefCell::new(None) };
 }
 
 impl<C: Carrier> Shim<C> {
@@ -98,11 +98,9 @@ impl<C: Carrier> Shim<C> {
 
     /// Before a fork: no other thread is inside when it happens.
     pub fn before_fork(&'static self) {
-        if Inside::enter().is_none() {
-            return;
-        }
+        let Some(inside) = Inside::enter() else { return };
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let _ = HELD.try_with(|held| held.replace(Some(Box::new(state))));
+        let _ = HELD.try_with(|held| held.replace(Some((Box::new(state), inside))));
     }
 
     /// After it, in the parent.
@@ -112,12 +110,8 @@ impl<C: Carrier> Shim<C> {
 
     /// After it, in the child.
     pub fn in_child(&'static self) {
-        let held = HELD.try_with(RefCell::take).ok().flatten();
-        let Some(mut state) =
-            held.and_then(|held| held.downcast::<MutexGuard<'static, Movable<State<C>>>>().ok())
-        else {
-            return;
-        };
+        let Some((held, _inside)) = HELD.try_with(RefCell::take).ok().flatten() else { return };
+        let Ok(mut state) = held.downcast::<MutexGuard<'static, Movable<State<C>>>>() else { return };
         self.process.store(sys::process(), Ordering::Relaxed);
         self.has_guard.store(false, Ordering::Relaxed);
         self.sleeping_guard.store(-1, Ordering::Relaxed);
