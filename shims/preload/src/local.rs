@@ -35,6 +35,24 @@ impl Drop for Inside {
     }
 }
 
+/// As long as this lives, calls of a thread that is inside go through the shim again: those of a signal handler that
+/// comes in while the thread sleeps.
+pub(crate) struct Outside(());
+
+impl Outside {
+    /// To be called inside, with nothing held that another call would want.
+    pub(crate) fn leave() -> Outside {
+        let _ = INSIDE.try_with(|inside| inside.set(false));
+        Outside(())
+    }
+}
+
+impl Drop for Outside {
+    fn drop(&mut self) {
+        let _ = INSIDE.try_with(|inside| inside.set(true));
+    }
+}
+
 /// The eventfd that this thread is woken with, if it can have one.
 pub(crate) fn waker() -> Option<i32> {
     let known = WAKER.try_with(|waker| waker.borrow().get_or_init(make_waker).as_ref().map(number));

@@ -13,7 +13,7 @@ use libc::{pollfd, sigset_t};
 use rustix::io::Errno;
 
 use crate::carrier::Carrier;
-use crate::local;
+use crate::local::{self, Outside};
 use crate::shim::Shim;
 use crate::state::State;
 use crate::sys::{self, Blocked};
@@ -127,7 +127,11 @@ impl<C: Carrier> Shim<C> {
             let deaf = waker.is_none().then(|| now + DEAF);
             let end = [limit, sleep.until, deaf].into_iter().flatten().min();
             let length = end.map(|end| end.saturating_duration_since(now));
-            let outcome = sys::poll(&mut fds, length, Some(mask));
+            let outcome = {
+                // Only here can a signal's handler come in, and nothing of the shim's is held.
+                let _outside = Outside::leave();
+                sys::poll(&mut fds, length, Some(mask))
+            };
             let mut state = self.lock();
             if state.wake_up(sleep.keys, sleeper)
                 && let Some(waker) = waker

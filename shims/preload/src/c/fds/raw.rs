@@ -17,10 +17,18 @@ impl<C: Carrier> Shim<C> {
     /// See `close(2)`.
     pub unsafe fn close(&'static self, fd: c_int) -> c_int {
         if TABLE.get(fd).is_some() {
-            let _ = self.enter(|| self.closing(fd));
+            self.forget(fd);
         }
         // SAFETY: the caller's promise.
         unsafe { next::close(fd) }
+    }
+
+    /// A descriptor is about to be closed.
+    fn forget(&'static self, fd: c_int) {
+        // Inside, what it names cannot be let go of; but the number must not stand for it any more.
+        if self.enter(|| self.closing(fd)).is_none() && self.is_ours() {
+            TABLE.clear(fd);
+        }
     }
 
     /// The C library closes the descriptor of a stream by a function of its own.
@@ -31,7 +39,7 @@ impl<C: Carrier> Shim<C> {
         // SAFETY: the caller's promise.
         let fd = if stream.is_null() { -1 } else { unsafe { libc::fileno(stream) } };
         if TABLE.get(fd).is_some() {
-            let _ = self.enter(|| self.closing(fd));
+            self.forget(fd);
         }
         // SAFETY: the caller's promise.
         unsafe { next::fclose(stream) }
