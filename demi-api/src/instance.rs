@@ -53,7 +53,10 @@ pub(crate) struct Core<L> {
     heap: Heap,
     rng: fastrand::Rng,
     pub(crate) clock: Clock,
+    /// The time that everything begins at: that of the last turn, or of a later look at the clock.
     pub(crate) now: Instant,
+    /// When the last turn, or the sleep after it, was.
+    pub(crate) turned: Instant,
     pub(crate) policy: Policy,
     kick: Fd,
 }
@@ -80,6 +83,7 @@ impl<L: LibOs> Demikernel<L> {
         let libos = create(Setup { config, heap: &heap, tag: Tag::First }, &mut rng)?;
         let (kick, kicker) = sys::pipe()?;
         let device = sys::duplicate(libos.wait_fd())?;
+        let now = clock.now();
         let core = Core {
             libos,
             graph: Graph::new(&config.queues),
@@ -87,7 +91,8 @@ impl<L: LibOs> Demikernel<L> {
             scheduler: Scheduler::new(config.tasks.max, sys::duplicate(kicker.as_fd())?),
             heap: heap.clone(),
             rng,
-            now: clock.now(),
+            now,
+            turned: now,
             clock,
             policy: Policy::new(config.wait.spin()),
             kick: sys::duplicate(kick.as_fd())?,
@@ -159,15 +164,20 @@ impl<L: LibOs> Demikernel<L> {
 
     /// Starts to connect. A datagram socket connects too: it then sends to and receives from this peer only.
     pub fn connect(&self, qd: QDesc, addr: impl Into<Addr>) -> Result<QToken, Error> {
-        self.submit(qd, &mut Op::Connect(addr.into()))
+        let mut core = self.core()?;
+        core.look_at_clock();
+        core.submit(qd, &mut Op::Connect(addr.into()))
     }
 
     /// Ends one direction of a connection; what was pushed before is still sent.
     pub fn shutdown(&self, qd: QDesc, how: Shutdown) -> Result<(), Error> {
-        if qd.tag() == Some(Tag::Graph) {
-            return self.with_graph(|graph, libos, cx| graph.shutdown(libos, cx, qd, how));
+        let mut core = self.core()?;
+        core.look_at_clock();
+        let (libos, graph, mut cx) = core.parts();
+        match qd.tag() {
+            Some(Tag::Graph) => graph.shutdown(libos, &mut cx, qd, how),
+            _ => libos.shutdown(&mut cx, qd, how),
         }
-        self.control(|libos, cx| libos.shutdown(cx, qd, how))
     }
 
     /// Sets a socket option. Here and below, an operator over one socket stands for it.
@@ -304,6 +314,7 @@ impl<L: LibOs> Demikernel<L> {
     /// [`Error::Cancelled`], pushes with their true fate, within the linger time.
     pub fn close(&self, qd: QDesc) -> Result<(), Error> {
         let mut core = self.core()?;
+        core.look_at_clock();
         let (libos, graph, mut cx) = core.parts();
         if qd.tag() == Some(Tag::Graph) {
             return graph.close(libos, &mut cx, qd);
@@ -437,6 +448,12 @@ impl<L: LibOs> Core<L> {
     pub(crate) fn parts(&mut self) -> (&mut L, &mut Graph, Cx<'_>) {
         let cx = Cx { heap: &self.heap, now: self.now, rng: &mut self.rng, done: &mut self.done };
         (&mut self.libos, &mut self.graph, cx)
+    }
+
+    /// Brings the time up to date, for what begins to run off now: the application may have computed for long since the
+    /// last turn. Time never goes back.
+    pub(crate) fn look_at_clock(&mut self) {
+        self.now = self.clock.now().max(self.now);
     }
 
     /// Starts an operation. Inlined, as there are few calls, and each knows which operation it is.

@@ -237,9 +237,9 @@ impl<L: LibOs> Core<L> {
     /// for long, and run the operators that have something to do.
     pub(crate) fn turn(&mut self) -> usize {
         let now = self.clock.now();
-        self.policy.begin_turn(now.nanos_since(self.now));
+        self.policy.begin_turn(now.nanos_since(self.turned));
         self.done.next_round();
-        self.now = now;
+        (self.now, self.turned) = (now, now);
         if now.nanos_since(self.policy.kick_seen) >= KICK_PERIOD {
             self.look_for_kick();
         }
@@ -301,7 +301,7 @@ impl<L: LibOs> Core<L> {
         self.scheduler.wake_up();
         let now = self.clock.now();
         let slept = now - self.now;
-        self.now = now;
+        (self.now, self.turned) = (now, now);
         self.policy.adapt(slept);
         self.look_for_kick();
     }

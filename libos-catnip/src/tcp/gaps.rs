@@ -2,7 +2,8 @@
 //!
 //! A push does not read the clock, which would cost more than the rest of its way down: what it sends bears the time of
 //! the last turn. Between that turn and the next one the application may have computed for long, and when it pushed is not
-//! known. So the next turn notes such a gap, and whoever meets a time at which one began knows what it is worth.
+//! known. So the next turn notes such a gap, and whoever meets a time at which one began knows what it is worth. A call
+//! that reads the clock in between divides the gap: what is pushed after it bears that time.
 //!
 //! Invariant: of the latest gaps, none is missing that lasted for [`STALE`] or longer and had a push in it.
 
@@ -47,6 +48,10 @@ impl Gaps {
     /// Something is pushed that bears this time.
     #[inline]
     pub(crate) fn push(&mut self, now: Instant) {
+        // `NEVER` is later than any time.
+        if self.pushed < now {
+            self.turn(now);
+        }
         self.pushed = now;
     }
 
@@ -104,6 +109,16 @@ mod tests {
         gaps.push(at(905));
         gaps.turn(at(2000));
         assert_eq!((gaps.end(at(905)), gaps.end(at(904)), gaps.end(at(2000))), (Some(at(2000)), None, None));
+    }
+
+    #[test]
+    fn a_gap_that_is_divided_is_two() {
+        let mut gaps = Gaps::default();
+        gaps.push(at(100));
+        gaps.push(at(600));
+        gaps.push(at(600));
+        gaps.turn(at(1000));
+        assert_eq!((gaps.end(at(100)), gaps.end(at(600))), (Some(at(600)), Some(at(1000))));
     }
 
     #[test]

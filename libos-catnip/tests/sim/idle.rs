@@ -59,6 +59,26 @@ fn world() -> World {
 }
 
 #[test]
+fn what_is_closed_after_an_absence_lingers_from_then_on() {
+    let world = world();
+    let [near, far] = world.connected(SECOND);
+    world.hosts[0].set_option(near, SocketOption::Linger(Some(SECOND))).unwrap();
+    world.clock.set(world.now() + 5 * SECOND);
+    world.hosts[0].push(near, world.hosts[0].copy_from(b"last words").unwrap()).unwrap();
+    world.hosts[0].close(near).unwrap();
+    for expected in [&b"last words"[..], b""] {
+        let pop = world.hosts[1].pop(far).unwrap();
+        let mut popped = None;
+        world.run(SECOND, |world| {
+            popped = world.take(1, pop);
+            popped.is_some()
+        });
+        assert_eq!(popped.unwrap().popped().unwrap().to_vec(), expected);
+    }
+    assert_eq!(world.counter(0, "tcp_linger_expired"), 0);
+}
+
+#[test]
 fn rfc9293_3_8_4_probes_begin_when_they_are_asked_for_and_end_when_they_are_not() {
     let world = world();
     let mut raw = Raw::new(&world);
