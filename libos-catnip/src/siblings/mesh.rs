@@ -124,7 +124,8 @@ impl Mesh {
             };
             match called {
                 Ok(()) => {}
-                Err(Errno::CONNREFUSED) => continue,
+                // Nobody is there, or nobody who answers, who must not keep anybody from starting.
+                Err(Errno::CONNREFUSED | Errno::AGAIN) => continue,
                 Err(errno) => return Err(errno),
             }
             if !is_same_user(&fd) {

@@ -155,6 +155,18 @@ fn call(interface: u32, queue: u16) -> OwnedFd {
 }
 
 #[test]
+fn one_that_never_answers_keeps_nobody_from_starting() {
+    let interface = interface();
+    let silent = socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
+    bind(&silent, &name(interface, 1)).unwrap();
+    listen(&silent, 0).unwrap();
+    // It has room for one call, and for no other.
+    let _first = call(interface, 1);
+    let one = join(interface, &[0], Duration::ZERO).unwrap();
+    assert!(ids(&one).is_empty());
+}
+
+#[test]
 fn other_users_are_no_siblings() {
     if !rustix::process::geteuid().is_root() {
         announce("becoming another user needs root");
