@@ -684,6 +684,8 @@ impl Tcp {
                 settings: entry.conn.settings.clone(),
                 reuse_port: false,
             }));
+            // The next connection of this socket has the same key.
+            self.flows = Flows::default();
         }
     }
 
