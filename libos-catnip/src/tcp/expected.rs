@@ -121,7 +121,6 @@ impl Connection {
         self.state == State::Established
             && !amiss
             && self.fin == Fin::No
-            && self.una != self.iss
             && !self.flight.is_holed()
             && self.reassembly.is_empty()
             && self.congestion.is_open()
