@@ -1,7 +1,7 @@
 //! Frames sent before there is a link: an instance that has just started asks for its neighbour at once, and would
 //! ask again only after a second.
 //!
-//! Invariant: at most [`MAX_FRAMES`] are kept, none for longer than [`PERIOD`].
+//! Invariant: at most [`MAX_FRAMES`] are kept, and none is given out after [`PERIOD`].
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -27,10 +27,8 @@ impl Early {
     /// Keeps what there is room for. Returns how many frames were dropped, old and new.
     #[cold]
     pub(super) fn keep(&mut self, now: Instant, outbox: &mut VecDeque<Frame>) -> usize {
-        let mut dropped = 0;
-        if now >= self.until {
-            dropped = self.frames.len();
-            self.frames.clear();
+        let mut dropped = self.expire(now);
+        if self.frames.is_empty() {
             self.until = now + PERIOD;
         }
         let room = MAX_FRAMES - self.frames.len();
@@ -40,10 +38,19 @@ impl Early {
         dropped
     }
 
-    /// What was kept, unless that is too old, oldest first.
+    /// Drops what is too old. Returns how many frames that were.
+    pub(super) fn expire(&mut self, now: Instant) -> usize {
+        if now < self.until {
+            return 0;
+        }
+        let dropped = self.frames.len();
+        self.frames.clear();
+        dropped
+    }
+
+    /// What was kept and not dropped, oldest first.
     #[cold]
-    pub(super) fn take(&mut self, now: Instant) -> VecDeque<Frame> {
-        let frames = std::mem::take(&mut self.frames);
-        if now < self.until { frames } else { VecDeque::new() }
+    pub(super) fn take(&mut self) -> VecDeque<Frame> {
+        std::mem::take(&mut self.frames)
     }
 }

@@ -141,8 +141,9 @@ impl Memif {
     fn look(&mut self, cx: &DeviceCx<'_>) {
         let now = cx.now;
         self.connection.look(now, &mut self.counters);
+        self.counters.tx_no_link += self.early.expire(now) as u64;
         if self.is_up() && !self.early.is_empty() {
-            let mut frames = self.early.take(now);
+            let mut frames = self.early.take();
             self.tx_burst(cx, &mut frames);
             self.counters.tx_no_link += frames.len() as u64;
         }

@@ -354,8 +354,9 @@ fn what_was_sent_long_before_there_is_a_link_is_dropped() {
     assert_eq!(early.keep(now, &mut [frame(), frame()].into()), 0);
     let later = now + Duration::from_secs(1);
     assert_eq!(early.keep(later, &mut [frame()].into()), 2);
-    assert_eq!(early.take(later + Duration::from_millis(999)).len(), 1);
+    assert_eq!(early.expire(later + Duration::from_millis(999)), 0);
+    assert_eq!(early.take().len(), 1);
     assert_eq!(early.keep(later, &mut [frame()].into()), 0);
-    assert!(early.take(later + Duration::from_secs(1)).is_empty());
+    assert_eq!(early.expire(later + Duration::from_secs(1)), 1);
     assert!(early.is_empty());
 }
