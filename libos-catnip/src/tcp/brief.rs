@@ -130,17 +130,19 @@ impl Connection {
     #[cold]
     #[inline(never)]
     fn frame_any(&mut self, io: &mut Io<'_, '_>, sga: &SgArray) -> Result<Option<Frame>, OutOfMemory> {
-        let header = Plain {
+        let mut header = Plain {
             from: self.local_port,
             to: self.remote_port,
             seq: self.nxt,
             ack: self.rcv_nxt,
             flags: Flags::ACK.with(Flags::PSH),
-            window: self.take_window(),
+            window: 0,
             timestamps: self.timestamps.map(|ours| (super::clock(io.cx.now, ours.offset), ours.recent)),
         };
         let (headroom, header_len) = (self.path.headroom(), header.len());
         let mut head = io.cx.heap.alloc(headroom + header_len + sga.len())?;
+        // Only what is sent promises a window.
+        header.window = self.take_window();
         let (fixed, payload) = head[headroom..].split_at_mut(header_len);
         header.write(fixed);
         sga.copy_to(payload);
