@@ -6,6 +6,7 @@
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::ffi::c_int;
+use std::io::{self, Write as _};
 use std::os::fd::{IntoRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::LocalKey;
@@ -88,7 +89,8 @@ pub(crate) fn init<L: LibOs + 'static>(here: &'static LocalKey<Slot<L>>, args: &
                 return Err(Errno(libc::EEXIST));
             }
             let instance = Instance::new(here, args).map_err(|error| {
-                eprintln!("demi_init: {error}");
+                // Without a standard error there is nobody to be told.
+                let _ = writeln!(io::stderr(), "demi_init: {error}");
                 Errno::from(error)
             })?;
             slot.0.set(instance).map_err(|_| Errno(libc::EEXIST))

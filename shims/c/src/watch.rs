@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hasher};
+use std::io::{self, Write as _};
 
 use demi_api::{QToken, SgArray};
 
@@ -25,7 +26,9 @@ impl Watch {
         let same = sum(&sga) == pushed;
         if !same {
             let len = sga.len();
-            eprintln!(
+            // Without a standard error there is nobody to be told.
+            let _ = writeln!(
+                io::stderr(),
                 "demi: token {} ({token}): {len} bytes were pushed, and written to before the push was done; \
                  wait for the token, or push a copy",
                 token.raw()

@@ -5,6 +5,7 @@
 //! its type, or of as many as the length beside it says, and used by nobody else during the call.
 
 use std::ffi::{c_char, c_int, c_void};
+use std::io::{self, Write as _};
 use std::ptr;
 use std::thread::LocalKey;
 
@@ -223,7 +224,9 @@ pub unsafe fn malloc<L: LibOs + 'static>(slot: Key<L>, len: usize) -> *mut c_voi
 pub unsafe fn free<L: LibOs + 'static>(slot: Key<L>, object: *mut c_void) {
     let errno = enter(slot, |it| it.free(object));
     if errno != 0 && !object.is_null() {
-        eprintln!(
+        // Without a standard error there is nobody to be told; a panic here would end the process.
+        let _ = writeln!(
+            io::stderr(),
             "demi_free: {object:p} is not from demi_malloc, was freed before, or is another thread's; it stays"
         );
     }
