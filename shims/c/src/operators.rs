@@ -17,18 +17,18 @@ use crate::types::{Array, Segment};
 
 impl<L: LibOs + 'static> Instance<L> {
     pub(crate) fn queue(&self, qd: Out<'_, c_int>) -> Result<(), Errno> {
-        qd.set(self.demi.queue()?.raw() as c_int);
+        qd.set(self.fresh(self.demi.queue()?));
         Ok(())
     }
 
     pub(crate) fn merge(&self, qd: Out<'_, c_int>, a: c_int, b: c_int) -> Result<(), Errno> {
-        qd.set(self.demi.merge(descriptor(a)?, descriptor(b)?)?.raw() as c_int);
+        qd.set(self.fresh(self.demi.merge(descriptor(a)?, descriptor(b)?)?));
         Ok(())
     }
 
     pub(crate) fn filter(&self, qd: Out<'_, c_int>, from: c_int, predicate: Predicate) -> Result<(), Errno> {
         let derived = self.demi.filter(descriptor(from)?, move |sga| predicate.call(&borrowed(sga)))?;
-        qd.set(derived.raw() as c_int);
+        qd.set(self.fresh(derived));
         Ok(())
     }
 
@@ -41,15 +41,15 @@ impl<L: LibOs + 'static> Instance<L> {
     ) -> Result<(), Errno> {
         let (passes, others) =
             self.demi.partition(descriptor(from)?, move |sga| predicate.call(&borrowed(sga)))?;
-        yes.set(passes.raw() as c_int);
-        no.set(others.raw() as c_int);
+        yes.set(self.fresh(passes));
+        no.set(self.fresh(others));
         Ok(())
     }
 
     pub(crate) fn sort(&self, qd: Out<'_, c_int>, from: c_int, compare: Comparison) -> Result<(), Errno> {
         let derived =
             self.demi.sort(descriptor(from)?, move |a, b| compare.call(&borrowed(a), &borrowed(b)))?;
-        qd.set(derived.raw() as c_int);
+        qd.set(self.fresh(derived));
         Ok(())
     }
 
@@ -66,7 +66,7 @@ impl<L: LibOs + 'static> Instance<L> {
             move |_, sga| changed(slot, sga, &on_pop),
             move |_, sga| changed(slot, sga, &on_push),
         )?;
-        qd.set(derived.raw() as c_int);
+        qd.set(self.fresh(derived));
         Ok(())
     }
 
@@ -113,7 +113,7 @@ impl<L: LibOs + 'static> Instance<L> {
     }
 
     pub(crate) fn frame(&self, qd: Out<'_, c_int>, from: c_int, framing: Codec) -> Result<(), Errno> {
-        qd.set(self.demi.frame(descriptor(from)?, framing)?.raw() as c_int);
+        qd.set(self.fresh(self.demi.frame(descriptor(from)?, framing)?));
         Ok(())
     }
 

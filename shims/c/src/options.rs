@@ -141,12 +141,22 @@ impl<L: LibOs + 'static> Instance<L> {
         Ok(self.limit_of(Some(qd)))
     }
 
-    /// Gives a connection the limit of its listener.
+    /// The number of a queue that the program is to be told of. Whatever limit a queue of the same number had, this one
+    /// has none.
+    pub(crate) fn fresh(&self, qd: QDesc) -> c_int {
+        let number = qd.raw() as c_int;
+        self.limits.by_queue.borrow_mut().remove(&number);
+        number
+    }
+
+    /// Gives a connection the limit of its listener, or none.
     pub(crate) fn inherit_limit(&self, listener: QDesc, connection: QDesc) {
         let mut by_queue = self.limits.by_queue.borrow_mut();
-        if let Some(limit) = by_queue.get(&(listener.raw() as c_int)).copied() {
-            by_queue.insert(connection.raw() as c_int, limit);
-        }
+        let connection = connection.raw() as c_int;
+        match by_queue.get(&(listener.raw() as c_int)).copied() {
+            Some(limit) => by_queue.insert(connection, limit),
+            None => by_queue.remove(&connection),
+        };
     }
 }
 

@@ -139,11 +139,15 @@ impl<L: LibOs + 'static> Instance<L> {
         outcome
     }
 
-    /// Brings a popped array into as many segments as it may have.
+    /// Brings the array that the program is handed with a result into as many segments as it may have.
     fn fit(&self, completion: &mut Completion) -> Result<(), Errno> {
         let qd = completion.qd;
         match &mut completion.result {
             Ok(Done::Popped(sga)) => self.gather(sga, self.limit_of(Some(qd))),
+            Ok(Done::Batch(elements)) => match elements.first_mut() {
+                Some(first) => self.gather(first, self.limit_of(Some(qd))),
+                None => Ok(()),
+            },
             _ => Ok(()),
         }
     }

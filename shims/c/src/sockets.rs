@@ -33,7 +33,7 @@ impl<L: LibOs + 'static> Instance<L> {
         if protocol != 0 && (protocol != expected || domain == Domain::Unix) {
             return Err(Errno(libc::EPROTONOSUPPORT));
         }
-        qd.set(self.demi.socket(domain, kind)?.raw() as c_int);
+        qd.set(self.fresh(self.demi.socket(domain, kind)?));
         Ok(())
     }
 

@@ -30,7 +30,7 @@ impl<L: LibOs + 'static> Instance<L> {
             durable: has(libc::O_DSYNC),
             mode: has(libc::O_CREAT).then_some(mode),
         };
-        qd.set(self.demi.open(path, &options)?.raw() as c_int);
+        qd.set(self.fresh(self.demi.open(path, &options)?));
         Ok(())
     }
 

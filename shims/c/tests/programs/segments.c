@@ -62,6 +62,13 @@ int main(int argc, char *const argv[])
     /* Each wait that has not the memory to put the segments together leaves the result where it was. */
     demi_qresult_t qr, results[2];
     demi_qtoken_t pop = popped(other), second = popped(other);
+    push(other, "single");
+    demi_qtoken_t pair[2] = {start_pop(other)};
+    demi_sgarray_t three = of_three();
+    demi_qtoken_t pushed;
+    OK(demi_push(&pushed, other, &three));
+    done(pushed, DEMI_OPC_PUSH);
+    OK(demi_pop_n(&pair[1], other, 4));
     void *objects[200000];
     size_t count = 0, size = 1 << 20;
     while (size >= 1) {
@@ -78,6 +85,8 @@ int main(int argc, char *const argv[])
     RETURNS(ENOMEM, demi_wait_any(&qr, &offset, tokens, 2, &patience));
     RETURNS(ENOMEM, demi_wait_next_n(results, 2, &number, &patience));
     RETURNS(ENOMEM, demi_wait_all(results, tokens, 2, &patience));
+    /* The first would fit, but all are handed out or none. */
+    RETURNS(ENOMEM, demi_wait_all(results, pair, 2, &patience));
     CHECK(offset == -1 && number == -1);
     while (count > 0)
         demi_free(objects[--count]);
@@ -88,6 +97,22 @@ int main(int argc, char *const argv[])
         OK(demi_sgafree(&results[i].qr_value.sga));
     }
     RETURNS(EINVAL, demi_wait(&qr, pop, &at_once));
+    OK(demi_wait_all(results, pair, 2, &patience));
+    for (int i = 0; i < 2; i++) {
+        CHECK(results[i].qr_qt == pair[i] && results[i].qr_opcode == DEMI_OPC_POP);
+        holds(&results[i].qr_value.sga, i == 0 ? "single" : "one two three");
+        OK(demi_sgafree(&results[i].qr_value.sga));
+    }
+
+    /* A limit goes with its queue, also where that is closed by way of another. */
+    int derived[2];
+    limit(qd, 2);
+    OK(demi_merge(&derived[0], qd, other));
+    OK(demi_close(derived[0]));
+    OK(demi_queue(&derived[0]));
+    OK(demi_queue(&derived[1]));
+    in(derived[0], 1);
+    in(derived[1], 1);
     CHECK(counter("arrays_lent") == 0);
     return 0;
 }
