@@ -1,7 +1,8 @@
 //! What the program has in hand: arrays by their handles, and the objects of the heap that it may touch.
 //!
 //! Invariants: a handle is valid from when its array is lent until it is taken back, once; it names instance, place and
-//! generation, so that one that is stale, or another thread's, is told from one that is valid. An object's word counts
+//! generation, so that one that is stale, or another thread's, is told from one that is valid. A place whose generations
+//! are used up is not used again. An object's word counts
 //! the segments of lent arrays that lie in it, and says whether it came from `demi_malloc`: only where it is not zero
 //! may the program push from.
 
@@ -55,6 +56,12 @@ impl Handle {
         Handle(self.0 & !Handle::GENERATIONS | self.0.wrapping_add(Handle::ONE) & Handle::GENERATIONS)
     }
 
+    /// Whether it is of its place's first generation.
+    #[inline]
+    fn is_first(self) -> bool {
+        self.0 & Handle::GENERATIONS == 0
+    }
+
     /// The place that it would be of, if any.
     #[inline]
     fn place(self) -> usize {
@@ -66,7 +73,7 @@ impl Handle {
 struct Entry {
     /// Of the array that is here, or will be next.
     handle: Handle,
-    /// The next free place, if this one is free; else [`LENT`].
+    /// The next free place, if this one is free; else [`LENT`], or [`NONE`] for good.
     next: u32,
     /// Without segments, if this place is free.
     array: SgArray,
@@ -157,7 +164,11 @@ impl Memory {
     pub fn take_back(&mut self, handle: Handle) -> Result<(), Errno> {
         let Some(entry) = lent(&mut self.entries, handle) else { return Err(Errno(libc::EINVAL)) };
         entry.handle = handle.next();
-        entry.next = std::mem::replace(&mut self.free, handle.place() as u32);
+        entry.next = match entry.handle.is_first() {
+            false => std::mem::replace(&mut self.free, handle.place() as u32),
+            // Any other handle of this place is one that the program had before.
+            true => NONE,
+        };
         for segment in entry.array.segments() {
             count(&mut self.words, segment, -1);
         }
@@ -271,6 +282,28 @@ mod tests {
         let last = (1..1 << GENERATION_BITS).fold(handle, |handle, _| handle.next());
         assert_eq!((last.place(), last.next()), (handle.place(), handle));
         assert_eq!(Handle(0).place(), u32::MAX as usize);
+    }
+
+    #[test]
+    fn a_place_whose_generations_are_used_up_is_left() {
+        let heap = heap();
+        let mut memory = Memory::new(heap.clone());
+        let lend = |memory: &mut Memory| memory.lend(&mut heap.copy_from(b"x").unwrap().into()).unwrap();
+        let first = lend(&mut memory);
+        memory.take_back(first).unwrap();
+        let last = Handle(first.0 | Handle::GENERATIONS);
+        memory.entries[0].handle = last;
+        assert_eq!(lend(&mut memory), last);
+        let other = lend(&mut memory);
+        memory.take_back(last).unwrap();
+        for _ in 0..3 {
+            let next = lend(&mut memory);
+            assert_ne!(next.place(), first.place());
+            memory.take_back(next).unwrap();
+        }
+        assert!(memory.take_back(first).is_err() && memory.take_back(last).is_err());
+        memory.take_back(other).unwrap();
+        assert_eq!((memory.lent(), heap.stats().objects_live), (0, 0));
     }
 
     #[test]
