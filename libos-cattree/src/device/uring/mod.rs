@@ -61,8 +61,8 @@ pub struct Uring {
     caps: Caps,
     /// Requests that have ended without the ring.
     early: VecDeque<Completion>,
-    /// When the processor is offered to others, if nothing ends by then.
-    patient_until: Instant,
+    /// When the processor is offered to others, if nothing ends by then: from the first look that finds nothing ended.
+    patient_until: Option<Instant>,
     counters: Counters,
     map: Option<MapId>,
     heap: Heap,
@@ -95,7 +95,7 @@ impl Uring {
             ring,
             caps,
             early,
-            patient_until: Instant::default(),
+            patient_until: None,
             counters: Counters::default(),
             map,
             heap: heap.clone(),
@@ -178,6 +178,7 @@ impl BlockDevice for Uring {
         self.ring.hush();
         done.extend(self.early.drain(..));
         if self.ring.under_way() == 0 {
+            self.patient_until = None;
             return done.len() - before;
         }
         self.ring.sync_group();
@@ -196,9 +197,9 @@ impl BlockDevice for Uring {
         }
         let count = done.len() - before;
         if count > 0 {
-            self.patient_until = cx.now + PATIENCE;
-        } else if cx.now >= self.patient_until {
-            self.patient_until = cx.now + PATIENCE;
+            self.patient_until = None;
+        } else if cx.now >= *self.patient_until.get_or_insert(cx.now + PATIENCE) {
+            self.patient_until = None;
             rustix::thread::sched_yield();
         }
         count
