@@ -82,6 +82,8 @@ static void gone(int fd) {
 static void go(int fd) {
     t_await(fd, 'g');
     OK(close(fd));
+    /* A process takes its stack along: there would be nobody to answer what comes. */
+    t_sleep(300);
 }
 
 static void server(void) {
