@@ -18,10 +18,11 @@ const MOST_BYTES: usize = 0x7fff_f000;
 /// A value that one thread at a time has, whichever it is.
 pub(crate) struct Movable<T>(pub(crate) T);
 
-// SAFETY: the only value of this kind is the state behind the shim's lock. What keeps an instance from being `Send` are
-// counts that are not atomic, of the instance's handle and of its heap's buffers; every clone of either lies in that
-// same state, and is made, used and dropped with the lock held. What is kept by thread beside it (empty boxes
-// for long arrays) holds nothing of it.
+// What keeps an instance from being `Send` are counts that are not atomic, of the instance's handle and of its heap's
+// buffers. What is kept by thread beside it (empty boxes for long arrays) holds nothing of it.
+//
+// SAFETY: the only value of this kind is the state behind the shim's lock. Every clone of a handle or buffer lies in that
+// same state, and is made, used and dropped with the lock held.
 unsafe impl<T> Send for Movable<T> {}
 
 /// Where received bytes go: pieces of the program's memory, in order.
