@@ -511,10 +511,14 @@ impl Connection {
             });
         }
         let was_proportional = self.congestion.in_recovery();
-        self.detect_losses(io, self.una > before);
-        if self.congestion.in_recovery() && !was_proportional {
-            // RFC 9937 §6: what the acknowledgement has delivered that recovery begins with counts as well.
-            self.congestion.on_delivered(delivered.count);
+        let advanced = self.una > before;
+        let found = self.detect_losses(io, advanced);
+        if self.congestion.in_recovery() {
+            if !was_proportional {
+                // RFC 9937 §6: what the acknowledgement has delivered that recovery begins with counts as well.
+                self.congestion.on_delivered(delivered.count);
+            }
+            self.congestion.on_judged(advanced && !found);
         }
         // RFC 6298 §5.3, RFC 8985 §7.2: from what is delivered on. A peer that repeats itself does not put it off.
         if delivered.count > 0 || self.timer(Timer::Loss).is_none() {
@@ -522,8 +526,8 @@ impl Connection {
         }
     }
 
-    /// RFC 8985 §6.2 step 5 where the peer says what it has; RFC 6582 where it does not.
-    pub(crate) fn detect_losses(&mut self, io: &mut Io<'_, '_>, advanced: bool) {
+    /// RFC 8985 §6.2 step 5 where the peer says what it has; RFC 6582 where it does not. Whether something was found.
+    pub(crate) fn detect_losses(&mut self, io: &mut Io<'_, '_>, advanced: bool) -> bool {
         let now = io.cx.now;
         let mut recheck: Option<Duration> = None;
         let found = if self.sack {
@@ -556,6 +560,7 @@ impl Connection {
             self.loss_timer = LossTimer::Retransmission;
             self.set_timer(Timer::Loss, None);
         }
+        found
     }
 
     #[inline]

@@ -10,7 +10,7 @@
 //! |---|---|
 //! | `cubic` | the window in congestion avoidance: RFC 9438 |
 //! | `hystart` | when to leave the first slow start: RFC 9406 |
-//! | `prr` | what to send for each acknowledgment during recovery: RFC 6937 |
+//! | `prr` | what to send for each acknowledgment during recovery: RFC 9937 |
 
 mod cubic;
 mod hystart;
@@ -405,6 +405,12 @@ impl Congestion {
         self.prr.delivered(bytes);
     }
 
+    /// Whether that acknowledgment advanced and showed nothing more to be lost: RFC 9937's SafeACK.
+    #[inline]
+    pub(crate) fn on_judged(&mut self, safe: bool) {
+        self.prr.judged(safe);
+    }
+
     /// So many bytes were sent for the first time. Matters in fast recovery only.
     #[inline]
     pub(crate) fn on_sent(&mut self, bytes: u32) {
@@ -420,8 +426,8 @@ impl Congestion {
         self.on_sent(bytes);
     }
 
-    /// How many bytes may be sent now, with `pipe` on the way: what the window leaves, or in fast recovery RFC 6937's
-    /// sndcnt with the slow start reduction bound.
+    /// How many bytes may be sent now, with `pipe` on the way: what the window leaves, or in fast recovery RFC 9937's
+    /// sndcnt.
     #[inline]
     pub(crate) fn quota(&self, pipe: u32) -> u32 {
         match self.phase {

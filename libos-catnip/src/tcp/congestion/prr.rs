@@ -1,4 +1,4 @@
-//! Proportional rate reduction: RFC 6937. What is sent in recovery is in proportion to what is delivered, so that the
+//! Proportional rate reduction: RFC 9937. What is sent in recovery is in proportion to what is delivered, so that the
 //! window has come down to the threshold when recovery ends, without a pause and without a burst.
 
 #[derive(Clone, Debug, Default)]
@@ -13,6 +13,8 @@ pub(super) struct Prr {
     out: u32,
     /// Of that, what was sent in answer to the last acknowledgment.
     answered: u32,
+    /// SafeACK: the last acknowledgment advanced, and showed nothing more to be lost.
+    safe: bool,
 }
 
 impl Prr {
@@ -26,9 +28,16 @@ impl Prr {
         self.delivered = self.delivered.saturating_add(bytes);
         self.latest = bytes;
         self.answered = 0;
+        self.safe = false;
     }
 
-    /// What may be sent now, with `pipe` on the way. RFC 6937 §3, the algorithm in its order: sndcnt, less what it was
+    /// Whether that acknowledgment showed recovery to go well.
+    #[inline]
+    pub(super) fn judged(&mut self, safe: bool) {
+        self.safe = safe;
+    }
+
+    /// What may be sent now, with `pipe` on the way. RFC 9937 §6, the algorithm in its order: sndcnt, less what it was
     /// used for since the last acknowledgment.
     #[inline]
     pub(super) fn quota(&self, pipe: u32, ssthresh: u32, mss: u32) -> u32 {
@@ -39,8 +48,9 @@ impl Prr {
                 (u64::from(self.delivered) * u64::from(ssthresh)).div_ceil(u64::from(self.flight.max(1)));
             u32::try_from(share).unwrap_or(u32::MAX).saturating_sub(out)
         } else {
-            // PRR-SSRB: at most a segment more than what was delivered.
-            let limit = self.delivered.saturating_sub(out).max(self.latest).saturating_add(mss);
+            // PRR-CRB: at most what was delivered. PRR-SSRB, when all goes well: a segment more.
+            let more = if self.safe { mss } else { 0 };
+            let limit = self.delivered.saturating_sub(out).max(self.latest).saturating_add(more);
             limit.min(ssthresh - pipe)
         };
         // The retransmission that recovery begins with is sent in any case.
