@@ -2,8 +2,6 @@
 
 const LIMITED: &str = "without pacing, slow start grows by eight segments for an acknowledgement at most (RFC 9406 §4.3); the \
     script acknowledges, or expects, what a longer burst would have sent";
-const RECOVERY: &str = "the first acknowledgement of a recovery is answered with a segment more than what it delivered, as \
-    RFC 6937 §3 has it; Linux sends that much only if the acknowledgement advances (RFC 9937)";
 const LIMITED_TRANSMIT: &str = "the window grows by all that is acknowledged, also while what was reordered comes in; Linux lets \
     it stand for so long";
 
@@ -16,13 +14,11 @@ const REMARKS: [(&str, &str); 14] = [
         "tcp/cubic/cubic-rto-ss-ca-cwnd-bump",
         "the timeout is 250 ms: RFC 6298 with 200 ms at the least; Linux adds at least 200 ms to the round trip",
     ),
-    ("tcp/fast_recovery/prr-ss-ack-below-snd_una", RECOVERY),
     (
         "tcp/fast_retransmit/fr-4pkt-fack-last-mss",
         "the reordering timer fires after a round trip and a quarter, 25 ms (RFC 8985 §7.1); the script has Linux's tick in it",
     ),
     ("tcp/limited_transmit", LIMITED_TRANSMIT),
-    ("tcp/sack/sack-shift-sacked", RECOVERY),
     (
         "tcp/shutdown/shutdown-rd-wr",
         "after SHUT_RD nothing can be read any more; Linux still hands out what comes",
