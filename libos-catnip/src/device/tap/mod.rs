@@ -23,6 +23,7 @@ use std::collections::VecDeque;
 use std::io::{IoSlice, IoSliceMut};
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
 
 use arrayvec::ArrayVec;
 use demi_api::error::Error;
@@ -112,7 +113,7 @@ impl Tap {
                 )
             })?
             .into();
-        let name = sys::attach(&fd, &config.name).map_err(|errno| {
+        let name = attach(&fd, &config.name).map_err(|errno| {
             let advice = match errno {
                 Errno::BUSY => "another process has it: choose another name",
                 Errno::PERM | Errno::ACCESS => {
@@ -237,6 +238,18 @@ impl Queue for Tap {
         visit("tap_tx_failed", counters.tx_failed);
         visit("tap_gone", counters.gone);
     }
+}
+
+/// Attaches to the interface, and asks again for a moment if somebody has it: a process between `fork` and `exec` has what
+/// its parent has, also what that has let go of since.
+fn attach(fd: &Fd, name: &str) -> Result<String, Errno> {
+    for _ in 0..20 {
+        match sys::attach(fd, name) {
+            Err(Errno::BUSY) => std::thread::sleep(Duration::from_millis(10)),
+            attached => return attached,
+        }
+    }
+    sys::attach(fd, name)
 }
 
 /// The first `len` bytes of the spare: copied if they are few and there is memory, else in the spare itself.
