@@ -1,0 +1,8 @@
+//! RDMA in user space, for machines without hardware for it: RoCEv2, so that its peers may have some.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`wire`] | packets, and the connection manager's messages |
+#![forbid(unsafe_code)]
+
+pub mod wire;
