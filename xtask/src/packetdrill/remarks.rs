@@ -6,7 +6,7 @@ const LIMITED_TRANSMIT: &str = "the window grows by all that is acknowledged, al
     it stand for so long";
 
 /// By the beginning of a script's path.
-const REMARKS: [(&str, &str); 14] = [
+const REMARKS: [(&str, &str); 12] = [
     ("tcp/blocking/blocking-write", LIMITED),
     ("tcp/cubic/cubic-bulk-166k", LIMITED),
     ("tcp/cubic/cubic-hystart", LIMITED),
