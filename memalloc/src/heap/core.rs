@@ -40,6 +40,8 @@ pub(crate) struct Core {
     pub(super) vacant: Vacant,
     pub(super) counters: Counters,
     pub(super) maps: RefCell<Maps>,
+    /// The pool that is kept for what sets memory free.
+    pub(super) reserve: Cell<Option<BinIx>>,
 }
 
 impl Core {
@@ -61,6 +63,7 @@ impl Core {
             vacant: Vacant::new(superblocks),
             counters: Counters::default(),
             maps: RefCell::default(),
+            reserve: Cell::new(None),
         })
     }
 

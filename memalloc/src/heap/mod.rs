@@ -18,7 +18,7 @@ mod refill;
 mod stats;
 
 use crate::class::Class;
-use crate::superblock::{BinIx, GRANULE, Slot};
+use crate::superblock::{BinIx, GRANULE, SUPERBLOCK, Slot};
 use crate::{Buf, BufMut, HeapConfig, HeapError, OutOfMemory, Pool, RegionInfo};
 use std::fmt;
 
@@ -78,6 +78,52 @@ impl Heap {
     fn alloc_slowly(&self, len: usize) -> Result<BufMut, OutOfMemory> {
         let object = self.core().allocate(len).ok_or_else(|| self.core().out_of_memory(len))?;
         Ok(BufMut::claim(&self.pin, object, len))
+    }
+
+    /// The same for what sets memory free, such as the acknowledgement of what a peer is waiting to be rid of: when there
+    /// is no other memory, from the [reserve](Heap::set_aside).
+    ///
+    /// # Errors
+    /// When there is none left in the reserve either, or its buffers are shorter.
+    #[inline]
+    pub fn alloc_urgent(&self, len: usize) -> Result<BufMut, OutOfMemory> {
+        let core = self.core();
+        match Class::of(len).and_then(|class| core.take_quickly(BinIx::class(class))) {
+            Some(object) => Ok(BufMut::claim(&self.pin, object, len)),
+            None => self.alloc_urgently(len),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn alloc_urgently(&self, len: usize) -> Result<BufMut, OutOfMemory> {
+        let object = self.core().allocate_urgently(len).ok_or_else(|| self.core().out_of_memory(len))?;
+        Ok(BufMut::claim(&self.pin, object, len))
+    }
+
+    /// Keeps a superblock, 256 KiB, for [`alloc_urgent`](Heap::alloc_urgent): buffers of `len` bytes (rounded up to a
+    /// multiple of 64), as many as there is room for, until the heap goes. Only the first call does anything.
+    ///
+    /// # Errors
+    /// When no superblock is vacant, or `len` is more than one has.
+    pub fn set_aside(&self, len: usize) -> Result<(), OutOfMemory> {
+        let core = self.core();
+        if core.reserve.get().is_some() {
+            return Ok(());
+        }
+        let refused = || core.out_of_memory(len);
+        let size = len.max(1).checked_next_multiple_of(GRANULE).filter(|size| *size <= SUPERBLOCK);
+        let size = size.ok_or_else(refused)?;
+        let bin = core.open_pool(size, (SUPERBLOCK / size) as u32).ok_or_else(refused)?;
+        core.reserve.set(Some(bin));
+        Ok(())
+    }
+
+    /// Whether next to no memory is left: no more than an eighth of the superblocks, those that are empty included. Who
+    /// holds more than the least that it needs should then take no more.
+    #[inline]
+    pub fn is_short(&self) -> bool {
+        self.core().is_short()
     }
 
     /// A buffer that holds a copy of foreign bytes. Counted, as it is what zero copy is meant to avoid.

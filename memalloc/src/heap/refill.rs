@@ -1,7 +1,8 @@
 //! Where superblocks come from and go to: the slower part of the heap.
 //!
 //! Invariant: every superblock is vacant or counted by exactly one bin. An allocation fails only after objects released
-//! on other threads have been taken home and the empty superblocks that classes keep have been collected.
+//! on other threads have been taken home and the empty superblocks that classes keep have been collected. The reserve
+//! serves who asks for it by name, and only when an ordinary allocation has failed.
 //!
 //! Work per call: O(1) for an allocation from a class; for large objects and pools, and when memory runs out,
 //! O(superblocks).
@@ -10,6 +11,9 @@ use super::core::Core;
 use crate::OutOfMemory;
 use crate::class::Class;
 use crate::superblock::{BinIx, BlockIx, Loose, Policy, SUPERBLOCK};
+
+/// A heap is short when no more than one superblock in so many is vacant.
+const SHORT: u32 = 8;
 
 impl Core {
     /// Takes an object of at least `len` bytes.
@@ -22,6 +26,37 @@ impl Core {
             self.bins[bin].adopt(&self.blocks, run);
             self.take(bin)
         })
+    }
+
+    /// The same, from the reserve if there is no other.
+    pub(super) fn allocate_urgently(&self, len: usize) -> Option<Loose> {
+        self.allocate(len).or_else(|| {
+            let object = self.take(self.reserve.get()?)?;
+            if len <= self.object_size(object.slot()) {
+                return Some(object);
+            }
+            self.put(object);
+            None
+        })
+    }
+
+    /// Whether hardly any superblock is vacant, or could be.
+    #[inline]
+    pub(super) fn is_short(&self) -> bool {
+        self.has_few_vacant() && self.is_short_of_all()
+    }
+
+    #[inline]
+    fn has_few_vacant(&self) -> bool {
+        self.vacant.count() <= self.blocks.len() / SHORT
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn is_short_of_all(&self) -> bool {
+        self.drain_returns();
+        self.collect();
+        self.has_few_vacant()
     }
 
     /// Takes an object from a bin. What was released on other threads comes first, as it may be all there is.
@@ -136,11 +171,16 @@ impl Core {
     /// Tries again when it fails, with every empty superblock that a class keeps returned.
     fn or_collect<T>(&self, attempt: impl Fn() -> Option<T>) -> Option<T> {
         attempt().or_else(|| {
-            for spare in Class::all().filter_map(|class| self.spare_of(BinIx::class(class))) {
-                self.vacate(spare);
-            }
+            self.collect();
             attempt()
         })
+    }
+
+    /// Returns every empty superblock that a class keeps.
+    fn collect(&self) {
+        for spare in Class::all().filter_map(|class| self.spare_of(BinIx::class(class))) {
+            self.vacate(spare);
+        }
     }
 
     /// Takes home what other threads have released.

@@ -1,5 +1,7 @@
 //! Pools: buffers set aside, which come back to where they were taken from.
 
+use demi_memalloc::{BufMut, Heap};
+
 use crate::{SUPERBLOCK, heap};
 
 #[test]
@@ -90,4 +92,61 @@ fn addresses_in_a_pool_are_found() {
         assert_eq!((object.offset, object.capacity, object.len), (buf.offset(), 3008, 1));
     }
     assert_eq!(heap.find(bufs[0].as_ptr().wrapping_add(3 * 3008)), None, "the pool has three");
+}
+
+/// Everything that is left, in buffers of so many bytes.
+fn fill(heap: &Heap, len: usize) -> Vec<BufMut> {
+    std::iter::from_fn(|| heap.alloc(len).ok()).collect()
+}
+
+#[test]
+fn the_reserve_is_for_what_is_urgent_and_for_when_there_is_nothing_else() {
+    let heap = heap(8 * SUPERBLOCK);
+    heap.set_aside(200).unwrap();
+    heap.set_aside(4000).unwrap();
+    drop(heap.alloc_urgent(200).unwrap());
+    assert_eq!(heap.stats().pools.high_water, 0);
+    let mut full = fill(&heap, 16 << 10);
+    assert_eq!(full.len(), 7 * 16);
+    assert!(heap.alloc(200).is_err() && heap.alloc_urgent(257).is_err());
+    let urgent: Vec<_> = std::iter::from_fn(|| heap.alloc_urgent(256).ok()).collect();
+    assert_eq!(urgent.len(), SUPERBLOCK / 256);
+    assert!(heap.alloc(1).is_err());
+    drop(urgent);
+    assert_eq!(heap.alloc_urgent(90).unwrap().capacity(), 256);
+    // As soon as there is other memory again, that is taken.
+    full.truncate(6 * 16);
+    assert_eq!(heap.alloc_urgent(90).unwrap().capacity(), 128);
+}
+
+#[test]
+fn without_a_reserve_urgent_is_as_any_other() {
+    let heap = heap(SUPERBLOCK);
+    assert!(heap.set_aside(SUPERBLOCK + 1).is_err());
+    let full = fill(&heap, 128 << 10);
+    assert!(heap.alloc_urgent(64).is_err() && heap.set_aside(64).is_err());
+    drop(full);
+    assert!(heap.alloc_urgent(64).is_ok());
+}
+
+#[test]
+fn a_heap_is_short_when_an_eighth_is_left_that_no_class_merely_keeps() {
+    let heap = heap(16 * SUPERBLOCK);
+    let mut full = Vec::new();
+    // One superblock of each of four classes, which they keep when it is empty.
+    for len in [64, 1024, 4096, 16 << 10] {
+        drop(heap.alloc(len).unwrap());
+    }
+    assert_eq!(heap.stats().superblocks_free, 12);
+    while heap.stats().superblocks_free > 3 {
+        full.push(heap.alloc(SUPERBLOCK).unwrap());
+    }
+    assert!(!heap.is_short());
+    full.extend((0..4).map(|_| heap.alloc(SUPERBLOCK).unwrap()));
+    // Those that were kept are counted as what they are, and there is one more than an eighth.
+    assert!(!heap.is_short());
+    full.push(heap.alloc(SUPERBLOCK).unwrap());
+    assert!(heap.is_short());
+    full.pop();
+    assert!(!heap.is_short());
 }
