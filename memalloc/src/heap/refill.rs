@@ -1,8 +1,8 @@
 //! Where superblocks come from and go to: the slower part of the heap.
 //!
 //! Invariant: every superblock is vacant or counted by exactly one bin. An allocation fails only after objects released
-//! on other threads have been taken home and the empty superblocks that classes keep have been collected. The reserve
-//! serves who asks for it by name, and only when an ordinary allocation has failed.
+//! on other threads have been taken home, the empty superblocks that classes keep have been collected, and larger classes
+//! have been asked. The reserve serves who asks for it by name, and only when an ordinary allocation has failed.
 //!
 //! Work per call: O(1) for an allocation from a class; for large objects and pools, and when memory runs out,
 //! O(superblocks).
@@ -11,6 +11,9 @@ use super::core::Core;
 use crate::OutOfMemory;
 use crate::class::Class;
 use crate::superblock::{BinIx, BlockIx, Loose, Policy, SUPERBLOCK};
+
+/// So many times its size an object may have, if none of the right size can be had.
+const LARGER: usize = 4;
 
 /// A heap is short when no more than one superblock in so many is vacant.
 const SHORT: u32 = 8;
@@ -21,11 +24,24 @@ impl Core {
         let Some(class) = Class::of(len.max(1)) else { return self.take_large(len) };
         let bin = BinIx::class(class);
         self.take(bin).or_else(|| {
-            let run = self.or_collect(|| self.vacant.take_one())?;
+            let Some(run) = self.or_collect(|| self.vacant.take_one()) else {
+                return self.take_larger(class);
+            };
             self.blocks.assign(run, bin, class.size(), (SUPERBLOCK / class.size()) as u32);
             self.bins[bin].adopt(&self.blocks, run);
             self.take(bin)
         })
+    }
+
+    /// Takes a somewhat larger object, where no superblock is left for those of the right size. What is aligned to its size
+    /// is so then, too.
+    #[cold]
+    fn take_larger(&self, class: Class) -> Option<Loose> {
+        let fits = |other: &Class| {
+            let (wanted, size) = (class.size(), other.size());
+            size > wanted && size <= wanted * LARGER && (size.is_power_of_two() || !wanted.is_power_of_two())
+        };
+        Class::all().filter(fits).find_map(|other| self.take(BinIx::class(other)))
     }
 
     /// The same, from the reserve if there is no other.

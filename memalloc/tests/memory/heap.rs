@@ -169,3 +169,21 @@ fn buffers_outlive_the_handle() {
     drop(large);
     assert_eq!((&small[..], &slice[..]), (&b"small"[..], &[5; 5][..]));
 }
+
+#[test]
+fn a_full_heap_gives_a_larger_object_if_it_is_not_much_larger() {
+    let heap = heap(8 * SUPERBLOCK);
+    let (one, other) = (heap.alloc(1536).unwrap(), heap.alloc(16 << 10).unwrap());
+    let rest: Vec<_> = std::iter::from_fn(|| heap.alloc(SUPERBLOCK).ok()).collect();
+    // Neither class has a superblock of its own, nor has any that they could have instead but that of 1536 bytes.
+    let small = heap.alloc(700).unwrap();
+    assert_eq!((small.capacity(), small.len()), (1536, 700));
+    assert_eq!(heap.alloc(200).unwrap_err().requested, 200);
+    // Only a power of two is aligned as one.
+    assert!(heap.alloc(1024).is_err());
+    let aligned = heap.alloc(4096).unwrap();
+    assert_eq!((aligned.capacity(), aligned.offset() % 4096), (16 << 10, 0));
+    drop((one, other, rest, small, aligned));
+    assert_eq!(heap.stats().objects_live, 0);
+    assert_eq!(heap.alloc(200).unwrap().capacity(), 256);
+}

@@ -121,7 +121,7 @@ fn the_reserve_is_for_what_is_urgent_and_for_when_there_is_nothing_else() {
 
 #[test]
 fn without_a_reserve_urgent_is_as_any_other() {
-    let heap = heap(SUPERBLOCK);
+    let heap = heap(8 * SUPERBLOCK);
     assert!(heap.set_aside(SUPERBLOCK + 1).is_err());
     let full = fill(&heap, 128 << 10);
     assert!(heap.alloc_urgent(64).is_err() && heap.set_aside(64).is_err());
