@@ -16,7 +16,7 @@ use demi_api::time::Instant;
 use demi_api::token::QToken;
 
 use crate::config::CatnipSection;
-use crate::device::{BURST, DeviceCx, Frame, Queue as Device};
+use crate::device::{BURST, DeviceCx, Frame, KEPT, Queue as Device};
 use crate::flow::Flow;
 use crate::ip::{About, ETHERNET, Ip, Received};
 use crate::siblings::Siblings;
@@ -61,6 +61,8 @@ impl Catnip {
         device: Box<dyn Device>,
         rng: &mut fastrand::Rng,
     ) -> Result<Catnip, Error> {
+        // Before anything else has taken the last of it.
+        setup.heap.set_aside(KEPT)?;
         let max_queues = setup.config.queues.max;
         let linger = Duration::from_millis(setup.config.queues.linger_ms);
         let defaults = tcp::defaults(true, section.send_buffer, section.recv_buffer);

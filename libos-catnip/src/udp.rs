@@ -45,6 +45,9 @@ const MAX_PIECES: usize = demi_api::sga::MAX_SEGMENTS - 1;
 /// What a datagram costs of the receive buffer besides its bytes.
 const OVERHEAD: usize = 128;
 
+/// Bytes of the receive buffer that may be used however short memory is.
+const LEAST_HELD: usize = 8 << 10;
+
 /// Datagrams that wait in the frames that they came in.
 const FEW: usize = 32;
 
@@ -567,7 +570,8 @@ impl Udp {
         }
         let mut sga = std::mem::take(data);
         let cost = sga.len() + OVERHEAD;
-        if socket.bytes + cost > socket.recv_buffer {
+        let short = socket.bytes >= LEAST_HELD && cx.heap.is_short();
+        if short || socket.bytes + cost > socket.recv_buffer {
             self.dropped += 1;
             return;
         }

@@ -9,6 +9,7 @@ mod kernel;
 mod loopback;
 pub mod memif;
 pub mod packet;
+mod passing;
 pub mod pcap;
 pub mod tap;
 pub mod xdp;
@@ -21,6 +22,7 @@ use demi_api::sga::SgArray;
 use demi_api::time::Instant;
 
 pub use self::loopback::{Loopback, Wire};
+pub(crate) use self::passing::KEPT;
 
 /// Most frames that one call receives.
 pub const BURST: usize = 32;

@@ -127,7 +127,7 @@ impl Ip {
         if self.is_congested() {
             return;
         }
-        let Ok(mut head) = cx.heap.alloc(ETHERNET + ARP) else {
+        let Ok(mut head) = cx.heap.alloc_urgent(ETHERNET + ARP) else {
             self.counters.no_memory += 1;
             return;
         };

@@ -153,7 +153,7 @@ impl Ip {
         if self.is_congested() {
             return;
         }
-        let Ok(mut head) = cx.heap.alloc(ETHERNET + IPV6 + message.len()) else {
+        let Ok(mut head) = cx.heap.alloc_urgent(ETHERNET + IPV6 + message.len()) else {
             self.counters.no_memory += 1;
             return;
         };

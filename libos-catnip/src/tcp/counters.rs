@@ -45,7 +45,9 @@ pub(crate) struct Counters {
     pub(crate) linger_expired: u64,
     /// Idle connections that gave memory back.
     pub(crate) rests: u64,
+    /// Segments that could not be sent, and such with text that was not taken, for want of memory.
     pub(crate) no_memory: u64,
+    pub(crate) no_room: u64,
     /// How long TIME-WAIT lasts, and FIN-WAIT-2 of a closed descriptor.
     pub(crate) time_wait: Duration,
     pub(crate) fin_wait: Duration,
@@ -108,6 +110,7 @@ impl Counters {
             ("tcp_linger_expired", self.linger_expired),
             ("tcp_rests", self.rests),
             ("tcp_no_memory", self.no_memory),
+            ("tcp_no_room", self.no_room),
         ];
         for (name, value) in all {
             visit(name, value);

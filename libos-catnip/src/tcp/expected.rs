@@ -223,10 +223,14 @@ impl Connection {
 
     #[inline(always)]
     fn take_text(&mut self, io: &mut Io<'_, '_>, payload: &mut SgArray, len: u32) {
-        self.rcv_nxt += len;
         match self.received.whole_pop(len as usize) {
-            Some(token) => io.cx.done.post_popped(token, payload),
+            Some(token) => {
+                self.rcv_nxt += len;
+                io.cx.done.post_popped(token, payload);
+            }
+            None if self.has_to_refuse(io, 0) => {}
             None => {
+                self.rcv_nxt += len;
                 self.deliver(io.cx.heap, payload);
                 self.serve_pops(io);
             }

@@ -25,6 +25,9 @@ const DELAYED_ACK: Duration = Duration::from_millis(20);
 /// Progress after so long a pause, in nanoseconds, shows that the neighbour is still there: RFC 4861 §7.3.1.
 pub(super) const CONFIRM: u64 = 1_000_000_000;
 
+/// Bytes that a connection may hold unread however short memory is.
+const LEAST_HELD: usize = 8 << 10;
+
 /// ECN field of the IP header: congestion experienced (RFC 3168 §5).
 pub(super) const CONGESTION_EXPERIENCED: u8 = 3;
 
@@ -71,7 +74,8 @@ impl Connection {
                     && segment.seq + 1 == self.rcv_nxt =>
             {
                 if !segment.flags.has(Flags::ACK) {
-                    return self.send_syn(io);
+                    self.send_syn(io);
+                    return;
                 }
                 segment.seq += 1;
                 segment.flags.0 &= !Flags::SYN.with(Flags::ECE).with(Flags::CWR).0;
@@ -638,6 +642,11 @@ impl Connection {
             segment.len -= old;
             segment.seq = self.rcv_nxt;
         }
+        // What fills the first hole lets the application have what lies behind it.
+        let beyond = if segment.seq == self.rcv_nxt { 0 } else { self.reassembly.bytes() };
+        if segment.len > 0 && self.has_to_refuse(io, beyond) {
+            return;
+        }
         if segment.seq == self.rcv_nxt {
             self.receive_in_order(io, segment.payload, segment.len as u32);
         } else if segment.len > 0 {
@@ -650,6 +659,14 @@ impl Connection {
             self.receive_fin(io);
         }
         self.serve_pops(io);
+    }
+
+    /// Whether there is no room for more text, although the window says so: memory is short, and the application has left
+    /// enough unread, or so much waits for what is missing. It is as if the segment had been lost on its way, so the peer
+    /// will send it again, less and less often.
+    #[inline]
+    pub(super) fn has_to_refuse(&self, io: &mut Io<'_, '_>, waiting: usize) -> bool {
+        self.received.bytes as usize + waiting >= LEAST_HELD && is_short(io)
     }
 
     #[inline]
@@ -707,6 +724,14 @@ impl Connection {
             self.set_timer(Timer::DelayedAck, Some(io.cx.now + DELAYED_ACK));
         }
     }
+}
+
+#[cold]
+#[inline(never)]
+fn is_short(io: &mut Io<'_, '_>) -> bool {
+    let short = io.cx.heap.is_short();
+    io.counters.no_room += u64::from(short);
+    short
 }
 
 #[inline]

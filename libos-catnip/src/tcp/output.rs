@@ -24,6 +24,9 @@ const ECN_CAPABLE: u8 = 2;
 /// What has waited for its time waits for as much longer, so that timers are fewer than segments where those are many.
 const PACING_STEP: Duration = Duration::from_micros(125);
 
+/// How long what could not be sent for want of memory waits for some. It is not lost, and tried no less often for it.
+pub(super) const SCARCE: Duration = Duration::from_millis(50);
+
 /// Nanoseconds' worth of data that may always go at once.
 const LEAST_BURST: u64 = 250_000;
 
@@ -42,8 +45,8 @@ impl Connection {
         if !self.state.may_send() {
             return;
         }
-        if self.flight.has_lost() {
-            self.retransmit_lost(io);
+        if self.flight.has_lost() && !self.retransmit_lost(io) {
+            return self.wait_for_memory(io);
         }
         while self.send.unsent() > 0 {
             let len = self.sendable();
@@ -55,15 +58,25 @@ impl Connection {
                 self.set_timer(Timer::Pace, Some(self.paced + PACING_STEP));
                 return;
             }
-            self.send_new(io, len);
+            if !self.send_new(io, len) {
+                return self.wait_for_memory(io);
+            }
         }
-        if self.fin == Fin::Due && self.send.unsent() == 0 {
-            self.send_fin(io);
+        if self.fin == Fin::Due && self.send.unsent() == 0 && !self.send_fin(io) {
+            return self.wait_for_memory(io);
         }
         if self.send.unsent() > 0 && self.flight.is_empty() && self.timer(Timer::Persist).is_none() {
             // Nothing is under way whose acknowledgement could open the window.
             self.set_timer(Timer::Persist, Some(io.cx.now + self.rtt.rto()));
         }
+    }
+
+    /// What is due goes when there is memory for its headers. Where nothing is under way, the timer that then watches for
+    /// a peer that is gone does it.
+    #[cold]
+    fn wait_for_memory(&mut self, io: &mut Io<'_, '_>) {
+        let watched = self.flight.is_empty() && self.send.unsent() > 0;
+        self.set_timer(if watched { Timer::Persist } else { Timer::Pace }, Some(io.cx.now + SCARCE));
     }
 
     /// How many bytes the next segment of new data may carry; 0: it has to wait.
@@ -92,14 +105,17 @@ impl Connection {
         if worth { len as usize } else { 0 }
     }
 
+    /// False: there is no memory, and nothing was done.
     #[inline]
-    pub(crate) fn send_new(&mut self, io: &mut Io<'_, '_>, len: usize) {
+    pub(crate) fn send_new(&mut self, io: &mut Io<'_, '_>, len: usize) -> bool {
         let at = self.nxt;
         let last = self.send.unsent() == len as u64;
         let with_fin = last && self.fin == Fin::Due;
         let from = self.send.len() - self.send.unsent();
         let flags = Flags::ACK.with_if(last, Flags::PSH).with_if(with_fin, Flags::FIN);
-        self.emit(io, at, flags, from, len);
+        if !self.emit(io, at, flags, from, len) {
+            return false;
+        }
         self.send.note_sent(len);
         self.congestion.on_sent(len as u32);
         self.nxt += len as u32;
@@ -112,6 +128,7 @@ impl Connection {
         if self.congestion.is_paced() {
             self.pace(io.cx.now, len as u32);
         }
+        true
     }
 
     /// A bucket that holds a burst, and is filled at the pacing rate.
@@ -121,16 +138,19 @@ impl Connection {
         self.paced = self.paced.max(full) + Duration::from_nanos(self.congestion.pacing_time(len));
     }
 
-    fn send_fin(&mut self, io: &mut Io<'_, '_>) {
+    fn send_fin(&mut self, io: &mut Io<'_, '_>) -> bool {
         let at = self.nxt;
-        self.emit(io, at, Flags::ACK.with(Flags::FIN), 0, 0);
+        if !self.emit(io, at, Flags::ACK.with(Flags::FIN), 0, 0) {
+            return false;
+        }
         self.fin = Fin::Sent(at);
         self.nxt += 1;
         self.flight.push(at, self.nxt, io.cx.now);
         self.arm_loss_timer_on_send(io.cx.now);
+        true
     }
 
-    fn retransmit_lost(&mut self, io: &mut Io<'_, '_>) {
+    fn retransmit_lost(&mut self, io: &mut Io<'_, '_>) -> bool {
         while let Some(sent) = self.flight.first_lost() {
             let quota = self.congestion.quota(self.flight.pipe());
             // RFC 6675 §5 (4.3): the first retransmission goes whatever the window.
@@ -138,27 +158,34 @@ impl Connection {
             if quota < sent.len().min(self.mss.into()) && !first && self.flight.pipe() > 0 {
                 break;
             }
-            self.retransmit(io, sent);
+            if !self.retransmit(io, sent) {
+                return false;
+            }
         }
+        true
     }
 
-    /// Sends a segment again, or as much of it as goes into one now.
-    pub(crate) fn retransmit(&mut self, io: &mut Io<'_, '_>, sent: Sent) {
-        io.counters.retransmitted += 1;
+    /// Sends a segment again, or as much of it as goes into one now. False: there is no memory, and nothing was done.
+    pub(crate) fn retransmit(&mut self, io: &mut Io<'_, '_>, sent: Sent) -> bool {
         let fin = matches!(self.fin, Fin::Sent(fin) if sent.end == fin + 1);
         let data = (sent.len() - u32::from(fin)) as usize;
         let len = data.min(self.mss.into());
         let with_fin = fin && len == data;
         let base = sent.start - self.una;
         let flags = Flags::ACK.with(Flags::PSH).with_if(with_fin, Flags::FIN);
-        self.emit(io, sent.start, flags, base.into(), len);
+        if !self.emit(io, sent.start, flags, base.into(), len) {
+            return false;
+        }
+        io.counters.retransmitted += 1;
         self.flight.retransmitted(sent.start, len as u32 + u32::from(with_fin), io.cx.now);
         self.congestion.on_retransmit(len as u32);
+        true
     }
 
-    /// Builds and sends one segment: `len` bytes from `from` behind the first unacknowledged one.
+    /// Builds and sends one segment: `len` bytes from `from` behind the first unacknowledged one. False: there is no memory
+    /// for its headers, and none was sent.
     #[inline]
-    fn emit(&mut self, io: &mut Io<'_, '_>, seq: SeqNum, mut flags: Flags, from: u64, len: usize) {
+    fn emit(&mut self, io: &mut Io<'_, '_>, seq: SeqNum, mut flags: Flags, from: u64, len: usize) -> bool {
         let window = self.take_window();
         // Data comes first: an option takes what it leaves of the segment.
         let room = (usize::from(self.mss).saturating_sub(len + 4)) / 8;
@@ -191,12 +218,17 @@ impl Connection {
         };
         let header_len = header.len();
         let range = self.send.range(from, len);
-        let copied = if len <= COPY_THRESHOLD || range.pieces() > MAX_PIECES { len } else { 0 };
+        let mut copied = if len <= COPY_THRESHOLD || range.pieces() > MAX_PIECES { len } else { 0 };
         let headroom = self.path.headroom();
-        let Ok(mut head) = io.cx.heap.alloc(headroom + header_len + copied) else {
-            // As good as lost on the way: it will be sent again.
-            io.counters.no_memory += 1;
-            return;
+        let head = io.cx.heap.alloc_urgent(headroom + header_len + copied).or_else(|none| {
+            // What is too much to be copied may still be referred to.
+            let few = range.pieces() <= MAX_PIECES;
+            copied = if few { 0 } else { copied };
+            if few { io.cx.heap.alloc_urgent(headroom + header_len) } else { Err(none) }
+        });
+        let Ok(mut head) = head else {
+            self.note_scarcity(io);
+            return false;
         };
         let transport = &mut head[headroom..];
         header.write(transport);
@@ -216,6 +248,16 @@ impl Connection {
         self.ack_soon = false;
         self.set_timer(Timer::DelayedAck, None);
         send(io, &mut self.path, head, body, ecn);
+        true
+    }
+
+    /// No segment could be sent. An acknowledgement that it was to carry is due still.
+    #[cold]
+    fn note_scarcity(&mut self, io: &mut Io<'_, '_>) {
+        io.counters.no_memory += 1;
+        if self.acked_to != self.rcv_nxt {
+            self.set_timer(Timer::DelayedAck, Some(io.cx.now + SCARCE));
+        }
     }
 
     /// SEG.WND for what is sent now, and the promise that it is.
@@ -273,13 +315,16 @@ impl Connection {
     }
 
     pub(crate) fn send_ack(&mut self, io: &mut Io<'_, '_>) {
-        if matches!(self.state, State::Closed | State::SynSent) {
-            return;
+        self.acknowledge(io);
+    }
+
+    /// The same; false if there is no memory for it, and a timer is set instead.
+    pub(crate) fn acknowledge(&mut self, io: &mut Io<'_, '_>) -> bool {
+        match self.state {
+            State::Closed | State::SynSent => true,
+            State::SynReceived => self.send_syn(io),
+            _ => self.emit(io, self.acceptable_seq(), Flags::ACK, 0, 0),
         }
-        if self.state == State::SynReceived {
-            return self.send_syn(io);
-        }
-        self.emit(io, self.acceptable_seq(), Flags::ACK, 0, 0);
     }
 
     /// RFC 5961 §7: an acknowledgement that makes the peer say something that only it can know, at a limited rate.
@@ -289,8 +334,9 @@ impl Connection {
         }
     }
 
-    /// The SYN, or the SYN that acknowledges the peer's; also again.
-    pub(crate) fn send_syn(&mut self, io: &mut Io<'_, '_>) {
+    /// The SYN, or the SYN that acknowledges the peer's; also again. False: there is no memory for it, and it will be tried
+    /// again soon.
+    pub(crate) fn send_syn(&mut self, io: &mut Io<'_, '_>) -> bool {
         let acknowledges = self.state == State::SynReceived;
         if acknowledges {
             self.rcv_right = self.rcv_nxt + self.settings.recv_buffer.min(u16::MAX.into());
@@ -321,7 +367,7 @@ impl Connection {
             timestamps: self.timestamps.map(|ours| (super::clock(io.cx.now, ours.offset), recent)),
             sacks: &[],
         };
-        send_header(io, &mut self.path, &header);
+        let sent = send_header(io, &mut self.path, &header);
         let now = io.cx.now;
         if self.flight.is_empty() {
             self.nxt = self.iss + 1;
@@ -330,7 +376,8 @@ impl Connection {
             self.flight.retransmitted(self.iss, 1, now);
         }
         self.loss_timer = LossTimer::Retransmission;
-        self.set_timer(Timer::Loss, Some(now + self.rtt.rto()));
+        self.set_timer(Timer::Loss, Some(now + if sent { self.rtt.rto() } else { SCARCE }));
+        sent
     }
 
     pub(crate) fn send_reset(&mut self, io: &mut Io<'_, '_>) {
@@ -348,8 +395,8 @@ impl Connection {
         send_header(io, &mut self.path, &header);
     }
 
-    /// One byte into a closed window: §3.8.6.1.
-    pub(crate) fn probe_window(&mut self, io: &mut Io<'_, '_>) {
+    /// One byte into a closed window: §3.8.6.1. False: there is no memory for it.
+    pub(crate) fn probe_window(&mut self, io: &mut Io<'_, '_>) -> bool {
         let open = u64::from(self.window.saturating_sub(self.nxt - self.una)).min(self.send.unsent());
         if open > 0 {
             // §3.8.6.2.1: a window that was too small to be worth a segment is used once this timer overrides it.
@@ -365,10 +412,11 @@ impl Connection {
         }
     }
 
-    /// A segment below the window, which the peer answers: §3.8.4.
-    pub(crate) fn probe_peer(&mut self, io: &mut Io<'_, '_>) {
-        io.counters.keepalive_probes += 1;
-        self.emit(io, self.nxt - 1, Flags::ACK, 0, 0);
+    /// A segment below the window, which the peer answers: §3.8.4. False: there is no memory for it.
+    pub(crate) fn probe_peer(&mut self, io: &mut Io<'_, '_>) -> bool {
+        let sent = self.emit(io, self.nxt - 1, Flags::ACK, 0, 0);
+        io.counters.keepalive_probes += u64::from(sent);
+        sent
     }
 
     // --- timers of what is sent
@@ -483,15 +531,16 @@ fn most_behind_headers(path: &crate::ip::Path, mtu: usize) -> u16 {
     mtu.saturating_sub(ip + HEADER).min(u16::MAX.into()) as u16
 }
 
-/// Sends a segment without payload that needs no connection's state.
-pub(crate) fn send_header(io: &mut Io<'_, '_>, path: &mut crate::ip::Path, header: &Header<'_>) {
+/// Sends a segment without payload that needs no connection's state. False: there is no memory for it.
+pub(crate) fn send_header(io: &mut Io<'_, '_>, path: &mut crate::ip::Path, header: &Header<'_>) -> bool {
     let headroom = path.headroom();
-    let Ok(mut head) = io.cx.heap.alloc(headroom + header.len()) else {
+    let Ok(mut head) = io.cx.heap.alloc_urgent(headroom + header.len()) else {
         io.counters.no_memory += 1;
-        return;
+        return false;
     };
     header.write(&mut head[headroom..]);
     send_one(io, path, head, 0);
+    true
 }
 
 /// Sends a segment that is all in one buffer, behind room for the headers of the layers below.

@@ -587,7 +587,9 @@ impl Tcp {
         }
         // What has just gone may have carried it.
         if std::mem::take(&mut entry.conn.ack_soon) && entry.conn.acked_to != entry.conn.rcv_nxt {
-            entry.conn.send_ack(&mut io);
+            if !entry.conn.acknowledge(&mut io) {
+                entry.settle_timers(io.cx.now, key, &mut self.soon, &mut self.wheel);
+            }
             done += 1;
         }
         done

@@ -4,7 +4,7 @@ use demi_api::error::Error;
 
 use super::Ecn;
 use super::conn::{Connection, Io, LossTimer, State, Timer};
-use super::output::persist_interval;
+use super::output::{SCARCE, persist_interval};
 
 /// RFC 9293 §3.8.3, R2 for SYNs (MUST-23): with the intervals doubling from one second up to a minute, 183 s pass before
 /// the last is given up.
@@ -84,13 +84,13 @@ impl Connection {
         // One segment more than the congestion window has room for.
         let room = u64::from(self.window.saturating_sub(self.nxt - self.una));
         let next = self.send.unsent().min(self.mss.into());
-        if next > 0 && next <= room {
-            self.send_new(io, next as usize);
+        let mut sent = next > 0 && next <= room && self.send_new(io, next as usize);
+        if !sent && let Some(last) = self.flight.last().copied() {
+            sent = self.retransmit(io, last);
         }
-        if self.nxt == before
-            && let Some(last) = self.flight.last().copied()
-        {
-            self.retransmit(io, last);
+        if !sent {
+            // There was no memory for it: it is as if none were due before the timeout.
+            return self.set_timer(Timer::Loss, Some(io.cx.now + self.rtt.rto().max(SCARCE)));
         }
         self.rack.on_probe(self.nxt, self.nxt == before);
         self.arm_loss_timer(io.cx.now);
@@ -107,6 +107,7 @@ impl Connection {
             if self.retries > SYN_RETRIES {
                 return self.end(io, Error::TimedOut);
             }
+            let (rtt, retries) = (self.rtt.clone(), self.retries - 1);
             self.rtt.backoff();
             self.rtt.syn_lost();
             self.congestion.syn_lost();
@@ -114,7 +115,10 @@ impl Connection {
                 // RFC 3168 §6.1.1.1: something on the way may drop SYNs that ask for it.
                 self.ecn = Ecn::Echo;
             }
-            return self.send_syn(io);
+            if !self.send_syn(io) {
+                (self.rtt, self.retries) = (rtt, retries);
+            }
+            return;
         }
         let since = if self.window == 0 { self.progress_at.max(self.heard_at) } else { self.progress_at };
         if now - since >= self.settings.user_timeout {
@@ -135,16 +139,20 @@ impl Connection {
         self.flight.judge(|sent| Some(rack.is_lost_on_rto(sent.at, now)));
         self.rack.forget_probe();
         self.cwr_due = true;
-        self.rtt.backoff();
         self.congestion.on_rto(now, self.nxt - self.una, self.nxt);
         self.duplicate_acks = 0;
-        if let Some(first) = self.flight.first_lost() {
-            self.retransmit(io, first);
-        }
+        let sent = self.flight.first_lost().is_none_or(|first| self.retransmit(io, first));
+        let after = if sent {
+            self.rtt.backoff();
+            self.rtt.rto()
+        } else {
+            // What a lack of memory holds back says nothing about the path.
+            self.rtt.rto().max(SCARCE)
+        };
         self.loss_timer = LossTimer::Retransmission;
         // Not beyond the time at which it is given up: RFC 5482.
         let given_up = self.progress_at + self.settings.user_timeout;
-        self.set_timer(Timer::Loss, Some(given_up.min(now + self.rtt.rto())));
+        self.set_timer(Timer::Loss, Some(given_up.min(now + after)));
     }
 
     /// RFC 9293 §3.8.6.1: for as long as the peer answers, the window may stay closed.
@@ -156,8 +164,10 @@ impl Connection {
         if now - self.heard_at.max(self.progress_at) >= self.settings.user_timeout {
             return self.abort(io, &Error::TimedOut);
         }
+        if !self.probe_window(io) {
+            return self.set_timer(Timer::Persist, Some(now + SCARCE));
+        }
         self.retries = self.retries.saturating_add(1);
-        self.probe_window(io);
         let at = Some(now + persist_interval(self.rtt.rto(), self.retries));
         if !self.flight.is_empty() && self.window == 0 {
             // What it carried is under way, and stays the probe.
@@ -169,12 +179,15 @@ impl Connection {
     }
 
     fn probe_again(&mut self, io: &mut Io<'_, '_>) {
-        if let Some(first) = self.flight.first().copied() {
-            io.counters.window_probes += 1;
-            self.retransmit(io, first);
-        }
         self.loss_timer = LossTimer::Retransmission;
-        let after = persist_interval(self.rtt.rto(), self.retries);
+        let sent = self.flight.first().copied().is_none_or(|first| self.retransmit(io, first));
+        let after = if sent {
+            io.counters.window_probes += 1;
+            persist_interval(self.rtt.rto(), self.retries)
+        } else {
+            self.retries -= 1;
+            SCARCE
+        };
         self.set_timer(Timer::Loss, Some(io.cx.now + after));
     }
 
@@ -196,8 +209,7 @@ impl Connection {
         if u32::from(self.keep_probes) >= self.settings.keep_count {
             return self.abort(io, &Error::TimedOut);
         }
-        self.keep_probes += 1;
-        self.probe_peer(io);
+        self.keep_probes += u8::from(self.probe_peer(io));
         self.set_timer(Timer::KeepAlive, Some(now + interval));
     }
 

@@ -13,6 +13,7 @@ use rustix::net::{
 };
 
 use super::super::kernel::{ETHERNET, vnet};
+use super::super::passing::copy_of_passing;
 use super::super::{Caps, Frame};
 use super::raw::Slot;
 
@@ -51,8 +52,18 @@ pub(super) fn take(fd: &Fd, slot: &Slot<'_>, heap: &Heap, astray: &mut bool) -> 
         return Err(Dropped::Truncated);
     }
     let checksum = vnet::parse(&slot.vnet, len).ok_or(Dropped::Aggregate)?;
-    let mut data = heap.alloc(len).map_err(|_| Dropped::Memory)?;
-    data.copy_from_slice(slot.bytes);
+    let fill = |data: &mut [u8]| data.copy_from_slice(slot.bytes);
+    let data = match heap.alloc(len) {
+        Ok(mut data) => {
+            fill(&mut data);
+            data
+        }
+        Err(_) => copy_of_passing(heap, len, |data| {
+            fill(data);
+            true
+        })
+        .ok_or(Dropped::Memory)?,
+    };
     Ok(Frame { data: data.into(), checksum })
 }
 

@@ -38,6 +38,7 @@ use self::setup::{set_up, watch};
 #[cfg(doc)]
 use super::Checksum;
 use super::kernel::{ETHERNET, refused, vnet};
+use super::passing::copy_of_passing;
 use super::{BURST, Caps, DeviceCx, Frame, Queue};
 
 /// Frames of up to this many bytes are copied into buffers of their own size; larger ones are handed out as received.
@@ -179,8 +180,10 @@ impl Queue for Tap {
             };
             self.counters.rx_frames += 1;
             self.counters.rx_bytes += len as u64;
-            let data = hand_out(&mut self.spare, cx.heap, len, &mut self.counters.rx_copied);
-            inbox.push(Frame { data: data.into(), checksum });
+            match hand_out(spare, cx.heap, len, &mut self.counters.rx_copied) {
+                Some(data) => inbox.push(Frame { data: data.into(), checksum }),
+                None => self.counters.rx_no_memory += 1,
+            }
         }
         inbox.len() - before
     }
@@ -252,20 +255,27 @@ fn attach(fd: &Fd, name: &str) -> Result<String, Errno> {
     sys::attach(fd, name)
 }
 
-/// The first `len` bytes of the spare: copied if they are few and there is memory, else in the spare itself.
+/// The first `len` bytes of the spare: copied if they are few, else in the spare itself, if there is memory for another.
 #[inline]
-fn hand_out(slot: &mut Option<BufMut>, heap: &Heap, len: usize, copied: &mut u64) -> Buf {
-    if len <= COPY_UP_TO
-        && let Some(spare) = slot
-        && let Ok(mut copy) = heap.alloc(len)
-    {
-        copy.copy_from_slice(&spare[..len]);
+fn hand_out(spare: &mut BufMut, heap: &Heap, len: usize, copied: &mut u64) -> Option<Buf> {
+    if len <= COPY_UP_TO {
+        let fill = |copy: &mut [u8]| copy.copy_from_slice(&spare[..len]);
+        let copy = match heap.alloc(len) {
+            Ok(mut copy) => {
+                fill(&mut copy);
+                copy
+            }
+            Err(_) => copy_of_passing(heap, len, |copy| {
+                fill(copy);
+                true
+            })?,
+        };
         *copied += 1;
-        return copy.freeze();
+        return Some(copy.freeze());
     }
-    let mut spare = slot.take().expect("the caller has received into it");
-    spare.truncate(len);
-    spare.freeze()
+    let mut data = std::mem::replace(spare, heap.alloc(spare.len()).ok()?);
+    data.truncate(len);
+    Some(data.freeze())
 }
 
 #[inline]

@@ -1,8 +1,9 @@
 //! The receiving side of one queue: chunks to the kernel, frames back.
 //!
 //! Invariants: at most `target` chunks are lent, and the application never brings it below half of that, for then
-//! frames are copied out and their chunks lent again at once. A frame is handed on when its last piece is here, or not
-//! at all. A call does bounded work: [`BURST`] frames.
+//! frames are copied out and their chunks lent again at once. So what acknowledges or resets is received though there is no
+//! memory for anything else. A frame is handed on when its last piece is here, or not at all. A call does bounded work:
+//! [`BURST`] frames.
 
 use arrayvec::ArrayVec;
 use demi_api::memalloc::{Buf, Heap};
@@ -13,6 +14,7 @@ use super::raw::Desc;
 use super::ring::{Consumer, Producer};
 use super::socket::Socket;
 use super::umem::{Received, Umem};
+use crate::device::passing::copy_of_passing;
 use crate::device::{BURST, Frame};
 
 /// `XDP_PKT_CONTD`: the frame goes on in the next descriptor.
@@ -178,13 +180,18 @@ impl Receiver {
 /// The pieces in one buffer of their size. `None`: the heap has none.
 fn copy_out(umem: &Umem, heap: &Heap, pieces: &[Received]) -> Option<SgArray> {
     let len = pieces.iter().map(|piece| usize::from(piece.len)).sum();
-    let mut copy = heap.alloc(len).ok()?;
-    let mut rest = &mut copy[..];
+    let fill = |copy: &mut [u8]| collect(umem, pieces, copy).is_some();
+    let Ok(mut copy) = heap.alloc(len) else { return copy_of_passing(heap, len, fill).map(SgArray::from) };
+    fill(&mut copy).then(|| copy.into())
+}
+
+/// Fills a buffer with the pieces. `None`: it is shorter than they are.
+fn collect(umem: &Umem, pieces: &[Received], mut rest: &mut [u8]) -> Option<()> {
     for piece in pieces {
         let bytes = umem.bytes(piece);
         let (front, back) = rest.split_at_mut_checked(bytes.len())?;
         front.copy_from_slice(bytes);
         rest = back;
     }
-    Some(copy.into())
+    Some(())
 }

@@ -65,7 +65,6 @@ impl Reassembly {
     }
 
     /// Bytes that are held.
-    #[cfg(test)]
     #[inline]
     pub(crate) fn bytes(&self) -> usize {
         self.sea.as_ref().map_or(0, |sea| sea.bytes)
