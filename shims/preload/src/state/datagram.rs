@@ -152,7 +152,7 @@ impl<C: Carrier> State<C> {
         gather: &Gather<'_>,
         to: Option<SocketAddr>,
     ) -> Result<usize, Errno> {
-        let limit = self.send_bytes();
+        let limit = self.send_bytes(0);
         let demi = self.demi()?;
         let socket = self.socket(key)?;
         let Role::Datagram(datagram) = &mut socket.role else { return Err(Errno::NOTCONN) };

@@ -54,8 +54,11 @@ pub(crate) struct State<C: Carrier> {
     kept: Vec<i32>,
     settings: Option<Settings>,
     objects: Slab<Object>,
-    /// Connections that have a queue.
+    /// Connections that have a queue, and what all of them have of the heap: written and not delivered, received and not
+    /// read.
     streams: usize,
+    unsent: usize,
+    held: usize,
     routes: Routes,
     /// Turns of the instance that found nothing done before them, and when the last was.
     turns: u64,
@@ -88,6 +91,8 @@ impl<C: Carrier> State<C> {
             settings: None,
             objects: Slab::new(),
             streams: 0,
+            unsent: 0,
+            held: 0,
             routes: Routes::new(),
             turns: 0,
             turned: None,
@@ -122,22 +127,26 @@ impl<C: Carrier> State<C> {
         self.settings.as_ref().map(|settings| settings.section.clone()).unwrap_or_default()
     }
 
-    /// Bytes that a program may be ahead of the libOS with a socket.
-    fn send_bytes(&self) -> usize {
+    /// Bytes that a program may be ahead of the libOS with a socket, which has `own` of them now.
+    fn send_bytes(&self, own: usize) -> usize {
         let Some(settings) = &self.settings else { return 0 };
-        settings.section.send_bytes.min(self.portion(settings, 2).max(LEAST_SHARE))
+        settings.section.send_bytes.min(self.portion(settings, 2, self.unsent - own))
     }
 
-    /// Bytes that are received ahead of the program.
-    fn recv_bytes(&self) -> usize {
+    /// Bytes that are received ahead of the program, of which `own` are here now.
+    fn recv_bytes(&self, own: usize) -> usize {
         let Some(settings) = &self.settings else { return 0 };
-        settings.section.recv_bytes.min(self.portion(settings, 4).max(LEAST_SHARE))
+        settings.section.recv_bytes.min(self.portion(settings, 4, self.held - own))
     }
 
-    /// What a connection may have of one part in `parts` of the heap: devices need the rest, to receive what sets free the
-    /// most.
-    fn portion(&self, settings: &Settings, parts: usize) -> usize {
-        (settings.config.heap.size_mib << 20) / parts / self.streams.max(1)
+    /// What a connection may have of one part in `parts` of the heap, of which others have so much: no more than all
+    /// together may have, and the least when memory is short. Devices need the rest, to receive what sets free the most.
+    fn portion(&self, settings: &Settings, parts: usize, others: usize) -> usize {
+        if self.demi.as_ref().is_some_and(|demi| demi.heap().is_short()) {
+            return LEAST_SHARE;
+        }
+        let part = (settings.config.heap.size_mib << 20) / parts;
+        (part / self.streams.max(1)).min(part.saturating_sub(others)).max(LEAST_SHARE)
     }
 
     /// The instance, made at its first use.
@@ -253,8 +262,10 @@ impl<C: Carrier> State<C> {
             self.unwatch(at);
         }
         self.wake_all(&socket.waiters);
-        if let Role::Stream(_) = socket.role {
+        if let Role::Stream(stream) = &socket.role {
             self.streams = self.streams.saturating_sub(1);
+            self.unsent -= stream.unsent();
+            self.held -= stream.held();
         }
         let Some(demi) = &self.demi else { return };
         self.disturbed = true;
@@ -366,7 +377,7 @@ impl<C: Carrier> State<C> {
         self.awake_at = None;
         self.disturbed = false;
         self.unmade = None;
-        self.streams = 0;
+        (self.streams, self.unsent, self.held) = (0, 0, 0);
         self.orphan_sockets();
     }
 }

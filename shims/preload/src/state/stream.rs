@@ -1,7 +1,8 @@
 //! Connections: bytes that have come and not been read, bytes that were written and not delivered.
 //!
 //! Invariants: at most one pop is under way, and none while `recv_bytes` wait to be read. Every byte that was written is
-//! counted in `unsent` until its push completes; a program can be ahead by `send_bytes`.
+//! counted in `unsent` until its push completes; a program can be ahead by `send_bytes`. What all connections have is
+//! counted in the state: it changes with `come` and `unsent` in here, and when a connection goes.
 
 use std::collections::VecDeque;
 
@@ -19,8 +20,9 @@ use crate::carrier::Carrier;
 use crate::errno::errno;
 use crate::raw::{Gather, Places};
 
-/// Most bytes of one push.
+/// Most bytes of one push, and when memory is short, what is still worth one.
 const PUSH: usize = 64 << 10;
+const SCANT: usize = 512;
 
 pub(crate) struct Stream {
     pub(crate) qd: QDesc,
@@ -110,7 +112,7 @@ impl Stream {
     }
 
     /// What has come and not been read takes about so many bytes: small pieces hold whole buffers.
-    fn held(&self) -> usize {
+    pub(super) fn held(&self) -> usize {
         self.come_bytes + self.come.len() * OVERHEAD
     }
 
@@ -165,7 +167,8 @@ impl<C: Carrier> State<C> {
 
     /// Asks for what comes next, unless enough has come.
     pub(crate) fn pop_ahead(&mut self, key: Key) {
-        let limit = self.recv_bytes();
+        let Ok(own) = self.stream(key).map(|stream| stream.held()) else { return };
+        let limit = self.recv_bytes(own);
         let Some(demi) = self.demi.clone() else { return };
         let Ok(stream) = self.stream(key) else { return };
         if stream.pop.is_some() || stream.ended || stream.broken || stream.held() >= limit {
@@ -194,7 +197,10 @@ impl<C: Carrier> State<C> {
         }
         let Role::Stream(stream) = &mut socket.role else { return Err(Errno::NOTCONN) };
         if stream.come_bytes > 0 {
+            let before = stream.held();
             let taken = stream.take(places, how);
+            let given = before - stream.held();
+            self.held -= given;
             self.pop_ahead(key);
             return Ok(taken);
         }
@@ -219,10 +225,7 @@ impl<C: Carrier> State<C> {
     ) -> Result<usize, Errno> {
         let len = gather.len() - from;
         let mut done = 0;
-        let send_bytes = self.send_bytes();
-        if let Ok(stream) = self.stream(key) {
-            stream.send_bytes = send_bytes;
-        }
+        self.allot(key);
         loop {
             let demi = self.demi()?;
             let socket = self.socket(key)?;
@@ -243,7 +246,8 @@ impl<C: Carrier> State<C> {
                 stream.full |= done < len;
                 break;
             }
-            let Ok(mut buffer) = demi.alloc(count) else {
+            let mut sizes = std::iter::successors(Some(count), |count| (*count > SCANT).then_some(count / 2));
+            let Some(mut buffer) = sizes.find_map(|count| demi.alloc(count).ok()) else {
                 // What is on its way comes back as room.
                 stream.full = true;
                 let none_to_come = stream.unsent == 0;
@@ -252,10 +256,12 @@ impl<C: Carrier> State<C> {
                 }
                 break;
             };
+            let count = buffer.len();
             gather.copy_to(from + done, &mut buffer);
             match demi.push(stream.qd, buffer) {
                 Ok(token) => {
                     stream.unsent += count + OVERHEAD;
+                    self.unsent += count + OVERHEAD;
                     done += count;
                     self.routes.set(token, key, What::Push(count as u32));
                     self.disturbed = true;
@@ -274,14 +280,22 @@ impl<C: Carrier> State<C> {
         if done == 0 && len > 0 { Err(Errno::AGAIN) } else { Ok(done) }
     }
 
+    /// Notes how far the program may be ahead with a connection.
+    fn allot(&mut self, key: Key) {
+        let Ok(own) = self.stream(key).map(|stream| stream.unsent) else { return };
+        let send_bytes = self.send_bytes(own);
+        if let Ok(stream) = self.stream(key) {
+            stream.send_bytes = send_bytes;
+        }
+    }
+
     /// Bytes that a write would take now.
     pub(crate) fn room(&mut self, key: Key) -> Result<usize, Errno> {
-        let send_bytes = self.send_bytes();
+        self.allot(key);
         let stream = self.stream(key)?;
         if stream.broken || stream.shut {
             return Ok(usize::MAX);
         }
-        stream.send_bytes = send_bytes;
         let room = stream.room();
         stream.full |= room == 0;
         Ok(room)
@@ -318,8 +332,11 @@ impl<C: Carrier> State<C> {
                 self.tell(key, IN | RDHUP | HUP);
             }
             Ok(Done::Popped(sga)) => {
+                let before = stream.held();
                 stream.come_bytes += sga.len();
                 stream.come.push_back(sga);
+                let more = stream.held() - before;
+                self.held += more;
                 self.tell(key, IN);
                 self.pop_ahead(key);
             }
@@ -336,7 +353,10 @@ impl<C: Carrier> State<C> {
     /// A push of `count` bytes has ended.
     pub(super) fn stream_pushed(&mut self, key: Key, count: u32, result: Result<(), demi_api::error::Error>) {
         let Ok(stream) = self.stream(key) else { return };
-        stream.unsent = stream.unsent.saturating_sub(count as usize + OVERHEAD);
+        let sent = count as usize + OVERHEAD;
+        stream.unsent -= sent;
+        self.unsent -= sent;
+        let Ok(stream) = self.stream(key) else { return };
         if let Err(error) = result {
             return self.stream_broke(key, errno(&error));
         }
