@@ -116,7 +116,7 @@ impl Buf {
     /// When the range is not within the buffer.
     #[inline(always)]
     pub fn keep(&mut self, range: Range<usize>) {
-        self.raw.narrow(range.start, range.len());
+        self.raw.keep(range);
     }
 
     /// Drops all but the first `len` bytes. Does nothing if there are no more.

@@ -7,7 +7,7 @@ use super::{Buf, BufMut};
 use crate::heap::{Core, Pin, Shared, let_go, release};
 use crate::superblock::{Loose, Slot};
 use std::mem::ManuallyDrop;
-use std::ops::{Deref, DerefMut};
+use std::ops::{Deref, DerefMut, Range};
 use std::ptr::NonNull;
 use std::slice;
 use std::sync::Arc;
@@ -92,6 +92,18 @@ impl RawBuf {
         self.len = len as u32;
     }
 
+    /// Keeps a range of the bytes.
+    #[inline(always)]
+    pub(super) fn keep(&mut self, range: Range<usize>) {
+        let Range { start, end } = range;
+        if start > end || end > self.len() {
+            not_within(start, end, self.len());
+        }
+        // SAFETY: `start` is at most `len`, so the sum is in the object or at its end.
+        self.data = unsafe { self.data.add(start) };
+        self.len = (end - start) as u32;
+    }
+
     /// Bytes from the first of the range to the end of the object.
     #[inline]
     pub(super) fn room(&self) -> usize {
@@ -137,6 +149,13 @@ impl RawBuf {
         unsafe { let_go(heap) };
         Ok((shared, object, data, len))
     }
+}
+
+/// Apart, and by value: what is only printed need not be kept where it can be pointed to.
+#[cold]
+#[inline(never)]
+fn not_within(start: usize, end: usize, len: usize) -> ! {
+    panic!("{start}..{end} is not within {len} bytes");
 }
 
 impl Drop for RawBuf {
