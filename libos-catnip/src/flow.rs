@@ -8,7 +8,8 @@
 use demi_api::slab::Key;
 
 use crate::device::{Checksum, Frame};
-use crate::ip::{ETHERNET, IPV4, checksum};
+use crate::ip::checksum::{self, Raw};
+use crate::ip::{ETHERNET, IPV4};
 
 /// Flows that are remembered, each where the ports' lowest bits say.
 const FLOWS: usize = 16;
@@ -123,7 +124,7 @@ pub(crate) fn is_sound(packet: &[u8], protocol: u8, state: Checksum) -> bool {
     }
     // The addresses are part of the pseudo-header, and lie before the transport header.
     let rest = u32::from(protocol) + (packet.len() - ETHERNET - IPV4) as u32;
-    state != Checksum::Unknown || checksum::is_whole(&packet[ETHERNET + 12..], rest)
+    state != Checksum::Unknown || Raw::of(&packet[ETHERNET + 12..]).and(rest).is_whole()
 }
 
 #[inline(always)]

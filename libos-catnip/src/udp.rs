@@ -17,6 +17,7 @@ use demi_api::token::QToken;
 
 use crate::device::{Checksum, DeviceCx, Frame, Queue as Device, transmit};
 use crate::flow::{self, Flow, Flows, half, word};
+use crate::ip::checksum::Raw;
 use crate::ip::{
     About, Cast, ETHERNET, HEADERS, IPV4, Ip, Packet, Path, Problem, ProblemKind, behind_headers, checksum,
     pseudo_sum,
@@ -60,8 +61,8 @@ struct Socket {
     peer: Option<SocketAddr>,
     /// The way that the last datagram went,
     path: Option<Path>,
-    /// and where to, if the next may go there without a question.
-    last: Option<SocketAddr>,
+    /// and where to, if the next may go there without a question: there is a path, and no error to be told of.
+    last: Option<Last>,
     pops: Line<QToken>,
     ready: VecDeque<SgArray>,
     /// Of `ready`, with what each costs besides.
@@ -74,6 +75,13 @@ struct Socket {
     error: Option<Error>,
 }
 
+#[derive(Clone, Copy, Debug)]
+struct Last {
+    to: SocketAddr,
+    /// The socket's own port.
+    from: u16,
+}
+
 impl Socket {
     /// Sends a small datagram where the last one went. False: nothing was done.
     #[inline(always)]
@@ -83,17 +91,19 @@ impl Socket {
         ip: &mut Ip,
         device: &mut dyn Device,
         sga: &mut SgArray,
+        from: u16,
         to: u16,
     ) -> bool {
-        let (Some(path), Some(local), None) = (&mut self.path, self.local, &self.error) else {
-            return false;
-        };
-        let len = HEADER + sga.len();
-        if len > HEADER + COPY_THRESHOLD || path.headroom() - ETHERNET + len > path.mtu() {
+        let (Some(path), Some(text)) = (&mut self.path, sga.single()) else { return false };
+        let len = HEADER + text.len();
+        if len > HEADER + COPY_THRESHOLD {
             return false;
         }
-        let header = u64::from(local.port()) << 48 | u64::from(to) << 32 | (len as u64) << 16;
-        if send_brief(cx, ip, device, path, sga, header).is_none() {
+        let header = u64::from(from) << 48 | u64::from(to) << 32 | (len as u64) << 16;
+        if send_brief(cx, ip, device, path, text, header).is_none() {
+            if path.headroom() - ETHERNET + len > path.mtu() {
+                return false;
+            }
             let Ok(frame) = frame_any(cx, ip, path, sga, header) else { return false };
             transmit(device, &DeviceCx { heap: cx.heap, now: cx.now }, &mut ip.outbox, frame);
         }
@@ -103,32 +113,32 @@ impl Socket {
     }
 }
 
-/// Gives the device a frame with a small datagram of one buffer, over IPv4, to a neighbour that is known. Its header is
-/// given but for the checksum. `None`: it is not such a one, or there is no memory; nothing was done.
+/// Gives the device a frame with a small datagram, over IPv4, to a neighbour that is known. Its header is given but for the
+/// checksum. `None`: it is not such a one, or there is no memory; nothing was done.
 #[inline(never)]
 fn send_brief(
     cx: &mut Cx<'_>,
     ip: &mut Ip,
     device: &mut dyn Device,
     path: &Path,
-    sga: &SgArray,
+    text: &[u8],
     header: u64,
 ) -> Option<()> {
-    let text = sga.single()?;
     let len = HEADER + text.len();
     let clear = ip.is_clear(cx.now, path, len)?;
-    let mut head = behind_headers::<PAYLOAD>(cx.heap, text)?;
-    let text = checksum::sum_open(text);
+    let (mut head, text) = behind_headers::<PAYLOAD>(cx.heap, text)?;
     let (headers, udp) = head.first_chunk_mut::<PAYLOAD>()?.split_first_chunk_mut()?;
     ip.fill_clear(clear, path, headers, len, PROTOCOL, false);
     let pseudo = path.pseudo_sum(PROTOCOL, len);
+    *udp.first_chunk_mut()? = header.to_be_bytes();
     let (sum, checksum) = if ip.completes_checksums() {
-        (checksum::fold(pseudo), Checksum::Partial { start: HEADERS as u16, at: HEADERS as u16 + 6 })
+        let checksum = Checksum::Partial { start: HEADERS as u16, at: HEADERS as u16 + 6 };
+        (checksum::fold(pseudo).to_be_bytes(), checksum)
     } else {
-        let words = (header >> 32) + (header & 0xffff_ffff);
-        (sum_of(words + u64::from(pseudo) + text), Checksum::Unknown)
+        let words = u64::from_ne_bytes(header.to_be_bytes());
+        (sum_of(text.and_word(words).and(pseudo)), Checksum::Unknown)
     };
-    *udp.first_chunk_mut()? = (header | u64::from(sum)).to_be_bytes();
+    *udp.last_chunk_mut()? = sum;
     let device_cx = DeviceCx { heap: cx.heap, now: cx.now };
     transmit(device, &device_cx, &mut ip.outbox, Some(Frame { data: head.into(), checksum }));
     Some(())
@@ -152,21 +162,20 @@ fn frame_any(
     let pseudo = path.pseudo_sum(PROTOCOL, len);
     let (sum, checksum) = if ip.completes_checksums() {
         let at = headroom as u16 + 6;
-        (checksum::fold(pseudo), Checksum::Partial { start: headroom as u16, at })
+        (checksum::fold(pseudo).to_be_bytes(), Checksum::Partial { start: headroom as u16, at })
     } else {
-        let sum = u64::from(pseudo) + checksum::sum_open(&head[headroom..]);
-        (sum_of(sum), Checksum::Unknown)
+        (sum_of(Raw::of(&head[headroom..]).and(pseudo)), Checksum::Unknown)
     };
-    head[headroom + 6..headroom + 8].copy_from_slice(&sum.to_be_bytes());
+    head[headroom + 6..headroom + 8].copy_from_slice(&sum);
     Ok(ip.send_small(cx, path, head, PROTOCOL, 0, false, checksum))
 }
 
 /// The checksum for a sum: zero would mean that there is none.
 #[inline(always)]
-fn sum_of(sum: u64) -> u16 {
-    match !checksum::fold_open(sum) {
-        0 => 0xffff,
-        sum => sum,
+fn sum_of(sum: Raw) -> [u8; 2] {
+    match !sum.fold() {
+        0 => [0xff; 2],
+        sum => sum.to_ne_bytes(),
     }
 }
 
@@ -268,12 +277,14 @@ impl Udp {
             (Some(Addr::Inet(to)), _) | (None, Some(to)) => to,
             (Some(Addr::Unix(_) | Addr::Unnamed), _) | (None, None) => return false,
         };
-        let again = match (to, &socket.last) {
-            (SocketAddr::V4(to), Some(SocketAddr::V4(last))) => to == last,
-            (SocketAddr::V6(to), Some(SocketAddr::V6(last))) => to == last,
+        let Some(last) = &socket.last else { return false };
+        let again = match (to, &last.to) {
+            (SocketAddr::V4(to), SocketAddr::V4(last)) => to == last,
+            (SocketAddr::V6(to), SocketAddr::V6(last)) => to == last,
             _ => false,
         };
-        let sent = again && socket.push_brief(cx, ip, device, sga, to.port());
+        let (from, to) = (last.from, to.port());
+        let sent = again && socket.push_brief(cx, ip, device, sga, from, to);
         self.sent += u64::from(sent);
         sent
     }
@@ -383,7 +394,8 @@ impl Udp {
             std::mem::take(sga)
         };
         let udp = &mut head[headroom..];
-        udp[0..2].copy_from_slice(&socket.local.map_or(0, |addr| addr.port()).to_be_bytes());
+        let from = socket.local.map_or(0, |addr| addr.port());
+        udp[0..2].copy_from_slice(&from.to_be_bytes());
         udp[2..4].copy_from_slice(&to.port().to_be_bytes());
         udp[4..6].copy_from_slice(&(len as u16).to_be_bytes());
         udp[6..8].fill(0);
@@ -405,7 +417,7 @@ impl Udp {
             Checksum::Unknown
         };
         self.sent += 1;
-        socket.last = Some(to);
+        socket.last = Some(Last { to, from });
         ip.send(cx, path, Packet { head, body, protocol: PROTOCOL, ecn: 0, dont_fragment: false, checksum });
         Ok(Step::Done(Ok(Done::Pushed(Position(0)))))
     }
@@ -603,7 +615,7 @@ impl Udp {
         };
         match socket.pops.pop_front() {
             Some(token) => cx.done.post(token, Err(error)),
-            None => socket.error = Some(error),
+            None => (socket.error, socket.last) = (Some(error), None),
         }
     }
 

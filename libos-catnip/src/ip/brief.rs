@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use demi_api::memalloc::{BufMut, Heap};
 use demi_api::time::Instant;
 
+use super::checksum::Raw;
 use super::path::Hop;
 use super::{ETHERNET, IPV4, Ip, Path, checksum};
 
@@ -33,14 +34,13 @@ pub(super) fn front(mac: [u8; 6]) -> [u8; 16] {
     front
 }
 
-/// A buffer with some text behind so many bytes for headers.
+/// A buffer with some text behind so many bytes for headers, and the sum of the text.
 #[inline(always)]
-pub(crate) fn behind_headers<const FIXED: usize>(heap: &Heap, text: &[u8]) -> Option<BufMut> {
+pub(crate) fn behind_headers<const FIXED: usize>(heap: &Heap, text: &[u8]) -> Option<(BufMut, Raw)> {
     let mut head = heap.alloc(FIXED + text.len()).ok()?;
-    if let Some(room) = head.get_mut(FIXED..).and_then(|room| room.get_mut(..text.len())) {
-        room.copy_from_slice(text);
-    }
-    Some(head)
+    let room = head.get_mut(FIXED..)?.get_mut(..text.len())?;
+    let sum = Raw::of_copied(text, room);
+    Some((head, sum))
 }
 
 impl Ip {

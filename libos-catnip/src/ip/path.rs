@@ -91,8 +91,8 @@ pub(crate) fn pseudo_sum(one: IpAddr, other: IpAddr, protocol: u8, len: usize) -
 
 #[inline]
 fn rest_of_pseudo(protocol: u8, len: usize) -> u32 {
-    let len = len as u32;
-    u32::from(protocol) + (len >> 16) + (len & 0xffff)
+    // As one number of two digits.
+    u32::from(protocol) + len as u32
 }
 
 /// What both addresses add to the sum of a pseudo-header, or of a header of IPv4; not folded.

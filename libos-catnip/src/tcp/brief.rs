@@ -94,8 +94,7 @@ impl Connection {
         let (text, ours) = (sga.single()?, self.timestamps?);
         let len = HEADER + TIMESTAMPS + text.len();
         let clear = io.ip.is_clear(io.cx.now, &self.path, len)?;
-        let mut head = behind_headers::<FIXED>(io.cx.heap, text)?;
-        let text = checksum::sum_open(text);
+        let (mut head, text) = behind_headers::<FIXED>(io.cx.heap, text)?;
         let (headers, fixed) = head.first_chunk_mut::<FIXED>()?.split_first_chunk_mut()?;
         io.ip.fill_clear(clear, &self.path, headers, len, PROTOCOL, true);
         let words = [
@@ -109,17 +108,17 @@ impl Connection {
             ours.recent,
         ];
         let pseudo = self.path.pseudo_sum(PROTOCOL, len);
-        let mut sum = u64::from(pseudo) + text;
+        let mut sum = 0;
         for (place, word) in fixed.as_chunks_mut().0.iter_mut().zip(words) {
             *place = word.to_be_bytes();
-            sum += u64::from(word);
+            sum += u64::from(u32::from_ne_bytes(*place));
         }
         let (sum, checksum) = if io.ip.completes_checksums() {
-            (checksum::fold(pseudo), PARTIAL)
+            (checksum::fold(pseudo).to_be_bytes(), PARTIAL)
         } else {
-            (!checksum::fold_open(sum), Checksum::Unknown)
+            ((!text.and_word(sum).and(pseudo).fold()).to_ne_bytes(), Checksum::Unknown)
         };
-        fixed.get_mut(16..18)?.copy_from_slice(&sum.to_be_bytes());
+        fixed.get_mut(16..18)?.copy_from_slice(&sum);
         let device_cx = DeviceCx { heap: io.cx.heap, now: io.cx.now };
         transmit(device, &device_cx, &mut io.ip.outbox, Some(Frame { data: head.into(), checksum }));
         Some(())

@@ -13,27 +13,68 @@ pub(crate) fn sum(bytes: &[u8]) -> u32 {
     digits(if bytes.len() > SHORT { add_long(bytes) } else { add_all(0, bytes) })
 }
 
-/// The sum of some bytes as two digits, which is to be [folded](fold) with what else there is by the caller: a few
-/// instructions less than [`sum`].
-#[inline(always)]
-pub(crate) fn sum_open(bytes: &[u8]) -> u64 {
-    let total = if bytes.len() > SHORT { add_long(bytes) } else { add_all(0, bytes) };
-    let total = total.wrapping_add(total.rotate_left(32)) >> 32;
-    // Digits of the machine's order become those of the network's, and change places, which does not matter.
-    u64::from(u32::from_be_bytes((total as u32).to_ne_bytes()))
-}
+/// A sum of bytes as the machine reads them. Digits and their order differ from those of the network; which does not matter
+/// until the end (RFC 1071 §2 (B)), and spares turning them round before.
+#[derive(Clone, Copy)]
+pub(crate) struct Raw(u64);
 
-/// A sum that is not folded, brought down to 16 bits.
-#[inline(always)]
-pub(crate) fn fold_open(sum: u64) -> u16 {
-    let sum = sum.wrapping_add(sum.rotate_left(32)) >> 32;
-    fold(sum as u32)
-}
+impl Raw {
+    /// The sum of some bytes.
+    #[inline(always)]
+    pub(crate) fn of(bytes: &[u8]) -> Raw {
+        Raw(if bytes.len() > SHORT { add_long(bytes) } else { add_all(0, bytes) })
+    }
 
-/// Whether the sum of some bytes, and of what else is covered, is that of bytes with their checksum.
-#[inline(always)]
-pub(crate) fn is_whole(bytes: &[u8], rest: u32) -> bool {
-    fold_open(sum_open(bytes) + u64::from(rest)) == 0xffff
+    /// The sum of some bytes, which are copied on the way to `room` for as many.
+    #[inline(always)]
+    pub(crate) fn of_copied(bytes: &[u8], room: &mut [u8]) -> Raw {
+        if bytes.len() > SHORT {
+            room.copy_from_slice(bytes);
+            return Raw(add_long(bytes));
+        }
+        let (lines, rest) = bytes.as_chunks::<32>();
+        let (places, room) = room.as_chunks_mut();
+        let mut total = 0;
+        for (line, place) in lines.iter().zip(places) {
+            *place = *line;
+            total = add_words(total, line);
+        }
+        if !rest.is_empty() {
+            room.copy_from_slice(rest);
+            total = add_all(total, rest);
+        }
+        Raw(total)
+    }
+
+    /// With a number added, whose bytes lie in the network's order.
+    #[inline(always)]
+    pub(crate) fn and(self, number: u32) -> Raw {
+        self.and_word(u64::from(u32::from_ne_bytes(number.to_be_bytes())))
+    }
+
+    /// With eight bytes added that the machine has read.
+    #[inline(always)]
+    pub(crate) fn and_word(self, word: u64) -> Raw {
+        Raw(add_round(self.0, word))
+    }
+
+    /// Brought down to 16 bits, to be written as the machine does.
+    #[inline(always)]
+    pub(crate) fn fold(self) -> u16 {
+        fold(self.halves())
+    }
+
+    /// Whether it is that of bytes with their checksum.
+    #[inline(always)]
+    pub(crate) fn is_whole(self) -> bool {
+        self.fold() == 0xffff
+    }
+
+    #[inline(always)]
+    fn halves(self) -> u32 {
+        // Both halves at once: what the lower one carries goes into the upper, which is the sum.
+        (self.0.wrapping_add(self.0.rotate_left(32)) >> 32) as u32
+    }
 }
 
 /// The sum of a header of IPv4 without options.
@@ -73,9 +114,7 @@ fn add_all(mut total: u64, bytes: &[u8]) -> u64 {
 /// A sum of words as the machine reads them, as one of digits in network order.
 #[inline(always)]
 fn digits(total: u64) -> u32 {
-    // Both halves at once: what the lower one carries goes into the upper, which is the sum.
-    let total = total.wrapping_add(total.rotate_left(32)) >> 32;
-    u32::from(u16::from_be_bytes(fold(total as u32).to_ne_bytes()))
+    u32::from(u16::from_be_bytes(Raw(total).fold().to_ne_bytes()))
 }
 
 /// Adds words of eight bytes.
@@ -195,16 +234,21 @@ mod tests {
         #[test]
         fn sums_are_those_of_the_definition(bytes in proptest::collection::vec(any::<u8>(), 0..1000)) {
             prop_assert_eq!(sum(&bytes), u32::from(naive(&bytes)));
-            prop_assert_eq!(fold_open(sum_open(&bytes)), naive(&bytes));
-            prop_assert!(is_whole(&bytes, u32::from(!naive(&bytes))));
+            prop_assert_eq!(Raw::of(&bytes).fold().to_ne_bytes(), naive(&bytes).to_be_bytes());
+            prop_assert!(Raw::of(&bytes).and(u32::from(!naive(&bytes))).is_whole());
+            let mut copy = vec![0; bytes.len()];
+            prop_assert_eq!(Raw::of_copied(&bytes, &mut copy).fold(), Raw::of(&bytes).fold());
+            prop_assert_eq!(&copy, &bytes);
             if let Some(header) = bytes.first_chunk() {
                 prop_assert_eq!(sum_ipv4(header), u32::from(naive(header)));
             }
         }
 
         #[test]
-        fn open_sums_are_folded_as_digits_are_added(sum in any::<u64>()) {
-            prop_assert_eq!(fold_open(sum), naive(&sum.to_be_bytes()));
+        fn numbers_are_added_as_their_bytes(sum in any::<u64>(), word in any::<u64>(), number in any::<u32>()) {
+            let bytes = [&sum.to_ne_bytes()[..], &word.to_ne_bytes(), &number.to_be_bytes()].concat();
+            let raw = Raw(sum).and_word(word).and(number);
+            prop_assert_eq!(raw.fold().to_ne_bytes(), naive(&bytes).to_be_bytes());
         }
 
         #[test]
