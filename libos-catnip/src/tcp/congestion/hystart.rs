@@ -5,9 +5,12 @@
 
 use super::super::seq::SeqNum;
 
-/// RFC 9406 §4.3, times in microseconds.
-const MIN_RTT_THRESH: u32 = 4_000;
-const MAX_RTT_THRESH: u32 = 16_000;
+/// Nanoseconds in a unit of time, as a power of two: about a microsecond.
+const UNIT: u32 = 10;
+
+/// RFC 9406 §4.3.
+const MIN_RTT_THRESH: u32 = 4_000_000 >> UNIT;
+const MAX_RTT_THRESH: u32 = 16_000_000 >> UNIT;
 const MIN_RTT_DIVISOR: u32 = 8;
 const N_RTT_SAMPLE: u8 = 8;
 const CSS_GROWTH_DIVISOR: u32 = 4;
@@ -46,13 +49,18 @@ impl HyStart {
     /// RFC 9406 §4.2, for each acknowledgment in the first slow start. True: congestion avoidance is to begin.
     #[inline]
     pub(super) fn on_ack(&mut self, rtt: Option<u64>, una: SeqNum, nxt: SeqNum) -> bool {
+        // Measured times end where infinity begins.
+        let rtt = rtt.map(|rtt| (rtt >> UNIT).min(u64::from(INFINITE - 1)) as u32);
         if !self.started {
+            if una == nxt && self.baseline == INFINITE {
+                // A round of one acknowledgment, as those of questions and answers are.
+                self.last_round_min = rtt.unwrap_or(INFINITE);
+                return false;
+            }
             self.started = true;
             self.end = nxt;
         }
         if let Some(rtt) = rtt {
-            // Measured times end where infinity begins.
-            let rtt = u32::try_from(rtt / 1000).unwrap_or(INFINITE).min(INFINITE - 1);
             self.round_min = self.round_min.min(rtt);
             self.samples = self.samples.saturating_add(1);
             self.judge();
