@@ -237,6 +237,12 @@ impl Tcp {
         if !entry.conn.push_brief(&mut io, device, sga) {
             return false;
         }
+        // What has gone has carried the acknowledgement that may have waited. That is looked for only where it is found at
+        // once; the next turn does so anyway.
+        if entry.listed && self.soon.len() == 1 && !entry.conn.gathered {
+            self.soon.clear();
+            entry.listed = false;
+        }
         // Nothing in it ends a connection.
         entry.settle_timers(env.cx.now, key, &mut self.soon, &mut self.wheel);
         true
