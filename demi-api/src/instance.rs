@@ -281,12 +281,13 @@ impl<L: LibOs> Demikernel<L> {
     }
 
     /// Starts to take the oldest element: of a stream, the bytes that are there.
+    #[inline]
     pub fn pop(&self, qd: QDesc) -> Result<QToken, Error> {
-        let mut op = Op::Pop { limit: usize::MAX };
-        let token = self.core()?.submit(qd, &mut op);
-        // There is nothing in it to drop.
-        std::mem::forget(op);
-        token
+        let mut core = self.core()?;
+        match core.pop_later(qd) {
+            Some(token) => Ok(token),
+            None => core.pop_any(qd),
+        }
     }
 
     /// Starts a sized pop: of a stream, 1 to `count` bytes as one array; of a message queue, 1 to `count`
@@ -419,18 +420,17 @@ impl<L: LibOs> Demikernel<L> {
 
     #[inline]
     fn push_op(&self, qd: QDesc, mut op: Op) -> Result<QToken, Refused> {
-        let submitted = match self.core() {
-            Ok(mut core) => core.submit(qd, &mut op),
-            Err(error) => Err(error),
+        let mut core = match self.core() {
+            Ok(core) => core,
+            Err(error) => return Err(refused(error, op)),
         };
-        match submitted {
-            Ok(token) => {
-                if op.is_vacant() {
-                    // There is nothing in it to drop, and finding that out again would cost more.
-                    std::mem::forget(op);
-                }
-                Ok(token)
-            }
+        if let Some(token) = core.push_now(qd, &mut op) {
+            // There is nothing in it to drop, and finding that out again would cost more.
+            std::mem::forget(op);
+            return Ok(token);
+        }
+        match core.push_any(qd, &mut op) {
+            Ok(token) => Ok(token),
             Err(error) => Err(refused(error, op)),
         }
     }
@@ -482,6 +482,46 @@ impl<L: LibOs> Core<L> {
             }
         }
         Ok(token)
+    }
+
+    /// Carries out a push that can be at once, as most can. `None`: nothing was done. Else nothing in it is left to drop.
+    #[inline(always)]
+    fn push_now(&mut self, qd: QDesc, op: &mut Op) -> Option<QToken> {
+        let Op::Push { sga, to: to @ (None | Some(Addr::Inet(_))) } = op else { return None };
+        let token = self.done.known_next()?;
+        let (libos, _, mut cx) = self.parts();
+        if qd.has_tag(Tag::Graph) || !libos.push_now(&mut cx, qd, sga, to.as_ref()) {
+            return None;
+        }
+        debug_assert!(sga.is_vacant(), "what is pushed at once is taken out");
+        cx.done.hold_pushed_at(qd, Position(0));
+        Some(token)
+    }
+
+    #[inline(never)]
+    fn push_any(&mut self, qd: QDesc, op: &mut Op) -> Result<QToken, Error> {
+        self.submit(qd, op)
+    }
+
+    /// Starts a pop that has to wait, as most do. `None`: nothing was done.
+    #[inline(always)]
+    fn pop_later(&mut self, qd: QDesc) -> Option<QToken> {
+        let token = self.done.known_next()?;
+        let plain = !self.graph.is_claimed(qd) && !qd.has_tag(Tag::Graph);
+        if !plain || !self.libos.pop_later(token, qd) {
+            return None;
+        }
+        self.done.begun_at(qd);
+        Some(token)
+    }
+
+    #[inline(never)]
+    fn pop_any(&mut self, qd: QDesc) -> Result<QToken, Error> {
+        let mut op = Op::Pop { limit: usize::MAX };
+        let token = self.submit(qd, &mut op);
+        // There is nothing in it to drop.
+        std::mem::forget(op);
+        token
     }
 
     pub(crate) fn cancel(&mut self, token: QToken) -> Result<(), Error> {

@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::desc::{QDesc, Tag};
 use crate::error::Error;
 use crate::op::{Op, Position, Step};
+use crate::sga::SgArray;
 use crate::time::Instant;
 use crate::token::{Completions, QToken};
 
@@ -162,6 +163,21 @@ pub trait LibOs: Sized {
     /// On `Err` nothing was begun and `op` is as it was. On [`Step::Pending`] the libOS has taken out of `op`
     /// what it needs and posts `token` exactly once, now or later.
     fn start(&mut self, cx: &mut Cx<'_>, token: QToken, qd: QDesc, op: &mut Op) -> Result<Step, Error>;
+
+    /// Carries out a push on `qd` at once, as [`start`](LibOs::start) would, and by a shorter way. False: it has to wait, it
+    /// fails, or there is a question about it, and nothing was done: `start` knows. True: it is done, the array is vacant,
+    /// and its position is zero.
+    #[inline]
+    fn push_now(&mut self, _cx: &mut Cx<'_>, _qd: QDesc, _sga: &mut SgArray, _to: Option<&Addr>) -> bool {
+        false
+    }
+
+    /// Begins a pop of `qd` that has to wait, as [`start`](LibOs::start) would, and by a shorter way. False: it need not
+    /// wait, or there is a question about it, and nothing was done: `start` knows.
+    #[inline]
+    fn pop_later(&mut self, _token: QToken, _qd: QDesc) -> bool {
+        false
+    }
 
     /// Recalls a pending operation of `qd`: on `Ok` the token has been posted as [`Error::Cancelled`] and no
     /// element was lost. [`Error::NotCancellable`] where it is too late. Buffers that a device holds outlive

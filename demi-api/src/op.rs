@@ -33,14 +33,6 @@ pub enum Op {
     Flush,
 }
 
-impl Op {
-    /// Whether it is a push of which the libOS has taken all that was in it.
-    #[inline]
-    pub(crate) fn is_vacant(&self) -> bool {
-        matches!(self, Op::Push { sga, to: None | Some(Addr::Inet(_)) } if sga.is_vacant())
-    }
-}
-
 /// How far [`crate::libos::LibOs::start`] got.
 #[derive(Debug)]
 pub enum Step {

@@ -9,6 +9,7 @@ use crate::error::Error;
 use crate::fd::Fd;
 use crate::libos::{Cx, LibOs, OpenOptions, OptionName, QueueKind, SeekTo, Setup, Shutdown, SocketOption};
 use crate::op::{Op, Position, Step};
+use crate::sga::SgArray;
 use crate::sys;
 use crate::time::Instant;
 use crate::token::QToken;
@@ -137,6 +138,24 @@ impl<N: LibOs, S: LibOs> LibOs for Pair<N, S> {
 
     fn start(&mut self, cx: &mut Cx<'_>, token: QToken, qd: QDesc, op: &mut Op) -> Result<Step, Error> {
         route!(self, qd, side => side.start(cx, token, qd, op))
+    }
+
+    #[inline]
+    fn push_now(&mut self, cx: &mut Cx<'_>, qd: QDesc, sga: &mut SgArray, to: Option<&Addr>) -> bool {
+        match qd.tag() {
+            Some(Tag::First) => self.network.push_now(cx, qd, sga, to),
+            Some(Tag::Second) => self.storage.push_now(cx, qd, sga, to),
+            Some(Tag::Graph) | None => false,
+        }
+    }
+
+    #[inline]
+    fn pop_later(&mut self, token: QToken, qd: QDesc) -> bool {
+        match qd.tag() {
+            Some(Tag::First) => self.network.pop_later(token, qd),
+            Some(Tag::Second) => self.storage.pop_later(token, qd),
+            Some(Tag::Graph) | None => false,
+        }
     }
 
     fn cancel(&mut self, cx: &mut Cx<'_>, token: QToken, qd: QDesc) -> Result<(), Error> {

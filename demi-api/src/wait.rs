@@ -42,6 +42,23 @@ impl<L: LibOs> Demikernel<L> {
             core.policy.takes += 1;
             return Ok(Completion { token, qd, result: Ok(Done::Pushed(position)) });
         }
+        self.wait_held(core, token, timeout)
+    }
+
+    /// Or that of a pop under way, which is in hand as well, and which one turn completes.
+    #[inline(never)]
+    fn wait_held(
+        &self,
+        mut core: RefMut<'_, Core<L>>,
+        token: QToken,
+        timeout: Option<Duration>,
+    ) -> Result<Completion, Error> {
+        if core.may_take() && timeout != Some(Duration::ZERO) && core.done.await_held(token) {
+            core.turn();
+            if let Some(completion) = core.done.take_arrived() {
+                return Ok(completion);
+            }
+        }
         self.wait_for(core, token, timeout)
     }
 
@@ -53,14 +70,12 @@ impl<L: LibOs> Demikernel<L> {
         timeout: Option<Duration>,
     ) -> Result<Completion, Error> {
         if core.may_take() {
-            let waits = timeout != Some(Duration::ZERO);
-            let held = waits && core.done.await_held(token);
-            if !held && let Some(completion) = core.done.take_held(token) {
+            if let Some(completion) = core.done.take_held(token) {
                 core.policy.takes += 1;
                 return Ok(completion);
             }
             // An operation under way that one turn completes: what comes of it is moved once.
-            if held || (waits && core.done.await_filed(token)) {
+            if timeout != Some(Duration::ZERO) && core.done.await_filed(token) {
                 core.turn();
                 if let Some(completion) = core.done.take_arrived() {
                     return Ok(completion);

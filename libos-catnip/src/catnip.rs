@@ -88,44 +88,8 @@ impl Catnip {
         self.device.tx_burst(&device_cx, &mut self.ip.outbox)
     }
 
-    #[inline(always)]
-    fn start_stream(&mut self, cx: &mut Cx<'_>, token: QToken, key: Key, op: &mut Op) -> Result<Step, Error> {
-        // What nearly every push and pop is. Results are made only here: nothing large is moved for them.
-        if let Op::Push { sga, to: None } = op
-            && self.push_brief(cx, key, sga)
-        {
-            return Ok(Step::Done(Ok(Done::Pushed(Position(0)))));
-        }
-        if let Op::Pop { limit } = op
-            && self.tcp.pop_later(token, key, *limit)
-        {
-            return Ok(Step::Pending);
-        }
-        self.start_any(cx, token, key, op)
-    }
-
-    /// The same for datagrams.
-    #[inline(always)]
-    fn start_datagram(
-        &mut self,
-        cx: &mut Cx<'_>,
-        token: QToken,
-        key: Key,
-        op: &mut Op,
-    ) -> Result<Step, Error> {
-        if let Op::Push { sga, to } = op
-            && self.udp.push_brief(cx, &mut self.ip, &mut *self.device, key, sga, to.as_ref())
-        {
-            return Ok(Step::Done(Ok(Done::Pushed(Position(0)))));
-        }
-        if matches!(op, Op::Pop { .. }) && self.udp.pop_later(token, key) {
-            return Ok(Step::Pending);
-        }
-        self.start_any_datagram(cx, token, key, op)
-    }
-
     #[inline(never)]
-    fn start_any_datagram(
+    fn start_datagram(
         &mut self,
         cx: &mut Cx<'_>,
         token: QToken,
@@ -137,15 +101,8 @@ impl Catnip {
         step
     }
 
-    /// The device first, the books after.
-    #[inline(always)]
-    fn push_brief(&mut self, cx: &mut Cx<'_>, key: Key, sga: &mut SgArray) -> bool {
-        let mut env = Env { cx, ip: &mut self.ip, queues: &mut self.queues };
-        self.tcp.push_brief(&mut env, key, sga, &mut *self.device)
-    }
-
     #[inline(never)]
-    fn start_any(&mut self, cx: &mut Cx<'_>, token: QToken, key: Key, op: &mut Op) -> Result<Step, Error> {
+    fn start_stream(&mut self, cx: &mut Cx<'_>, token: QToken, key: Key, op: &mut Op) -> Result<Step, Error> {
         let mut env = Env { cx, ip: &mut self.ip, queues: &mut self.queues };
         match op {
             Op::Push { sga, to: None } => {
@@ -416,12 +373,43 @@ impl LibOs for Catnip {
         })
     }
 
-    // Few calls, each of which knows which operation it is: most of what is in here goes.
-    #[inline(always)]
     fn start(&mut self, cx: &mut Cx<'_>, token: QToken, qd: QDesc, op: &mut Op) -> Result<Step, Error> {
+        // What an operator hands down has not been tried by the short ways yet.
+        if let Op::Push { sga, to } = op
+            && self.push_now(cx, qd, sga, to.as_ref())
+        {
+            return Ok(Step::Done(Ok(Done::Pushed(Position(0)))));
+        }
+        if matches!(op, Op::Pop { limit: usize::MAX }) && self.pop_later(token, qd) {
+            return Ok(Step::Pending);
+        }
         match *self.queues.get(qd)? {
             Queue::Stream(key) => self.start_stream(cx, token, key, op),
             Queue::Datagram(key) => self.start_datagram(cx, token, key, op),
+        }
+    }
+
+    #[inline(always)]
+    fn push_now(&mut self, cx: &mut Cx<'_>, qd: QDesc, sga: &mut SgArray, to: Option<&Addr>) -> bool {
+        let Ok(queue) = self.queues.get(qd) else { return false };
+        match (*queue, to) {
+            (Queue::Stream(key), None) => {
+                let mut env = Env { cx, ip: &mut self.ip, queues: &mut self.queues };
+                self.tcp.push_brief(&mut env, key, sga, &mut *self.device)
+            }
+            (Queue::Stream(_), Some(_)) => false,
+            (Queue::Datagram(key), to) => {
+                self.udp.push_brief(cx, &mut self.ip, &mut *self.device, key, sga, to)
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn pop_later(&mut self, token: QToken, qd: QDesc) -> bool {
+        match self.queues.get(qd) {
+            Ok(Queue::Stream(key)) => self.tcp.pop_later(token, *key, usize::MAX),
+            Ok(Queue::Datagram(key)) => self.udp.pop_later(token, *key),
+            Err(_) => false,
         }
     }
 

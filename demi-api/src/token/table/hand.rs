@@ -20,8 +20,7 @@ impl Completions {
     #[inline(always)]
     pub(super) fn arrive_popped(&mut self, token: QToken, sga: &mut SgArray) {
         if let Some(Ok(Done::Popped(place))) = self.arriving(token) {
-            // The nothing that was there need not be dropped.
-            std::mem::forget(std::mem::replace(place, std::mem::take(sga)));
+            std::mem::swap(place, sga);
         }
     }
 
@@ -131,6 +130,22 @@ impl Completions {
         }
     }
 
+    /// The token that the application's next operation will have, if that need not be looked for. To be followed by
+    /// [`begun_at`](Completions::begun_at) or [`hold_pushed_at`](Completions::hold_pushed_at), or by nothing.
+    #[inline]
+    pub(crate) fn known_next(&self) -> Option<QToken> {
+        (self.next != QToken::NONE).then_some(self.next)
+    }
+
+    /// The operation with that token is under way, and nothing was posted meanwhile.
+    #[inline]
+    pub(crate) fn begun_at(&mut self, qd: QDesc) {
+        debug_assert!(matches!(self.held, Held::Nothing), "whoever asks finds the hand empty");
+        if matches!(self.held, Held::Nothing) {
+            self.held = Held::Begun(qd);
+        }
+    }
+
     /// The operation was done on the spot.
     #[inline]
     pub(crate) fn hold(&mut self, result: Result<Done, Error>) {
@@ -148,6 +163,12 @@ impl Completions {
         if self.next == QToken::NONE {
             return self.note_twice_done();
         }
+        self.hold_pushed_at(qd, position);
+    }
+
+    /// The operation with the token that was known was a push on `qd`, and is done.
+    #[inline]
+    pub(crate) fn hold_pushed_at(&mut self, qd: QDesc, position: Position) {
         debug_assert!(matches!(self.held, Held::Nothing), "whoever asks finds the hand empty");
         if matches!(self.held, Held::Nothing) {
             self.held = Held::Pushed(qd, position);
