@@ -2,7 +2,9 @@
 //!
 //! | module | what it is |
 //! |---|---|
+//! | [`rc`] | reliable connections, without I/O |
 //! | [`wire`] | packets, and the connection manager's messages |
 #![forbid(unsafe_code)]
 
+pub mod rc;
 pub mod wire;

@@ -1,0 +1,1 @@
+//! Two queue pairs.
