@@ -1,1 +1,6 @@
-//! Two queue pairs.
+//! Two queue pairs, a wire with faults, and an oracle.
+
+mod hostile;
+mod oracle;
+mod rules;
+mod world;
