@@ -4,7 +4,8 @@
 //! |---|---|
 //! | [`rc`] | reliable connections, without I/O |
 //! | [`wire`] | packets, and the connection manager's messages |
-#![forbid(unsafe_code)]
+//! | [`link`] | what carries packets |
 
 pub mod rc;
+pub mod link;
 pub mod wire;
