@@ -11,6 +11,8 @@
 //! fails. A device never blocks and never sleeps; each call does bounded work. Dropping it waits, within a bound, until it has let go
 //! of all memory; what it does not give back by then is leaked, never freed.
 
+pub mod ideal;
+
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 
@@ -58,7 +60,8 @@ pub trait RdmaDevice {
     /// Gives the shared receive queue a buffer, of which all bytes may be written. Returned if [`Caps::receives`] are there.
     fn receive(&mut self, cx: &DeviceCx<'_>, into: BufMut) -> Result<(), BufMut>;
 
-    /// How many more postings a queue pair takes. Zero also if it is not connected.
+    /// How many more postings a queue pair takes. Zero also if it is not connected. When there is room again after this said
+    /// that there was none, it is signalled as an event would be.
     fn room(&self, qp: Qp) -> usize;
 
     /// Posts a message: `head`, then the segments of `data`, into one of the peer's receives. If head and data
@@ -117,7 +120,8 @@ pub trait RdmaDevice {
     /// `data` until the grant has ended.
     fn grant(&mut self, cx: &DeviceCx<'_>, qp: Qp, data: Buf) -> Result<(Grant, Remote), Buf>;
 
-    /// Ends a grant: when [`Event::Revoked`] comes, the peer can read that memory no more.
+    /// Ends a grant: when [`Event::Revoked`] comes, the peer can read that memory no more. A grant outlives its queue pair,
+    /// and is to be ended then as well.
     fn revoke(&mut self, cx: &DeviceCx<'_>, grant: Grant, cookie: u64);
 
     /// Makes memory outside the heap, zeroed, that peers may reach as `access` says, of whichever queue pair.
@@ -151,7 +155,8 @@ pub trait RdmaDevice {
     /// When [`poll`](RdmaDevice::poll) must be called again although nothing is signalled.
     fn next_deadline(&self) -> Option<Instant>;
 
-    /// A descriptor that polls readable when there may be events. It stays the same and stays open.
+    /// A descriptor that polls readable when there may be events. It stays the same and stays open. What peers do to a region
+    /// is no event, and signals nothing.
     fn wait_fd(&self) -> BorrowedFd<'_>;
 
     /// Hands over what was posted, asks for notification, then looks again. False: there are events already.
@@ -179,7 +184,8 @@ pub struct Caps {
     pub reads: usize,
 }
 
-/// Names a queue pair of this device.
+/// Names a queue pair of this device. A small number, to be used as an index; it is used again once the queue pair has gone or
+/// was refused.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Qp(pub u32);
 
@@ -249,7 +255,7 @@ pub struct NoRoom;
 /// Something has happened.
 #[derive(Debug)]
 pub enum Event {
-    /// A message has arrived, in a buffer of the shared receive queue, cut to its length.
+    /// A message has arrived, in a buffer of the shared receive queue, cut to its length. The device keeps no reference to it.
     Received {
         /// From whom.
         qp: Qp,
@@ -324,7 +330,8 @@ pub enum Event {
         /// Why.
         why: Fault,
     },
-    /// The device as a whole has ended or its port is down: nothing more can be posted until it is up.
+    /// The device as a whole has ended or its port is down: nothing new can be connected until it is up. Queue pairs that end by
+    /// this are told of one by one, then or later.
     Down(Fault),
     /// It is up again.
     Up,
