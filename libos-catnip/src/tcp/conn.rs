@@ -260,6 +260,8 @@ pub(crate) struct Connection {
     pub(crate) rack: Rack,
     pub(crate) duplicate_acks: u8,
     pub(crate) retries: u8,
+    /// A timeout has found no memory to send again what it took for lost.
+    pub(crate) starved: bool,
     /// Keep-alive probes since the peer was heard.
     pub(crate) keep_probes: u8,
     /// When the peer last acknowledged anything new, or there was nothing to acknowledge.

@@ -176,6 +176,7 @@ impl Connection {
         if !self.emit(io, sent.start, flags, base.into(), len) {
             return false;
         }
+        self.starved = false;
         io.counters.retransmitted += 1;
         self.flight.retransmitted(sent.start, len as u32 + u32::from(with_fin), io.cx.now);
         self.congestion.on_retransmit(len as u32);

@@ -456,6 +456,7 @@ impl Tcp {
             rack: Rack::new(),
             duplicate_acks: 0,
             retries: 0,
+            starved: false,
             keep_probes: 0,
             progress_at: cx.now,
             heard_at: cx.now,

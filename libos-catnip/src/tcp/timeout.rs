@@ -128,6 +128,27 @@ impl Connection {
             // What is on the way is a probe, and unanswered for as long as the peer has no room: no sign of congestion.
             return self.probe_again(io);
         }
+        // What could not be sent again has not been lost again.
+        if !std::mem::take(&mut self.starved) {
+            self.take_for_lost(io);
+        }
+        let sent = self.flight.first_lost().is_none_or(|first| self.retransmit(io, first));
+        let after = if sent {
+            self.rtt.backoff();
+            self.rtt.rto()
+        } else {
+            self.starved = true;
+            SCARCE
+        };
+        self.loss_timer = LossTimer::Retransmission;
+        // Not beyond the time at which it is given up: RFC 5482.
+        let given_up = self.progress_at + self.settings.user_timeout;
+        self.set_timer(Timer::Loss, Some(given_up.min(now + after)));
+    }
+
+    /// What a timeout says of the network.
+    fn take_for_lost(&mut self, io: &mut Io<'_, '_>) {
+        let now = io.cx.now;
         // RFC 2018 §8: the peer may have dropped what it had out of order.
         io.counters.timeouts += 1;
         if self.flight.first().is_some_and(|first| first.sacked) {
@@ -141,18 +162,6 @@ impl Connection {
         self.cwr_due = true;
         self.congestion.on_rto(now, self.nxt - self.una, self.nxt);
         self.duplicate_acks = 0;
-        let sent = self.flight.first_lost().is_none_or(|first| self.retransmit(io, first));
-        let after = if sent {
-            self.rtt.backoff();
-            self.rtt.rto()
-        } else {
-            // What a lack of memory holds back says nothing about the path.
-            self.rtt.rto().max(SCARCE)
-        };
-        self.loss_timer = LossTimer::Retransmission;
-        // Not beyond the time at which it is given up: RFC 5482.
-        let given_up = self.progress_at + self.settings.user_timeout;
-        self.set_timer(Timer::Loss, Some(given_up.min(now + after)));
     }
 
     /// RFC 9293 §3.8.6.1: for as long as the peer answers, the window may stay closed.

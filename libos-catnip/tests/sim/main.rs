@@ -8,6 +8,7 @@ mod datagrams;
 mod ecn;
 mod idle;
 mod listen;
+mod memory;
 mod pacing;
 mod raw;
 mod rest;
