@@ -2,10 +2,12 @@
 //!
 //! | module | what it is |
 //! |---|---|
+//! | [`cm`] | the connection manager, without I/O |
 //! | [`rc`] | reliable connections, without I/O |
 //! | [`wire`] | packets, and the connection manager's messages |
 //! | [`link`] | what carries packets |
 
+pub mod cm;
 pub mod rc;
 pub mod link;
 pub mod wire;

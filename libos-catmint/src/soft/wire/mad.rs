@@ -20,7 +20,7 @@ const REJECT_DATA: usize = 148;
 const CLASS: [u8; 4] = [1, 7, 2, 3];
 
 /// One side's name of a connection that is being made.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct CommId(pub u32);
 
 /// A message, and what ties an answer to its question.
