@@ -8,6 +8,6 @@
 //! | [`link`] | what carries packets |
 
 pub mod cm;
-pub mod rc;
 pub mod link;
+pub mod rc;
 pub mod wire;

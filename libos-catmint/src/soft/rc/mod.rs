@@ -6,7 +6,7 @@
 //!                     events ◄─ Requester ◄─┘                 └─◄ Responder
 //! ```
 //!
-//! Nothing in here does I/O or reads a clock: packets come in as slices and go out to a [`Sink`], `now` is an argument, and what
+//! Nothing in here does I/O or reads a clock: packets come in as headers with a [`Payload`] and go out to a [`Sink`], `now` is an argument, and what
 //! happens is appended to the [`Host`]'s events. Payloads are not copied on their way out but gathered where they lie; on
 //! their way in they are copied once, to their destination.
 //!
@@ -39,6 +39,7 @@ use demi_api::time::Instant;
 pub use self::memory::{Denied, Memory};
 use self::requester::Requester;
 use self::responder::Responder;
+use super::link::Payload;
 use super::wire::{Header, Operation, Psn, Qpn, RnrTimer, Tail};
 use crate::device::{Atomic, Event, Fault, HEAD_MAX, NoRoom, Qp, Remote, Then};
 
@@ -223,7 +224,7 @@ impl QueuePair {
     }
 
     /// Takes a packet in that came from the peer's address and was sound.
-    pub fn packet(&mut self, now: Instant, header: &Header, payload: &[u8], host: &mut Host<'_>) {
+    pub fn packet(&mut self, now: Instant, header: &Header, payload: &impl Payload, host: &mut Host<'_>) {
         if self.failed.is_some() {
             return;
         }

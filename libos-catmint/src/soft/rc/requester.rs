@@ -20,6 +20,7 @@ use demi_api::memalloc::BufMut;
 use demi_api::sga::SgArray;
 use demi_api::time::Instant;
 
+use super::super::link::Payload;
 use super::super::wire::{Header, MAX_HEADER_LEN, NakCode, Operation, Psn, RnrTimer, Syndrome, Tail};
 use super::store::{Piece, Store};
 use super::work::{Kind, Work};
@@ -303,7 +304,7 @@ impl Requester {
         params: &Params,
         now: Instant,
         header: &Header,
-        payload: &[u8],
+        payload: &impl Payload,
         events: &mut Vec<Event>,
     ) -> Result<(), Fault> {
         let psn = header.psn;
@@ -375,7 +376,7 @@ impl Requester {
         &mut self,
         params: &Params,
         psn: Psn,
-        payload: &[u8],
+        payload: &impl Payload,
         events: &mut Vec<Event>,
     ) -> Result<(), Fault> {
         if !self.complete_until(params, psn, events) {
@@ -392,7 +393,7 @@ impl Requester {
         if payload.len() != part {
             return Err(Fault::RemoteOperation);
         }
-        into[at..at + part].copy_from_slice(payload);
+        payload.copy(0, &mut into[at..at + part]);
         let is_last = psn.since(*first) + 1 == *packets;
         self.advance(psn + 1);
         if is_last {

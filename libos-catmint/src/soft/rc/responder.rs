@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 
 use demi_api::memalloc::BufMut;
 
+use super::super::link::Payload;
 use super::super::wire::{
     Aeth, AtomicEth, Header, MAX_HEADER_LEN, NakCode, Operation, Psn, Reth, Syndrome, Tail,
 };
@@ -106,7 +107,7 @@ impl Responder {
         &mut self,
         params: &Params,
         header: &Header,
-        payload: &[u8],
+        payload: &impl Payload,
         host: &mut Host<'_>,
     ) -> Result<(), Fault> {
         match header.psn.distance(self.expected) {
@@ -151,7 +152,7 @@ impl Responder {
         &mut self,
         params: &Params,
         header: &Header,
-        payload: &[u8],
+        payload: &impl Payload,
         host: &mut Host<'_>,
     ) -> Result<u32, Refusal> {
         let whole = payload.len() == params.mtu;
@@ -164,7 +165,7 @@ impl Responder {
                     host.receives.push_front(into);
                     return Err(refusal);
                 }
-                into[..payload.len()].copy_from_slice(payload);
+                payload.copy(0, &mut into[..payload.len()]);
                 into.truncate(payload.len());
                 self.received(params, into, host);
             }
@@ -172,7 +173,7 @@ impl Responder {
                 self.check(matches!(self.incoming, Incoming::Nothing) && whole)?;
                 let mut into = take_receive(payload.len(), host)?;
                 let room = into.len();
-                into[..payload.len()].copy_from_slice(payload);
+                payload.copy(0, &mut into[..payload.len()]);
                 self.incoming = Incoming::Send { into, room, filled: payload.len() };
             }
             Operation::SendMiddle => {
@@ -251,10 +252,10 @@ impl Responder {
     }
 
     /// More of a SEND.
-    fn append(&mut self, payload: &[u8]) -> Result<(), Refusal> {
+    fn append(&mut self, payload: &impl Payload) -> Result<(), Refusal> {
         let Incoming::Send { into, filled, .. } = &mut self.incoming else { return Err(Refusal::INVALID) };
         let place = into.get_mut(*filled..).and_then(|rest| rest.get_mut(..payload.len()));
-        place.ok_or(Refusal::TOO_LONG)?.copy_from_slice(payload);
+        payload.copy(0, place.ok_or(Refusal::TOO_LONG)?);
         *filled += payload.len();
         Ok(())
     }
@@ -442,10 +443,10 @@ fn take_receive(len: usize, host: &mut Host<'_>) -> Result<BufMut, Refusal> {
     }
 }
 
-fn write(params: &Params, to: Remote, payload: &[u8], host: &mut Host<'_>) -> Result<(), Refusal> {
+fn write(params: &Params, to: Remote, payload: &impl Payload, host: &mut Host<'_>) -> Result<(), Refusal> {
     // A write of nothing needs no key.
     if !payload.is_empty() {
-        host.memory.write(params.qp, to, payload.len())?.copy_from_slice(payload);
+        payload.copy(0, host.memory.write(params.qp, to, payload.len())?);
     }
     Ok(())
 }

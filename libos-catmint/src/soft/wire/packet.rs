@@ -4,6 +4,8 @@
 //! vain. The payload is a slice of what was parsed; what is emitted is the headers alone, as payloads are gathered from
 //! where they lie.
 
+use std::ops::Range;
+
 use super::bytes::{get16, get24, get32, get64, put16, put24, put32, put64};
 use super::{Aeth, AtomicEth, Deth, Psn, Reth, WireError};
 
@@ -163,14 +165,30 @@ impl Header {
     /// # Errors
     /// When it is too short for what it says it is, too long for an operation without payload, or of no known kind.
     pub fn parse(bytes: &[u8]) -> Result<(Header, &[u8]), WireError> {
-        let Some((bth, rest)) = bytes.split_at_checked(BTH_LEN) else { return Err(WireError::Short) };
+        let (header, payload) = Header::parse_front(bytes, bytes.len())?;
+        Ok((header, &bytes[payload]))
+    }
+
+    /// Reads the headers of a packet of `len` bytes from its front: as many of them as there are, at least
+    /// [`MAX_HEADER_LEN`] if it is that long. Gives where in the packet its payload is, without its padding.
+    ///
+    /// # Errors
+    /// As [`parse`](Header::parse).
+    #[inline]
+    pub fn parse_front(front: &[u8], len: usize) -> Result<(Header, Range<usize>), WireError> {
+        let Some((bth, rest)) = front[..front.len().min(len)].split_at_checked(BTH_LEN) else {
+            return Err(WireError::Short);
+        };
         if bth[1] & VERSION != 0 {
             return Err(WireError::Version(bth[1] & VERSION));
         }
-        let (operation, rest) = Operation::parse(bth[0], rest)?;
+        let (operation, extended) = Operation::parse(bth[0], rest)?;
+        let start = BTH_LEN + extended;
         let pad = usize::from(bth[1] >> 4 & 3);
-        let Some(len) = rest.len().checked_sub(pad) else { return Err(WireError::Short) };
-        if rest.len() % 4 != 0 || (!operation.has_payload() && !rest.is_empty()) {
+        let Some(end) = len.checked_sub(pad).filter(|end| *end >= start) else {
+            return Err(WireError::Short);
+        };
+        if len % 4 != 0 || (len > start && !operation.has_payload()) {
             return Err(WireError::Length);
         }
         let header = Header {
@@ -183,7 +201,7 @@ impl Header {
             pkey: get16(bth, 2),
             congestion: [bth[4] & FECN != 0, bth[4] & BECN != 0],
         };
-        Ok((header, &rest[..len]))
+        Ok((header, start..end))
     }
 
     /// Writes the headers of a packet with a payload of `payload` bytes to the front of `out`. Gives their length. The payload
@@ -213,7 +231,9 @@ pub const fn padding(payload: usize) -> usize {
 }
 
 impl Operation {
-    fn parse(code: u8, bytes: &[u8]) -> Result<(Operation, &[u8]), WireError> {
+    /// Gives the length of the extended headers, too.
+    #[inline]
+    fn parse(code: u8, bytes: &[u8]) -> Result<(Operation, usize), WireError> {
         let mut rest = bytes;
         let mut take = |len: usize| -> Result<&[u8], WireError> {
             let Some((taken, left)) = rest.split_at_checked(len) else { return Err(WireError::Short) };
@@ -253,7 +273,7 @@ impl Operation {
             opcode::DATAGRAM => Operation::Datagram(Deth::parse(take(Deth::LEN)?)),
             _ => return Err(WireError::Opcode(code)),
         };
-        Ok((operation, rest))
+        Ok((operation, bytes.len() - rest.len()))
     }
 
     /// Gives the opcode and the length of the extended headers.

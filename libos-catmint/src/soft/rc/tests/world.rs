@@ -123,7 +123,7 @@ impl World {
         };
         let (header, payload) = Header::parse(packet).unwrap();
         let TestHost { qp, receives, memory, events, .. } = &mut self.hosts[side];
-        qp.packet(self.now, &header, payload, &mut Host { receives, memory, events });
+        qp.packet(self.now, &header, &payload, &mut Host { receives, memory, events });
     }
 
     /// Until nothing happens any more.
