@@ -1,7 +1,7 @@
 //! UDP: RFC 768, RFC 8200 §8.1, RFC 1122 §4.1.
 //!
 //! A datagram is one array, its sender with it. What no pop waits for is kept up to the receive buffer; beyond that it
-//! is dropped and counted, as there is nobody who could be held up.
+//! is dropped and counted, as there is nobody who could be held up. A push is refused while the device does not keep up.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
@@ -278,6 +278,9 @@ impl Udp {
             (Some(Addr::Unix(_) | Addr::Unnamed), _) | (None, None) => return false,
         };
         let Some(last) = &socket.last else { return false };
+        if !ip.keeps_up() {
+            return false;
+        }
         let again = match (to, &last.to) {
             (SocketAddr::V4(to), SocketAddr::V4(last)) => to == last,
             (SocketAddr::V6(to), SocketAddr::V6(last)) => to == last,
@@ -371,6 +374,9 @@ impl Udp {
         let Some(socket) = self.sockets.get_mut(key) else { return Err(Error::BadDescriptor) };
         if let Some(error) = socket.error.take() {
             return Ok(Step::Done(Err(error)));
+        }
+        if !ip.keeps_up() {
+            return Err(Error::NoBuffers);
         }
         if to.ip() == IpAddr::V4(Ipv4Addr::BROADCAST) && !socket.broadcast {
             return Err(Error::PermissionDenied);

@@ -83,7 +83,7 @@ pub(crate) const IPV6: usize = 40;
 const LOOP_MTU: usize = 65535;
 /// Packets to ourselves, and problems, that wait at the most.
 const QUEUE: usize = 1024;
-/// With more frames than these to be transmitted, strangers get no answers.
+/// With more frames than these to be transmitted, strangers get no answers, and datagrams are not taken.
 const CONGESTED: usize = 4096;
 /// Things of one kind that are done in one turn.
 const TURN: usize = 64;
@@ -489,9 +489,15 @@ impl Ip {
         if remote.is_ipv4() { self.mtu } else { self.mtu_v6 }
     }
 
-    /// Whether an answer is better not given, since the device does not keep up: whoever asks would fill the memory.
+    /// Whether the device keeps up. If not, whatever nothing else bounds would fill the memory.
+    #[inline]
+    pub(crate) fn keeps_up(&self) -> bool {
+        self.outbox.len() < CONGESTED
+    }
+
+    /// Whether an answer is better not given, since the device does not keep up.
     pub(crate) fn is_congested(&mut self) -> bool {
-        let congested = self.outbox.len() >= CONGESTED;
+        let congested = !self.keeps_up();
         self.counters.unanswering += u64::from(congested);
         congested
     }

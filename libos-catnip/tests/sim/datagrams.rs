@@ -1,12 +1,16 @@
 //! Whom datagrams are for, while sockets come, go and change: what was found for the last one must not be taken for true
 //! after that.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::time::Duration;
 
+use demi_api::error::Error;
 use demi_api::{Domain, QDesc, SocketKind};
 use demi_libos_catnip::device::fault::Faults;
 
+use crate::listen::Stuck;
 use crate::world::World;
 
 const PORT: u16 = 7;
@@ -80,4 +84,32 @@ fn a_datagram_finds_the_socket_that_there_is_now() {
     world.take(1, connect).unwrap().result.unwrap();
     assert_eq!(sent_to(&world, from, &[other], b"for it"), Some(0));
     assert_eq!(world.counter(1, "udp_received"), 8);
+}
+
+#[test]
+fn datagrams_are_refused_while_the_device_does_not_keep_up() {
+    // Such as go the short way, and others.
+    for len in [8, 1000] {
+        let stuck = Rc::new(Cell::new(false));
+        let world =
+            World::over(1, 1500, "", "", |behind, _| Box::new(Stuck { behind, stuck: Rc::clone(&stuck) }));
+        let (from, to) = (open(&world, 0), open(&world, 1));
+        assert_eq!(sent_to(&world, from, &[to], b"so that the neighbour is known"), Some(0));
+        let near = &world.hosts[0];
+        let text = near.copy_from(&vec![1; len]).unwrap();
+        stuck.set(true);
+        let mut taken = 0;
+        let refused = loop {
+            match near.push_to(from, text.clone(), at(1)) {
+                Ok(push) => near.wait(push, None).unwrap().result.unwrap(),
+                Err(refused) => break refused,
+            };
+            taken += 1;
+        };
+        assert!((4000..4200).contains(&taken), "{taken} datagrams of {len} bytes");
+        assert_eq!((refused.error, refused.sga.len()), (Error::NoBuffers, len));
+        stuck.set(false);
+        near.poll().unwrap();
+        assert!(near.push_to(from, text.clone(), at(1)).is_ok());
+    }
 }

@@ -291,9 +291,9 @@ fn stray_acknowledgements_are_reset_where_no_cookie_was_given() {
 }
 
 /// A device that transmits nothing while it is told so.
-struct Stuck {
-    behind: Loopback,
-    stuck: Rc<Cell<bool>>,
+pub(crate) struct Stuck {
+    pub(crate) behind: Loopback,
+    pub(crate) stuck: Rc<Cell<bool>>,
 }
 
 impl Queue for Stuck {

@@ -11,6 +11,7 @@ pub(super) struct Counters {
     pub(super) tx_segments: u64,
     pub(super) tx_copied: u64,
     pub(super) tx_refused: u64,
+    pub(super) tx_no_memory: u64,
     pub(super) tx_unknown: u64,
     pub(super) tx_kicks: u64,
     pub(super) tx_kicks_failed: u64,
@@ -32,6 +33,8 @@ impl Counters {
         visit("xdp_tx_copied", self.tx_copied);
         // Frames beyond the capabilities, not sent.
         visit("xdp_tx_refused", self.tx_refused);
+        // Frames that would have had to be copied, not sent for want of heap memory.
+        visit("xdp_tx_no_memory", self.tx_no_memory);
         // Completions of what was not under way.
         visit("xdp_tx_unknown", self.tx_unknown);
         visit("xdp_tx_kicks", self.tx_kicks);

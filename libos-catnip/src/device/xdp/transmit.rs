@@ -80,8 +80,14 @@ impl Transmitter {
                 break;
             }
             if direct.is_none() {
-                let Some(copy) = self.copy(heap, frame, len) else { break };
+                let copy = self.copy(heap, frame, len);
                 outbox.pop_front();
+                let Some(copy) = copy else {
+                    // Those behind it may be what makes room.
+                    counters.tx_no_memory += 1;
+                    taken += 1;
+                    continue;
+                };
                 counters.tx_copied += 1;
                 let last = copy.len() - 1;
                 for (at, buf) in copy.into_iter().enumerate() {
@@ -179,7 +185,7 @@ impl Transmitter {
         for at in 0..pieces {
             let size = (len - at * self.chunk).min(self.chunk);
             // A buffer whose size is a power of two lies at a multiple of it, so none crosses a page.
-            let mut copy = heap.alloc(size.next_power_of_two()).ok()?;
+            let mut copy = heap.alloc_urgent(size.next_power_of_two()).ok()?;
             copy.truncate(size);
             let mut filled = 0;
             while filled < size {

@@ -207,6 +207,27 @@ fn what_the_device_cannot_send_as_it_is() {
 }
 
 #[test]
+fn what_cannot_be_copied_holds_nothing_up() {
+    let Some(net) = Net::new(1500, 1) else { return };
+    let mut end = End::open(&net, 0, &config(0));
+    let socket = net.packets(1);
+    let foreign = heap(2);
+    let (lost, bytes) = (frame(0, 1000, 1), frame(0, 1000, 2));
+    end.outbox.push_back(Frame::new(foreign.copy_from(&lost).unwrap().into()));
+    end.outbox.push_back(Frame::new(end.heap.copy_from(&bytes).unwrap().into()));
+    let heap = end.heap.clone();
+    let full: Vec<_> = [256 << 10, 16 << 10, 1024]
+        .into_iter()
+        .flat_map(|size| std::iter::from_fn(|| heap.alloc(size).ok()).collect::<Vec<_>>())
+        .collect();
+    end.turn();
+    assert_eq!((end.count("xdp_tx_no_memory"), end.count("xdp_tx_frames"), end.outbox.len()), (1, 1, 0));
+    assert_eq!(read_soon(&socket), bytes);
+    drop((full, heap, foreign));
+    end.close();
+}
+
+#[test]
 fn all_queues_are_served_or_those_that_are_named() {
     let Some(net) = Net::new(1500, 4) else { return };
     let mut all = End::open(&net, 0, &config(0));
