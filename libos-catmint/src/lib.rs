@@ -40,8 +40,8 @@ mod counters;
 mod deadlines;
 pub mod device;
 mod peers;
-pub mod soft;
 mod sockets;
+pub mod soft;
 pub mod wire;
 
 pub use self::catmint::Catmint;

@@ -1,6 +1,5 @@
 //! Two queue pairs, a wire with faults, and an oracle.
 
-mod hostile;
 mod oracle;
 mod rules;
 mod world;
