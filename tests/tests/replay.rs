@@ -56,11 +56,26 @@ fn the_corpus_of_fsck_is_harmless() {
     replay("fsck", fuzz::fsck);
 }
 
+#[test]
+fn the_corpus_of_roce_wire_is_harmless() {
+    replay("roce_wire", fuzz::roce_wire);
+}
+
+#[test]
+fn the_corpus_of_roce_peer_is_harmless() {
+    replay("roce_peer", fuzz::roce_peer);
+}
+
+#[test]
+fn the_corpus_of_roce_cm_is_harmless() {
+    replay("roce_cm", fuzz::roce_cm);
+}
+
 /// The corpora with some of their bytes changed, moved and taken from other files, the same ones in each run.
 /// `DEMI_MUTATIONS` says how many of each, in place of the usual number.
 #[test]
 fn mutated_corpora_are_harmless() {
-    let targets: [Target; 7] = [
+    let targets: [Target; 10] = [
         ("ingress", fuzz::ingress),
         ("script", fuzz::script),
         ("middle", fuzz::middle),
@@ -68,6 +83,9 @@ fn mutated_corpora_are_harmless() {
         ("memif_rings", fuzz::memif_rings),
         ("image", fuzz::image),
         ("fsck", fuzz::fsck),
+        ("roce_wire", fuzz::roce_wire),
+        ("roce_peer", fuzz::roce_peer),
+        ("roce_cm", fuzz::roce_cm),
     ];
     let count = std::env::var("DEMI_MUTATIONS").map_or(100, |count| count.parse().expect("a number"));
     for (target, run) in targets {
@@ -206,6 +224,13 @@ proptest! {
     fn random_peers_of_a_memif_are_harmless(data in prop::collection::vec(any::<u8>(), 0..100)) {
         fuzz::memif_control(&data);
         fuzz::memif_rings(&data);
+    }
+
+    #[test]
+    fn random_rdma_peers_are_harmless(data in prop::collection::vec(any::<u8>(), 0..600)) {
+        fuzz::roce_wire(&data);
+        fuzz::roce_peer(&data);
+        fuzz::roce_cm(&data);
     }
 
     #[test]

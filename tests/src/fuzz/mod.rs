@@ -12,6 +12,7 @@
 //! | `memif` | a peer of a shared-memory NIC: on the control socket, and in the rings |
 //! | `image` | images of logs |
 //! | `fsck` | the same, checked and repaired |
+//! | `roce` | packets of RDMA peers: any bytes, any requests and answers, any words of connection managers |
 //! | `packet` | frames put together and taken apart; independent of the code under test |
 //! | `host`, `talk` | an instance on a cable, and a TCP peer made by hand; hostile tests use them too |
 //! | `input` | bytes as a source of decisions |
@@ -26,6 +27,7 @@ mod input;
 pub mod memif;
 pub mod middle;
 pub mod packet;
+pub mod roce;
 pub mod script;
 pub mod talk;
 
@@ -36,4 +38,5 @@ pub use self::image::image;
 pub use self::ingress::ingress;
 pub use self::memif::{memif_control, memif_rings};
 pub use self::middle::middle;
+pub use self::roce::{roce_cm, roce_peer, roce_wire};
 pub use self::script::script;
