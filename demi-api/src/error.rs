@@ -147,6 +147,9 @@ pub enum Error {
     /// The cursor is at an element that was discarded.
     #[error("the element was discarded: seek to the head of the log")]
     Discarded,
+    /// The region of memory was taken back by the instance that had exported it.
+    #[error("the region was revoked by whoever exported it: open it again once it is exported again")]
+    Revoked,
     /// Somebody else uses it in a way that excludes this.
     #[error("in use: {0}")]
     InUse(&'static str),

@@ -20,7 +20,7 @@ use crate::error::Error;
 use crate::fd::Fd;
 use crate::graph::Graph;
 use crate::libos::{Cx, LibOs, OpenOptions, OptionName, QueueKind, SeekTo, Setup, Shutdown, SocketOption};
-use crate::op::{Done, Op, Position, Refused, Step};
+use crate::op::{Atomic, Done, Op, Position, Refused, Step};
 use crate::sga::SgArray;
 use crate::sys;
 use crate::time::{Clock, Instant};
@@ -202,7 +202,7 @@ impl<L: LibOs> Demikernel<L> {
 
     // --- files and logs
 
-    /// Opens a file or log.
+    /// Opens a file or log, or, by a path that begins with `rdma://`, a region of memory of this or another instance.
     pub fn open(&self, path: impl AsRef<Path>, options: &OpenOptions) -> Result<QDesc, Error> {
         self.control(|libos, cx| libos.open(cx, path.as_ref(), options))
     }
@@ -243,6 +243,37 @@ impl<L: LibOs> Demikernel<L> {
     /// Starts to make everything pushed so far durable.
     pub fn flush(&self, qd: QDesc) -> Result<QToken, Error> {
         self.submit(qd, &mut Op::Flush)
+    }
+
+    // --- words of regions
+
+    /// Starts to replace a word of a region of memory by `new` if it is `expected`, in one step for all who change it this
+    /// way. It completes as [`Done::Fetched`] with what was there: if that is `expected`, the word was replaced. A word is eight
+    /// bytes at a multiple of eight, in the processor's order. The read and write cursor stays where it is.
+    ///
+    /// ```
+    /// # use demi_api::{Demikernel, Error, LibOs, Position, QDesc};
+    /// /// Takes the lock whose owner's number is the region's first word, unless somebody has it.
+    /// fn try_lock<L: LibOs>(demi: &Demikernel<L>, region: QDesc, me: u64) -> Result<bool, Error> {
+    ///     let token = demi.compare_and_swap(region, Position(0), 0, me)?;
+    ///     Ok(demi.wait(token, None)?.fetched()? == 0)
+    /// }
+    /// ```
+    pub fn compare_and_swap(
+        &self,
+        qd: QDesc,
+        at: Position,
+        expected: u64,
+        new: u64,
+    ) -> Result<QToken, Error> {
+        self.submit(qd, &mut Op::Atomic { at, change: Atomic::CompareSwap { expected, new } })
+    }
+
+    /// Starts to add to a word of a region of memory, without regard to overflow, in one step for all who change it
+    /// this way. It completes as [`Done::Fetched`] with what was there before. See
+    /// [`compare_and_swap`](Demikernel::compare_and_swap).
+    pub fn fetch_and_add(&self, qd: QDesc, at: Position, add: u64) -> Result<QToken, Error> {
+        self.submit(qd, &mut Op::Atomic { at, change: Atomic::FetchAdd(add) })
     }
 
     // --- every queue

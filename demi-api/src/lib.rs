@@ -66,7 +66,7 @@ pub use self::error::Error;
 pub use self::graph::frame::{self, Codec, Endian};
 pub use self::instance::{Counters, Demikernel, Interrupter};
 pub use self::libos::{LibOs, OpenOptions, OptionName, QueueKind, SeekTo, Shutdown, SocketOption};
-pub use self::op::{Completion, Done, Position, Refused};
+pub use self::op::{Atomic, Completion, Done, Position, Refused};
 pub use self::pair::Pair;
 pub use self::sga::SgArray;
 pub use self::token::QToken;

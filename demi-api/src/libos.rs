@@ -87,7 +87,7 @@ pub trait LibOs: Sized {
         Err(Error::NotSupported("listen"))
     }
 
-    /// Opens a file or a log.
+    /// Opens a file, a log or a region of memory.
     fn open(&mut self, _cx: &mut Cx<'_>, _path: &Path, _options: &OpenOptions) -> Result<QDesc, Error> {
         Err(Error::NotSupported("this libOS has no files"))
     }
@@ -202,6 +202,11 @@ pub trait LibOs: Sized {
 
     /// Names and values of its counters.
     fn counters(&self, visit: &mut dyn FnMut(&'static str, u64));
+}
+
+/// Whether a path names a region of memory: one that a libOS over RDMA has, here or at another instance.
+pub fn names_region(path: &Path) -> bool {
+    path.as_os_str().as_encoded_bytes().starts_with(b"rdma://")
 }
 
 /// Whether a queue keeps the boundaries of what was pushed.

@@ -31,6 +31,27 @@ pub enum Op {
     Connect(Addr),
     /// Make everything pushed so far durable.
     Flush,
+    /// Change a word of a region of memory in one step.
+    Atomic {
+        /// Where it lies: a multiple of eight.
+        at: Position,
+        /// The change.
+        change: Atomic,
+    },
+}
+
+/// A change of eight bytes, in the processor's order, that happens as a whole or not at all, and yields what was there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Atomic {
+    /// If they are `expected` they become `new`.
+    CompareSwap {
+        /// What must be there.
+        expected: u64,
+        /// What shall be there.
+        new: u64,
+    },
+    /// They become the sum, without regard to overflow.
+    FetchAdd(u64),
 }
 
 /// How far [`crate::libos::LibOs::start`] got.
@@ -64,6 +85,8 @@ pub enum Done {
     Flushed,
     /// A `qconnect` has ended because its source did, after this many elements.
     Moved(u64),
+    /// What was in the word that an atomic operation went to.
+    Fetched(u64),
 }
 
 /// Where a pushed element lies in its log or file. Ordered; of a log opaque, of a file its byte offset; zero
@@ -114,6 +137,14 @@ impl Completion {
             _ => Err(Error::Invalid("the completed operation was not an accept")),
         }
     }
+
+    /// What was in a word before an atomic operation changed it, or left it.
+    pub fn fetched(self) -> Result<u64, Error> {
+        match self.result? {
+            Done::Fetched(word) => Ok(word),
+            _ => Err(Error::Invalid("the completed operation was not an atomic one")),
+        }
+    }
 }
 
 /// A push that never began: the reason, and the array back.
@@ -136,5 +167,17 @@ impl std::error::Error for Refused {}
 impl From<Refused> for Error {
     fn from(refused: Refused) -> Error {
         refused.error
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_rare_makes_nothing_larger() {
+        // Every push and pop moves these.
+        assert_eq!(size_of::<Op>(), size_of::<(SgArray, Option<Addr>)>());
+        assert_eq!(size_of::<Done>(), size_of::<(QDesc, Addr)>().max(size_of::<(u64, SgArray)>()));
     }
 }

@@ -7,7 +7,9 @@ use crate::addr::{Addr, Domain, SocketKind};
 use crate::desc::{QDesc, Tag};
 use crate::error::Error;
 use crate::fd::Fd;
-use crate::libos::{Cx, LibOs, OpenOptions, OptionName, QueueKind, SeekTo, Setup, Shutdown, SocketOption};
+use crate::libos::{
+    Cx, LibOs, OpenOptions, OptionName, QueueKind, SeekTo, Setup, Shutdown, SocketOption, names_region,
+};
 use crate::op::{Op, Position, Step};
 use crate::sga::SgArray;
 use crate::sys;
@@ -16,7 +18,7 @@ use crate::token::QToken;
 
 /// A network libOS `N` and a storage libOS `S`.
 ///
-/// Sockets are opened on `N`, files and logs on `S`; every other call finds its side by the descriptor's tag.
+/// Sockets are opened on `N`, files and logs on `S`, regions of memory, whose paths begin with `rdma://`, on `N`; every other call finds its side by the descriptor's tag.
 /// A turn polls each side once, and each does bounded work, so neither starves the other.
 #[derive(Debug)]
 pub struct Pair<N, S> {
@@ -61,6 +63,9 @@ impl<N: LibOs, S: LibOs> LibOs for Pair<N, S> {
     }
 
     fn open(&mut self, cx: &mut Cx<'_>, path: &Path, options: &OpenOptions) -> Result<QDesc, Error> {
+        if names_region(path) {
+            return self.network.open(cx, path, options);
+        }
         self.storage.open(cx, path, options)
     }
 
@@ -85,6 +90,9 @@ impl<N: LibOs, S: LibOs> LibOs for Pair<N, S> {
     }
 
     fn unlink(&mut self, cx: &mut Cx<'_>, path: &Path) -> Result<(), Error> {
+        if names_region(path) {
+            return self.network.unlink(cx, path);
+        }
         self.storage.unlink(cx, path)
     }
 

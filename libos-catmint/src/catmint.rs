@@ -300,6 +300,7 @@ impl Catmint {
                 self.connect(cx, token, key, to)
             }
             Op::Flush => Err(Error::NotSupported("flush of a socket")),
+            Op::Atomic { .. } => Err(Error::NotSupported("atomic operations on a socket")),
         };
         self.see_off(cx);
         step

@@ -19,6 +19,7 @@ use std::os::fd::BorrowedFd;
 use demi_api::error::Error;
 pub use demi_api::libos::DeviceCx;
 use demi_api::memalloc::{Buf, BufMut};
+pub use demi_api::op::Atomic;
 use demi_api::sga::SgArray;
 use demi_api::time::Instant;
 
@@ -232,20 +233,6 @@ pub enum Then {
     Quiet,
     /// [`Event::Sent`] with this cookie.
     Tell(u64),
-}
-
-/// An operation on eight bytes in the processor's order, which yields what was there.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Atomic {
-    /// If they are `expected` they become `new`.
-    CompareSwap {
-        /// What must be there.
-        expected: u64,
-        /// What shall be there.
-        new: u64,
-    },
-    /// They become the sum, without regard to overflow.
-    FetchAdd(u64),
 }
 
 /// The send queue is full, or the queue pair is not connected.

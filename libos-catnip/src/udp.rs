@@ -359,6 +359,7 @@ impl Udp {
             }
             Op::Accept => Err(Error::Invalid("accept needs a listening socket")),
             Op::Flush => Err(Error::NotSupported("flush of a socket")),
+            Op::Atomic { .. } => Err(Error::NotSupported("atomic operations on a socket")),
         }
     }
 

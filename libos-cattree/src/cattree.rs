@@ -6,7 +6,7 @@ use std::path::Path;
 
 use demi_api::desc::{QDesc, QueueTable};
 use demi_api::error::Error;
-use demi_api::libos::{Cx, LibOs, OpenOptions, QueueKind, SeekTo, Setup};
+use demi_api::libos::{Cx, LibOs, OpenOptions, QueueKind, SeekTo, Setup, names_region};
 use demi_api::op::{Op, Position, Step};
 use demi_api::time::Instant;
 use demi_api::token::QToken;
@@ -72,6 +72,9 @@ impl LibOs for Cattree {
         if self.queues.len() >= self.max_queues {
             return Err(Error::TooManyQueues(self.max_queues));
         }
+        if names_region(path) {
+            return Err(Error::NotSupported("regions of memory: catmint has them"));
+        }
         let handle = self.store.open_log(cx, name(path), options)?;
         self.queues.insert(handle)
     }
@@ -123,6 +126,7 @@ impl LibOs for Cattree {
             Op::Push { .. } if !handle.writes => Err(Error::ReadOnly),
             Op::Push { .. } | Op::Flush => self.store.push(cx, token, handle.log, op),
             Op::Accept | Op::Connect(_) => Err(Error::NotSupported("a socket operation on a log")),
+            Op::Atomic { .. } => Err(Error::NotSupported("atomic operations on a log")),
         }
     }
 

@@ -76,6 +76,10 @@ impl Graph {
             Op::Accept | Op::Connect(_) => {
                 self.resolve(qd).and(Err(Error::NotSupported("operators are not sockets")))
             }
+            Op::Atomic { .. } => {
+                let why = "an atomic operation goes to a region itself, not to a queue made of it";
+                self.resolve(qd).and(Err(Error::NotSupported(why)))
+            }
         })) {
             Ok(step) => step,
             Err(panic) => {

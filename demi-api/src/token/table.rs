@@ -57,6 +57,7 @@ enum Outcome {
     Connected,
     Flushed,
     Moved(u64),
+    Fetched(u64),
     /// One segment of nobody's: what most pops yield.
     Popped(Buf),
     Large(u32),
@@ -267,6 +268,7 @@ impl Completions {
             Ok(Done::Connected) => Outcome::Connected,
             Ok(Done::Flushed) => Outcome::Flushed,
             Ok(Done::Moved(count)) => Outcome::Moved(count),
+            Ok(Done::Fetched(word)) => Outcome::Fetched(word),
             Ok(Done::Popped(sga)) => match sga.into_single() {
                 Ok(segment) => Outcome::Popped(segment),
                 Err(sga) => Outcome::Large(self.large.insert(Ok(Done::Popped(sga)))),
@@ -650,6 +652,7 @@ impl Completions {
             Outcome::Connected => Ok(Done::Connected),
             Outcome::Flushed => Ok(Done::Flushed),
             Outcome::Moved(count) => Ok(Done::Moved(count)),
+            Outcome::Fetched(word) => Ok(Done::Fetched(word)),
             Outcome::Popped(segment) => Ok(Done::Popped(segment.into())),
             Outcome::Large(at) => self.large.take(at),
             Outcome::None | Outcome::Waker(_) => unreachable!("a ready slot has a result"),

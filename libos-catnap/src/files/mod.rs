@@ -14,7 +14,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use demi_api::error::Error;
-use demi_api::libos::{Cx, OpenOptions, SeekTo};
+use demi_api::libos::{Cx, OpenOptions, SeekTo, names_region};
 use demi_api::op::{Op, Position, Step};
 use demi_api::time::Instant;
 use demi_api::token::QToken;
@@ -73,6 +73,9 @@ impl Files {
         path: &Path,
         options: &OpenOptions,
     ) -> Result<Key, Error> {
+        if names_region(path) {
+            return Err(Error::NotSupported("regions of memory: catmint has them"));
+        }
         if options.exclusive && !options.create {
             return Err(Error::Invalid("exclusive means nothing without create"));
         }
@@ -119,6 +122,7 @@ impl Files {
             Op::Pop { limit } => file.pops.push_back(Pop { token, limit: *limit }),
             Op::Flush => file.writes.push_back(Write::Flush { token }),
             Op::Accept | Op::Connect(_) => return Err(Error::NotSupported("accept and connect on a file")),
+            Op::Atomic { .. } => return Err(Error::NotSupported("atomic operations on a file")),
         }
         // What the kernel does at once is posted at once.
         self.go_on(cx, counters, key);

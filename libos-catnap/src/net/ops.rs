@@ -89,6 +89,7 @@ impl Net {
             }
             (_, Op::Accept) => Err(Error::Invalid("accept needs a listening socket")),
             (_, Op::Flush) => Err(Error::NotSupported("flush of a socket")),
+            (_, Op::Atomic { .. }) => Err(Error::NotSupported("atomic operations on a socket")),
             (State::Stream(_), Op::Push { to: Some(_), .. }) => {
                 Err(Error::Invalid("a stream has one peer: push without an address"))
             }

@@ -318,6 +318,7 @@ impl Tcp {
             (Socket::Listener(_), Op::Connect(_)) => Err(Error::AlreadyConnected),
             (_, Op::Accept) => Err(Error::Invalid("accept needs a listening socket")),
             (_, Op::Flush) => Err(Error::NotSupported("flush of a socket")),
+            (_, Op::Atomic { .. }) => Err(Error::NotSupported("atomic operations on a socket")),
             (Socket::Connection(_), Op::Push { to: Some(_), .. }) => {
                 Err(Error::Invalid("a stream has one peer: push without an address"))
             }

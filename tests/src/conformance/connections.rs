@@ -216,6 +216,7 @@ pub fn calls_in_the_wrong_state_are_refused<H: Harness>(rig: &Rig<H>) {
     assert!(rig.demi.accept(fresh).is_err());
     assert!(rig.demi.listen(fresh, 1).is_err(), "bind comes first");
     assert!(rig.demi.flush(fresh).is_err());
+    assert!(matches!(rig.demi.fetch_and_add(fresh, demi_api::Position(0), 1), Err(Error::NotSupported(_))));
     assert!(rig.demi.peer_addr(fresh).is_err());
     let (near, far) = rig.connected();
     let (listener, addr) = rig.listener();

@@ -23,6 +23,8 @@ pub fn every_call_refuses<H: Harness>(rig: &Rig<H>, qd: QDesc, addr: &Addr) {
         demi.accept(qd).err(),
         demi.connect(qd, addr.clone()).err(),
         demi.flush(qd).err(),
+        demi.compare_and_swap(qd, demi_api::Position(0), 0, 1).err(),
+        demi.fetch_and_add(qd, demi_api::Position(0), 1).err(),
         demi.bind(qd, addr.clone()).err(),
         demi.listen(qd, 1).err(),
         demi.shutdown(qd, Shutdown::Both).err(),

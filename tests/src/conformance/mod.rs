@@ -86,7 +86,8 @@ macro_rules! conformance {
         storage:
             appends_are_read_in_order positions_rise seek_finds_head_and_end truncation_discards_the_rest
             flush_follows_the_pushes_before segments_and_nothing_can_be_appended content_outlives_its_queue
-            two_handles_share_the_content pops_at_the_end close_finishes_pushes socket_calls_are_refused;
+            two_handles_share_the_content pops_at_the_end close_finishes_pushes socket_calls_are_refused
+            regions_are_no_files;
     } };
     (@general $harness:ty) => { $crate::conformance! { @tests $harness;
         tokens:
@@ -102,7 +103,7 @@ macro_rules! conformance {
         queues:
             a_queue_in_memory_is_first_in_first_out a_full_queue_holds_up_pushes
             closing_a_queue_in_memory_drops_its_elements a_queue_in_memory_can_end filter_drops_on_pop
-            filter_rejects_on_push operators_on_messages_refuse_streams map_changes_both_ways
+            filter_rejects_on_push operators_on_messages_refuse_streams atomic_operations_need_a_region map_changes_both_ways
             map_of_a_stream_keeps_its_end a_failing_change_fails_one_operation partition_loses_nothing
             partition_is_bounded_on_both_sides closures_cannot_call_back pop_n_takes_what_is_there;
         joined:

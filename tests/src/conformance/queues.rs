@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use demi_api::{Done, Error, QDesc, QueueKind, SgArray, Shutdown};
+use demi_api::{Done, Error, Position, QDesc, QueueKind, SgArray, Shutdown};
 
 use super::rig::{Harness, Rig, pattern};
 
@@ -118,6 +118,24 @@ pub fn operators_on_messages_refuse_streams<H: Harness>(rig: &Rig<H>) {
         assert_eq!(rig.pop_exactly(far, 19), b"nothing was claimed");
         rig.close([memory]);
         line.close(rig);
+    }
+}
+
+/// A word is a region's: every other queue says so, and goes on.
+pub fn atomic_operations_need_a_region<H: Harness>(rig: &Rig<H>) {
+    let refuses = |qd| {
+        let at = Position(8);
+        let results = [rig.demi.compare_and_swap(qd, at, 0, 1), rig.demi.fetch_and_add(qd, at, 1)];
+        results.into_iter().all(|result| matches!(result, Err(Error::NotSupported(_))))
+    };
+    for line in rig.message_lines().into_iter().chain(rig.stream_lines()) {
+        assert!(refuses(line.near) && refuses(line.far), "{}", line.what);
+        let derived = rig.demi.map(line.far, |_, sga| Ok(sga), |_, sga| Ok(sga)).unwrap();
+        assert!(refuses(derived), "over {}", line.what);
+        rig.push(line.near, b"on").unwrap();
+        assert_eq!(rig.pop(derived).unwrap()[..1], *b"o");
+        rig.close([derived]);
+        line.close_near(rig);
     }
 }
 

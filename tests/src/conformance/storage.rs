@@ -168,6 +168,14 @@ pub fn socket_calls_are_refused<H: Harness>(rig: &Rig<H>) {
     rig.close([log]);
 }
 
+/// The path of a region names no file and no log, and makes none.
+pub fn regions_are_no_files<H: Harness>(rig: &Rig<H>) {
+    let create = OpenOptions { create: true, ..OpenOptions::default() };
+    for path in ["rdma:///words?size=64", "rdma://127.0.0.1:7/words"] {
+        assert!(matches!(rig.demi.open(path, &create), Err(Error::NotSupported(_))), "{path}");
+    }
+}
+
 /// Pops these elements: one by one from a log, as one run of bytes from a file.
 #[track_caller]
 fn expect<H: Harness>(rig: &Rig<H>, log: QDesc, elements: &[Vec<u8>]) {

@@ -52,7 +52,9 @@ impl Datagram {
                 check_family(domain, &to)?;
                 self.outbox.push_back(Letter { token, message: Some((std::mem::take(sga), to)) });
             }
-            Op::Accept | Op::Flush => return Err(Error::NotSupported("this operation on datagrams")),
+            Op::Accept | Op::Flush | Op::Atomic { .. } => {
+                return Err(Error::NotSupported("this operation on datagrams"));
+            }
         }
         Ok(())
     }

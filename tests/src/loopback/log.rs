@@ -128,6 +128,7 @@ impl Handle {
             Op::Flush => self.writes.push_back((token, None)),
             Op::Pop { .. } => self.pops.push_back(token),
             Op::Accept | Op::Connect(_) => return Err(Error::NotSupported("a socket call on a log")),
+            Op::Atomic { .. } => return Err(Error::NotSupported("atomic operations on a log")),
         }
         Ok(())
     }

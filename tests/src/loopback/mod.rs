@@ -152,6 +152,9 @@ impl<const TURNS: u64> LibOs for Loopback<TURNS> {
     }
 
     fn open(&mut self, _: &mut Cx<'_>, path: &Path, options: &OpenOptions) -> Result<QDesc, Error> {
+        if demi_api::libos::names_region(path) {
+            return Err(Error::NotSupported("regions of memory"));
+        }
         let handle = self.logs.open(path, options)?;
         self.queues.insert(Queue::new(Domain::Unix, State::Log(handle)))
     }
@@ -267,6 +270,7 @@ impl<const TURNS: u64> LibOs for Loopback<TURNS> {
             }
             (_, Op::Accept) => return Err(Error::Invalid("accept needs a listening socket")),
             (_, Op::Flush) => return Err(Error::NotSupported("flush of a socket")),
+            (_, Op::Atomic { .. }) => return Err(Error::NotSupported("atomic operations on a socket")),
             (_, Op::Push { to: Some(_), .. }) => return Err(Error::Invalid("a stream has one peer")),
             (_, Op::Push { .. } | Op::Pop { .. }) => return Err(Error::NotConnected),
         };

@@ -44,6 +44,24 @@ fn a_queue_is_bounded_and_in_order() {
 }
 
 #[test]
+fn atomic_operations_reach_a_base_queue_and_are_refused_above_it() {
+    let host = Host::new();
+    let base = host.stream();
+    let token = host.demi.fetch_and_add(base, Position(8), 41).unwrap();
+    let completion = host.demi.wait(token, Some(Duration::ZERO)).unwrap();
+    assert_eq!(completion.fetched(), Ok(41));
+    let token = host.demi.fetch_and_add(base, Position(8), 42).unwrap();
+    assert_eq!(host.demi.poll(), Ok(()), "what was in hand is filed");
+    assert_eq!(host.demi.wait(token, Some(Duration::ZERO)).unwrap().fetched(), Ok(42));
+    let flushed = host.demi.flush(base).unwrap();
+    assert!(matches!(host.demi.wait(flushed, None).unwrap().fetched(), Err(Error::Invalid(_))));
+    let derived = host.demi.map(base, same, same).unwrap();
+    for qd in [derived, host.demi.queue().unwrap()] {
+        assert!(matches!(host.demi.compare_and_swap(qd, Position(0), 1, 2), Err(Error::NotSupported(_))));
+    }
+}
+
+#[test]
 fn closing_a_queue_cancels_and_counts() {
     let host = Host::new();
     let q = host.demi.queue_with(1).unwrap();

@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::fd::Fd;
 use crate::instance::Demikernel;
 use crate::libos::{Cx, LibOs, QueueKind, Setup, Shutdown};
-use crate::op::{Done, Op, Position, Step};
+use crate::op::{Atomic, Done, Op, Position, Step};
 use crate::sga::SgArray;
 use crate::sys;
 use crate::time::Instant;
@@ -121,6 +121,8 @@ impl LibOs for Script {
             }
             Op::Flush => Ok(Step::Done(Ok(Done::Flushed))),
             Op::Accept | Op::Connect(_) => Err(Error::NotSupported("script")),
+            Op::Atomic { change: Atomic::FetchAdd(add), .. } => Ok(Step::Done(Ok(Done::Fetched(*add)))),
+            Op::Atomic { .. } => Err(Error::NotSupported("script")),
         }
     }
 
