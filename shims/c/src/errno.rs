@@ -57,6 +57,7 @@ impl From<&Error> for Errno {
             Error::ReadOnly => libc::EROFS,
             Error::Damaged(_) => libc::EUCLEAN,
             Error::Discarded => libc::ESTALE,
+            Error::Revoked => libc::EIDRM,
             Error::InUse(_) => libc::EBUSY,
             Error::Io => libc::EIO,
             Error::NotSupported(_) => libc::EOPNOTSUPP,

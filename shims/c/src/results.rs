@@ -12,7 +12,9 @@ use crate::addr;
 use crate::errno::Errno;
 use crate::instance::Instance;
 use crate::raw::{Out, Outs};
-use crate::types::{Array, OPC_ACCEPT, OPC_CONNECT, OPC_FAILED, OPC_MOVED, OPC_POP, OPC_PUSH, QResult};
+use crate::types::{
+    Array, OPC_ACCEPT, OPC_CONNECT, OPC_FAILED, OPC_FETCHED, OPC_MOVED, OPC_POP, OPC_PUSH, QResult,
+};
 
 /// Most results that one call takes from the instance at a time.
 const BATCH: usize = 256;
@@ -250,6 +252,10 @@ impl<L: LibOs + 'static> Instance<L> {
             Ok(Done::Moved(count)) => {
                 out.opcode = OPC_MOVED;
                 out.ret = count as i64;
+            }
+            Ok(Done::Fetched(word)) => {
+                out.opcode = OPC_FETCHED;
+                out.value.word = word;
             }
             Ok(Done::Popped(_) | Done::Pushed(_)) => unreachable!("told of before"),
             Err(error) => {

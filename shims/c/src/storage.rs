@@ -1,4 +1,4 @@
-//! Files and logs.
+//! Files, logs and regions of memory.
 
 use std::ffi::c_int;
 use std::path::Path;
@@ -69,6 +69,32 @@ impl<L: LibOs + 'static> Instance<L> {
 
     pub(crate) fn unlink(&self, path: &Path) -> Result<(), Errno> {
         Ok(self.demi.unlink(path)?)
+    }
+
+    /// Replaces a word of a region if it is as expected.
+    pub(crate) fn compare_and_swap(
+        &self,
+        token: Out<'_, u64>,
+        qd: c_int,
+        position: u64,
+        expected: u64,
+        desired: u64,
+    ) -> Result<(), Errno> {
+        let started = self.demi.compare_and_swap(descriptor(qd)?, Position(position), expected, desired)?;
+        token.set(started.raw());
+        Ok(())
+    }
+
+    /// Adds to a word of a region.
+    pub(crate) fn fetch_and_add(
+        &self,
+        token: Out<'_, u64>,
+        qd: c_int,
+        position: u64,
+        add: u64,
+    ) -> Result<(), Errno> {
+        token.set(self.demi.fetch_and_add(descriptor(qd)?, Position(position), add)?.raw());
+        Ok(())
     }
 
     /// Makes everything durable that was pushed, and waits until it is.

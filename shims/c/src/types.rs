@@ -69,6 +69,8 @@ pub union Value {
     pub sga: Array,
     /// Of an accept.
     pub ares: Accepted,
+    /// Of an atomic operation.
+    pub word: u64,
 }
 
 /// `demi_qresult_t`
@@ -126,6 +128,7 @@ constants! {
     OPC_CONNECT = 4, "A socket is connected.";
     OPC_FAILED = 6, "The operation failed; `ret` is the errno.";
     OPC_MOVED = 7, "A `qconnect` has come to its end; `ret` is the number of elements.";
+    OPC_FETCHED = 8, "An atomic operation is done; `value.word` is what was there.";
     CODEC_LENGTH = 1, "A length before each message.";
     CODEC_DELIMITER = 2, "A delimiter behind each message.";
     CODEC_RESP = 3, "The Redis protocol, version 2.";

@@ -56,6 +56,10 @@ int demi_discard(int qd, uint64_t position);
 int demi_unlink(const char *path);
 int demi_flush(int qd);
 
+/* A word of a region: eight bytes at a multiple of eight. Yields what was there (DEMI_OPC_FETCHED). */
+int demi_compare_and_swap(demi_qtoken_t *qt_out, int qd, uint64_t position, uint64_t expected, uint64_t desired);
+int demi_fetch_and_add(demi_qtoken_t *qt_out, int qd, uint64_t position, uint64_t add);
+
 /* Reports every counter of the instance to `callback`; NULL: to that of demi_init. */
 int demi_counters(demi_callback_t callback);
 

@@ -49,7 +49,8 @@ typedef enum demi_opcode {
     DEMI_OPC_CONNECT,
     DEMI_OPC_CLOSE,
     DEMI_OPC_FAILED, /* qr_ret is the errno. */
-    DEMI_OPC_MOVED   /* A demi_qconnect_token has come to its end. */
+    DEMI_OPC_MOVED,  /* A demi_qconnect_token has come to its end. */
+    DEMI_OPC_FETCHED /* A word of a region was changed, or looked at. */
 } demi_opcode_t;
 
 typedef struct demi_accept_result {
@@ -71,6 +72,7 @@ typedef struct demi_qresult {
     union {
         demi_sgarray_t sga;        /* DEMI_OPC_POP */
         demi_accept_result_t ares; /* DEMI_OPC_ACCEPT */
+        uint64_t word;             /* DEMI_OPC_FETCHED: what was there. */
     } qr_value;
 } demi_qresult_t;
 

@@ -198,6 +198,14 @@ class Queue:
         """Returns when everything is durable that was pushed."""
         self._instance._call("demi_flush", self._qd)
 
+    def compare_and_swap(self, position, expected, desired):
+        """Starts to replace a word of a region of memory by another if it is as expected; yields what was there."""
+        return self._start("demi_compare_and_swap", self._qd, position, expected, desired)
+
+    def fetch_and_add(self, position, add):
+        """Starts to add to a word of a region of memory, modulo 2**64; yields what was there."""
+        return self._start("demi_fetch_and_add", self._qd, position, add % 2**64)
+
     def shutdown(self, how=socket.SHUT_WR):
         """Ends one direction of a connection."""
         self._instance._call("demi_shutdown", self._qd, how)
@@ -302,6 +310,8 @@ def _yielded(instance, result):
         peer = _native.from_sockaddr(bytes(accepted.addr))
         instance._domains[queue._qd] = instance._domains.get(result.qd, socket.AF_INET)
         return Accepted(queue, peer)
+    if result.opcode == _native.OPC_FETCHED:
+        return result.value.word
     if result.opcode == _native.OPC_FAILED:
         _native.check(int(result.ret) or errno.EIO)
     return None if result.opcode == _native.OPC_CONNECT else result.ret

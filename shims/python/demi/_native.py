@@ -9,7 +9,7 @@ from ctypes import POINTER, c_char_p, c_int, c_int64, c_size_t, c_uint32, c_uint
 
 MAX_SEGMENTS = 8
 
-OPC_PUSH, OPC_POP, OPC_ACCEPT, OPC_CONNECT, OPC_CLOSE, OPC_FAILED, OPC_MOVED = range(1, 8)
+OPC_PUSH, OPC_POP, OPC_ACCEPT, OPC_CONNECT, OPC_CLOSE, OPC_FAILED, OPC_MOVED, OPC_FETCHED = range(1, 9)
 
 CODEC_LENGTH, CODEC_DELIMITER, CODEC_RESP = 1, 2, 3
 
@@ -32,7 +32,7 @@ class Accepted(ctypes.Structure):
 
 
 class Value(ctypes.Union):
-    _fields_ = [("sga", Array), ("ares", Accepted)]
+    _fields_ = [("sga", Array), ("ares", Accepted), ("word", c_uint64)]
 
 
 class Result(ctypes.Structure):
@@ -96,6 +96,8 @@ _SIGNATURES = {
     "demi_truncate": [c_int, c_uint64],
     "demi_unlink": [c_char_p],
     "demi_flush": [c_int],
+    "demi_compare_and_swap": [POINTER(c_uint64), c_int, c_uint64, c_uint64, c_uint64],
+    "demi_fetch_and_add": [POINTER(c_uint64), c_int, c_uint64, c_uint64],
     "demi_counters": [CALLBACK],
 }
 

@@ -172,6 +172,12 @@ calls! {
     unlink(name: *const c_char) => |it| it.unlink(path(name)?);
     /// `demi_flush(3)`
     flush(qd: c_int) => |it| it.flush(qd);
+    /// `demi_compare_and_swap(3)`
+    compare_and_swap(token: *mut u64, qd: c_int, position: u64, expected: u64, desired: u64) =>
+        |it| it.compare_and_swap(Out::new(token)?, qd, position, expected, desired);
+    /// `demi_fetch_and_add(3)`
+    fetch_and_add(token: *mut u64, qd: c_int, position: u64, add: u64) =>
+        |it| it.fetch_and_add(Out::new(token)?, qd, position, add);
     /// `demi_interrupter(3)`
     interrupter(fd: *mut c_int) => |it| it.interrupter(Out::new(fd)?);
     /// `demi_counters(3)`

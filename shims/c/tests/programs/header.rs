@@ -43,16 +43,18 @@ pub(crate) fn layout(tools: &Tools) -> Result<(), Failed> {
         }
     }
     writeln!(ours, "sga_addr {}", offset_of!(Array, addr))?;
+    writeln!(ours, "word {}", size_of_field(|it: &types::Value| &raw const it.word))?;
     writeln!(ours, "max {}", types::MAX_SEGMENTS)?;
     writeln!(
         ours,
-        "opcodes 0 {} {} {} {} 5 {} {}",
+        "opcodes 0 {} {} {} {} 5 {} {} {}",
         types::OPC_PUSH,
         types::OPC_POP,
         types::OPC_ACCEPT,
         types::OPC_CONNECT,
         types::OPC_FAILED,
-        types::OPC_MOVED
+        types::OPC_MOVED,
+        types::OPC_FETCHED
     )?;
     writeln!(ours, "codecs {} {} {}", types::CODEC_LENGTH, types::CODEC_DELIMITER, types::CODEC_RESP)?;
     writeln!(ours, "own {} {} {}", types::SOL_DEMI, types::SO_SEGMENTS, libc::SEEK_DATA)?;

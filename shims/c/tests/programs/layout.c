@@ -35,9 +35,11 @@ int main(void)
     AT(struct demi_codec, delimiter_len);
     AT(struct demi_codec, delimiter);
     printf("sga_addr %zu\n", offsetof(demi_sgarray_t, sga_addr));
+    printf("word %zu\n", sizeof(((demi_qresult_t *)0)->qr_value.word));
     printf("max %d\n", DEMI_SGARRAY_MAXSIZE);
-    printf("opcodes %d %d %d %d %d %d %d %d\n", DEMI_OPC_INVALID, DEMI_OPC_PUSH, DEMI_OPC_POP, DEMI_OPC_ACCEPT,
-           DEMI_OPC_CONNECT, DEMI_OPC_CLOSE, DEMI_OPC_FAILED, DEMI_OPC_MOVED);
+    printf("opcodes %d %d %d %d %d %d %d %d %d\n", DEMI_OPC_INVALID, DEMI_OPC_PUSH, DEMI_OPC_POP, DEMI_OPC_ACCEPT,
+           DEMI_OPC_CONNECT, DEMI_OPC_CLOSE, DEMI_OPC_FAILED, DEMI_OPC_MOVED,
+           DEMI_OPC_FETCHED);
     printf("codecs %d %d %d\n", DEMI_CODEC_LENGTH, DEMI_CODEC_DELIMITER, DEMI_CODEC_RESP);
     printf("own %d %d %d\n", SOL_DEMI, DEMI_SO_SEGMENTS, DEMI_SEEK_HEAD);
     return 0;

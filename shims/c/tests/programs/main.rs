@@ -35,7 +35,7 @@ enum Needs {
 }
 
 /// The programs of one process, and what they need.
-const PROGRAMS: [(&str, Needs); 24] = [
+const PROGRAMS: [(&str, Needs); 25] = [
     ("streams", Needs::Sockets),
     ("datagrams", Needs::Sockets),
     ("wait_any", Needs::Sockets),
@@ -59,6 +59,7 @@ const PROGRAMS: [(&str, Needs); 24] = [
     ("file", Needs::Kernel),
     ("unix", Needs::Kernel),
     ("refused_start", Needs::Queues),
+    ("atomics", Needs::Queues),
     ("both", Needs::Queues),
 ];
 
