@@ -113,7 +113,8 @@ impl SendBuffer {
                 self.chunks.push_back(chunk);
             }
             Some(chunk) => self.append_small(heap, &mut chunk.into()),
-            None => self.append_small(heap, sga),
+            // All of it, with the box that its segments lie in.
+            None => self.append_small(heap, &mut std::mem::take(sga)),
         }
         self.sent = self.len;
         self.next = (self.chunks.len(), 0);
