@@ -62,7 +62,13 @@ impl SgArray {
     /// Appends a segment. Fails with [`Error::TooManySegments`] at the ninth.
     #[inline]
     pub fn push(&mut self, segment: Buf) -> Result<(), Error> {
-        self.segments.insert(self.segments.len(), segment)
+        self.segments.push(segment)
+    }
+
+    /// An array of two segments: a header, mostly, and what it is the header of.
+    #[inline]
+    pub fn pair(first: Buf, second: Buf) -> SgArray {
+        SgArray { segments: Segments::pair(first, second), peer: Peer4::default() }
     }
 
     /// Puts a segment before the others.

@@ -40,6 +40,23 @@ pub(super) enum Segments {
 }
 
 impl Segments {
+    /// Two segments, in order.
+    #[inline]
+    pub(super) fn pair(first: Buf, second: Buf) -> Segments {
+        let mut long = Boxed::new();
+        long.segments.extend([first, second]);
+        Segments::Long(long)
+    }
+
+    /// Puts a segment at the end.
+    #[inline]
+    pub(super) fn push(&mut self, segment: Buf) -> Result<(), Error> {
+        match self {
+            Segments::Long(long) => long.segments.try_push(segment).map_err(|_| Error::TooManySegments),
+            Segments::None | Segments::One(_) => self.insert(self.len(), segment),
+        }
+    }
+
     /// Puts a segment before the one at `place`, or at the end.
     #[inline]
     pub(super) fn insert(&mut self, place: usize, segment: Buf) -> Result<(), Error> {
@@ -256,6 +273,18 @@ mod tests {
             sga.push_front(heap.copy_from(b"head").unwrap()).unwrap();
             assert_eq!(sga.to_vec(), [b"head".as_slice(), &rest].concat());
         }
+    }
+
+    #[test]
+    fn a_pair_is_an_array_of_two() {
+        let heap = heap();
+        let [first, second] = [b"head".as_slice(), b"body"].map(|bytes| heap.copy_from(bytes).unwrap());
+        let mut pair = SgArray::pair(first, second);
+        assert_eq!((pair.segments().len(), pair.peer(), pair.to_vec()), (2, None, b"headbody".to_vec()));
+        pair.push(heap.copy_from(b"tail").unwrap()).unwrap();
+        assert_eq!(pair.to_vec(), b"headbodytail");
+        drop(pair);
+        assert_eq!(heap.stats().objects_live, 0);
     }
 
     #[test]

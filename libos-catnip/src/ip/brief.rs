@@ -55,6 +55,15 @@ impl Ip {
         self.neighbours.reachable(place, now).map(Clear)
     }
 
+    /// The same for one of whose bytes some lie in a buffer of their own.
+    #[inline(always)]
+    pub(crate) fn is_clear_for_two(&mut self, now: Instant, path: &Path, len: usize) -> Option<Clear> {
+        if self.max_segs < 2 {
+            return None;
+        }
+        self.is_clear(now, path, len)
+    }
+
     /// Fills in the headers of such a packet, not marked for ECN.
     #[inline(always)]
     pub(crate) fn fill_clear(

@@ -56,7 +56,7 @@ use demi_api::sga::SgArray;
 use demi_api::time::Instant;
 
 pub(crate) use self::addr::Cast;
-pub(crate) use self::brief::{HEADERS, behind_headers};
+pub(crate) use self::brief::{Clear, HEADERS, behind_headers};
 pub use self::config::{IpConfig, RouteConfig};
 pub(crate) use self::path::{Path, pseudo_sum};
 

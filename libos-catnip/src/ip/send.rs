@@ -352,6 +352,9 @@ pub(super) fn fill_v4(
 /// Puts a head before a body of at most seven segments.
 #[inline]
 fn join(head: BufMut, mut body: SgArray) -> Result<SgArray, Error> {
+    if let Some(only) = body.take_single() {
+        return Ok(SgArray::pair(head.freeze(), only));
+    }
     body.push_front(head.freeze())?;
     Ok(body)
 }

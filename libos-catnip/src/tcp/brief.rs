@@ -11,14 +11,11 @@ use demi_api::time::Instant;
 
 use super::Ecn;
 use super::conn::{COPY_THRESHOLD, Connection, Fin, Io, LEAST_LOSS, LossTimer, State, Timer};
-use super::known::{ALIGNED, PLAIN};
-use super::output::{PROTOCOL, frame_of};
+use super::output::frame_of;
+use super::plain::HEADS;
 use super::segment::{Flags, HEADER, Plain, TIMESTAMPS};
-use crate::device::{Checksum, DeviceCx, Frame, Queue as Device, transmit};
-use crate::ip::{HEADERS, behind_headers, checksum};
-
-/// What a device completes of a segment over IPv4.
-const PARTIAL: Checksum = Checksum::Partial { start: HEADERS as u16, at: HEADERS as u16 + 16 };
+use crate::device::{DeviceCx, Frame, Queue as Device, transmit};
+use crate::ip::behind_headers;
 
 impl Connection {
     /// Keeps the array for the next turn, if it follows another of its round: what an application pushes without a look
@@ -90,35 +87,11 @@ impl Connection {
     /// `None`: it is not such a one, or there is no memory; nothing was done.
     #[inline(never)]
     fn send_brief(&mut self, io: &mut Io<'_, '_>, device: &mut dyn Device, sga: &SgArray) -> Option<()> {
-        const FIXED: usize = HEADERS + HEADER + TIMESTAMPS;
         let (text, ours) = (sga.single()?, self.timestamps?);
         let len = HEADER + TIMESTAMPS + text.len();
         let clear = io.ip.is_clear(io.cx.now, &self.path, len)?;
-        let (mut head, text) = behind_headers::<FIXED>(io.cx.heap, text)?;
-        let (headers, fixed) = head.first_chunk_mut::<FIXED>()?.split_first_chunk_mut()?;
-        io.ip.fill_clear(clear, &self.path, headers, len, PROTOCOL, true);
-        let words = [
-            u32::from(self.local_port) << 16 | u32::from(self.remote_port),
-            self.nxt.0,
-            self.rcv_nxt.0,
-            u32::from(PLAIN | u16::from(Flags::PSH.0)) << 16 | u32::from(self.take_window()),
-            0,
-            ALIGNED,
-            super::clock(io.cx.now, ours.offset),
-            ours.recent,
-        ];
-        let pseudo = self.path.pseudo_sum(PROTOCOL, len);
-        let mut sum = 0;
-        for (place, word) in fixed.as_chunks_mut().0.iter_mut().zip(words) {
-            *place = word.to_be_bytes();
-            sum += u64::from(u32::from_ne_bytes(*place));
-        }
-        let (sum, checksum) = if io.ip.completes_checksums() {
-            (checksum::fold(pseudo).to_be_bytes(), PARTIAL)
-        } else {
-            ((!text.and_word(sum).and(pseudo).fold()).to_ne_bytes(), Checksum::Unknown)
-        };
-        fixed.get_mut(16..18)?.copy_from_slice(&sum);
+        let (mut head, text) = behind_headers::<HEADS>(io.cx.heap, text)?;
+        let checksum = self.fill_plain(io, &mut head, (clear, ours), (self.nxt, Flags::PSH), (len, text))?;
         let device_cx = DeviceCx { heap: io.cx.heap, now: io.cx.now };
         transmit(device, &device_cx, &mut io.ip.outbox, Some(Frame { data: head.into(), checksum }));
         Some(())

@@ -7,7 +7,7 @@
 //! | `listen`, `cookies` | handshakes that others begin, and those of which nothing is kept |
 //! | `demux` | which connection a segment is for; local ports; initial sequence numbers |
 //! | `conn`, `input`, `output`, `timeout` | one connection |
-//! | `known`, `expected`, `brief` | the short ways of what is ordinary |
+//! | `known`, `expected`, `brief`, `plain` | the short ways of what is ordinary |
 //! | `time_wait` | what is left of one |
 //! | `send`, `flight`, `reassembly`, `small` | its data: pushed, under way, out of order; in small pieces |
 //! | `rtt`, `rack`, `congestion` | what it knows of the network |
@@ -29,6 +29,7 @@ mod input;
 mod known;
 mod listen;
 mod output;
+mod plain;
 mod rack;
 mod reassembly;
 mod rtt;

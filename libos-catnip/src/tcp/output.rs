@@ -113,7 +113,8 @@ impl Connection {
         let with_fin = last && self.fin == Fin::Due;
         let from = self.send.len() - self.send.unsent();
         let flags = Flags::ACK.with_if(last, Flags::PSH).with_if(with_fin, Flags::FIN);
-        if !self.emit(io, at, flags, from, len) {
+        let sent = self.send_referring(io, (at, flags), (from, len)).is_some();
+        if !sent && !self.emit(io, at, flags, from, len) {
             return false;
         }
         self.send.note_sent(len);

@@ -269,6 +269,12 @@ impl Range<'_> {
         self.chunks.get(self.place).filter(|chunk| self.len > 0 && chunk.len() - self.offset >= self.len)
     }
 
+    /// A reference to them, if they lie in one chunk.
+    #[inline]
+    pub(crate) fn single(self) -> Option<Buf> {
+        self.whole().map(|chunk| chunk.slice(self.offset..self.offset + self.len))
+    }
+
     /// How many chunks they lie in.
     #[inline]
     pub(crate) fn pieces(self) -> usize {
@@ -307,8 +313,8 @@ impl Range<'_> {
     /// References to them: at most as many as [`Range::pieces`] says, which must fit an array.
     #[inline]
     pub(crate) fn share(self) -> SgArray {
-        if let Some(chunk) = self.whole() {
-            return chunk.slice(self.offset..self.offset + self.len).into();
+        if let Some(chunk) = self.single() {
+            return chunk.into();
         }
         let (mut rest, mut offset) = (self.len, self.offset);
         let mut sga = SgArray::new();

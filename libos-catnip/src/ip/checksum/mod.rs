@@ -19,6 +19,9 @@ pub(crate) fn sum(bytes: &[u8]) -> u32 {
 pub(crate) struct Raw(u64);
 
 impl Raw {
+    /// The sum of nothing.
+    pub(crate) const ZERO: Raw = Raw(0);
+
     /// The sum of some bytes.
     #[inline(always)]
     pub(crate) fn of(bytes: &[u8]) -> Raw {
