@@ -413,6 +413,12 @@ impl<L: LibOs> Demikernel<L> {
         }
     }
 
+    /// The same, unless a closure asks.
+    #[inline(always)]
+    pub(crate) fn core_if_free(&self) -> Option<RefMut<'_, Core<L>>> {
+        self.shared.core.try_borrow_mut().ok()
+    }
+
     pub(crate) fn sleep(&self, limit: Option<Duration>) {
         sys::sleep(self.shared.device.as_fd(), self.shared.kick.as_fd(), limit);
     }

@@ -70,4 +70,5 @@ pub use self::op::{Atomic, Completion, Done, Position, Refused};
 pub use self::pair::Pair;
 pub use self::sga::SgArray;
 pub use self::token::QToken;
+pub use self::wait::Arrived;
 pub use self::waitset::WaitSet;

@@ -8,10 +8,11 @@
 use std::cell::RefMut;
 use std::time::Duration;
 
+use crate::desc::QDesc;
 use crate::error::Error;
 use crate::instance::{Core, Demikernel};
 use crate::libos::LibOs;
-use crate::op::{Completion, Done};
+use crate::op::{Completion, Done, Position};
 use crate::sys;
 use crate::time::Instant;
 use crate::token::QToken;
@@ -60,6 +61,49 @@ impl<L: LibOs> Demikernel<L> {
             }
         }
         self.wait_for(core, token, timeout)
+    }
+
+    /// The end of a push that was done on the spot, as long as nothing else was called: the short way of
+    /// [`wait`](Demikernel::wait), for those who can do with less than a [`Completion`]. `None` says nothing; wait then.
+    #[inline(always)]
+    pub fn take_pushed(&self, token: QToken) -> Option<(QDesc, Position)> {
+        let mut core = self.core_if_free()?;
+        if !core.may_take() {
+            return None;
+        }
+        let pushed = core.done.take_held_push(token)?;
+        core.policy.takes += 1;
+        Some(pushed)
+    }
+
+    /// As [`wait`](Demikernel::wait), with the result looked at where it lies: it is not moved until somebody moves it out of
+    /// there. The instance cannot be called meanwhile.
+    ///
+    /// [`Error::Reentrant`] also where a panic has ended a wait whose result nobody has asked for since.
+    #[inline(always)]
+    pub fn wait_in_place(&self, token: QToken, timeout: Option<Duration>) -> Result<Arrived<'_, L>, Error> {
+        let mut core = self.core_as_is()?;
+        let mut there = false;
+        if core.may_take() {
+            let waits = timeout != Some(Duration::ZERO);
+            if waits && core.done.await_held(token) {
+                core.turn();
+                there = core.done.has_arrived();
+            } else if core.done.bring_held(token) {
+                core.policy.takes += 1;
+                there = true;
+            } else if waits && core.done.await_filed(token) {
+                core.turn();
+                there = core.done.has_arrived();
+            }
+        }
+        if !there {
+            drop(core);
+            self.wait_until(timeout, |core| Ok(core.done.bring_or_await(token)?.then_some(())))?;
+            core = self.core_as_is()?;
+        }
+        core.done.next_round();
+        Ok(Arrived(core))
     }
 
     #[inline(never)]
@@ -319,6 +363,30 @@ impl<L: LibOs> Core<L> {
         (self.now, self.turned) = (now, now);
         self.policy.adapt(slept);
         self.look_for_kick();
+    }
+}
+
+/// A result in its place. What is left of it in the end is dropped.
+pub struct Arrived<'a, L: LibOs>(RefMut<'a, Core<L>>);
+
+impl<L: LibOs> Arrived<'_, L> {
+    /// The result.
+    #[inline(always)]
+    pub fn completion(&mut self) -> &mut Completion {
+        self.0.done.arrived().expect("it is there until this is dropped")
+    }
+}
+
+impl<L: LibOs> Drop for Arrived<'_, L> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        self.0.done.leave_arrived();
+    }
+}
+
+impl<L: LibOs> std::fmt::Debug for Arrived<'_, L> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Arrived").finish_non_exhaustive()
     }
 }
 

@@ -8,8 +8,18 @@ macro_rules! export {
         use $crate::prelude::*;
 
         ::std::thread_local! {
-            static INSTANCE: $crate::Slot<$libos> = const { $crate::Slot::new() };
+            static SLOT: $crate::Slot<$libos> = const { $crate::Slot::new() };
+            static HERE: $crate::Here<$libos> = const { $crate::Here::new() };
         }
+
+        static FIRST: $crate::First<$libos> = $crate::First::new();
+
+        extern "C" fn forked() {
+            FIRST.forked();
+        }
+
+        const THREAD: $crate::Thread<$libos> =
+            $crate::Thread { slot: &SLOT, here: &HERE, first: &FIRST, forked };
 
         $crate::symbols! {
             demi_init = init(args: *const Args) -> Int;
@@ -77,7 +87,7 @@ macro_rules! symbols {
             #[unsafe(no_mangle)]
             pub unsafe extern "C" fn $symbol($($arg: $type),*) -> $result {
                 // SAFETY: the same as is asked of the caller.
-                unsafe { $crate::raw::entry::$name(&INSTANCE, $($arg),*) }
+                unsafe { $crate::raw::entry::$name(THREAD, $($arg),*) }
             }
         )*
     };

@@ -1,33 +1,28 @@
 //! The instance of a thread, and how a call enters it.
 //!
 //! Invariants: a call without an instance is `ENOSYS`; a panic ends in the call that met it, and the instance is then
-//! out of use. No borrow of a cell here is held while a closure of the program runs.
+//! out of use: `ENOTRECOVERABLE`. No borrow of a cell here is held while a closure of the program runs.
 
+use std::any::Any;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::ffi::c_int;
-use std::io::{self, Write as _};
 use std::os::fd::{IntoRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::thread::LocalKey;
 
 use demi_api::{Completion, Config, Demikernel, Error, Heap, LibOs, SgArray, WaitSet};
 
 use crate::config::CSection;
 use crate::errno::Errno;
 use crate::memory::Memory;
-use crate::raw::{Out, give_back};
+use crate::raw::{Out, Thread, give_back};
 use crate::types::{Args, Callback};
 use crate::watch::Watch;
 
-/// Room for a thread's instance.
-#[derive(Debug)]
-pub struct Slot<L: LibOs + 'static>(OnceCell<Instance<L>>);
-
 /// An instance with what C needs besides.
 pub struct Instance<L: LibOs + 'static> {
-    /// Where it lies.
-    pub(crate) slot: &'static LocalKey<Slot<L>>,
+    /// Whose it is.
+    pub(crate) thread: Thread<L>,
     pub(crate) demi: Demikernel<L>,
     pub(crate) heap: Heap,
     pub(crate) memory: RefCell<Memory>,
@@ -44,8 +39,8 @@ pub struct Instance<L: LibOs + 'static> {
     pub(crate) limits: Limits,
     pub(crate) watch: Option<RefCell<Watch>>,
     pub(crate) callback: Option<Callback>,
+    /// Calls that are under way: several, where a closure calls.
     calls: Cell<u32>,
-    broken: Cell<bool>,
 }
 
 /// How many segments a popped array may have.
@@ -55,80 +50,26 @@ pub(crate) struct Limits {
     pub(crate) by_queue: RefCell<HashMap<c_int, usize>>,
 }
 
-impl<L: LibOs + 'static> Slot<L> {
-    /// No instance.
-    #[expect(clippy::new_without_default, reason = "made in a constant only")]
-    pub const fn new() -> Slot<L> {
-        Slot(OnceCell::new())
-    }
-
-    pub(crate) fn instance(&self) -> Option<&Instance<L>> {
-        self.0.get()
-    }
-}
-
-impl<L: LibOs + 'static> Drop for Slot<L> {
-    fn drop(&mut self) {
-        let Some(instance) = self.0.take() else { return };
-        if instance.calls.get() > 0 {
-            // The process ends from inside a call, by `exit` in a signal handler or a closure: what that call has in
-            // its hands must stay as it is.
-            std::mem::forget(instance);
-            return;
-        }
-        // A panic here would end the process.
-        let _ = catch_unwind(AssertUnwindSafe(|| drop(instance)));
-    }
-}
-
-/// Makes the instance of this thread.
-pub(crate) fn init<L: LibOs + 'static>(here: &'static LocalKey<Slot<L>>, args: &Args) -> c_int {
-    let outcome = catch_unwind(AssertUnwindSafe(|| {
-        let made = here.try_with(|slot| {
-            if slot.0.get().is_some() {
-                return Err(Errno(libc::EEXIST));
-            }
-            let instance = Instance::new(here, args).map_err(|error| {
-                // Without a standard error there is nobody to be told.
-                let _ = writeln!(io::stderr(), "demi_init: {error}");
-                Errno::from(error)
-            })?;
-            slot.0.set(instance).map_err(|_| Errno(libc::EEXIST))
-        });
-        made.unwrap_or(Err(Errno(libc::ENOSYS)))
-    }));
-    match outcome {
-        Ok(Ok(())) => 0,
-        Ok(Err(Errno(errno))) => errno,
-        Err(_) => libc::ENOTRECOVERABLE,
-    }
-}
-
 /// Runs a call in the instance of this thread.
-#[inline]
+#[inline(always)]
 pub(crate) fn enter<L: LibOs + 'static>(
-    slot: &'static LocalKey<Slot<L>>,
+    thread: Thread<L>,
     call: impl FnOnce(&Instance<L>) -> Result<(), Errno>,
 ) -> c_int {
-    let outcome = slot.try_with(|slot| match slot.0.get() {
-        Some(instance) => instance.run(call),
-        None => Err(Errno(libc::ENOSYS)),
-    });
-    match outcome {
-        Ok(Ok(())) => 0,
-        Ok(Err(Errno(errno))) => errno,
-        Err(_) => libc::ENOSYS,
+    match thread.with(|instance| instance.run(call)) {
+        Some(errno) => errno,
+        None => thread.absent(),
     }
 }
 
 impl<L: LibOs + 'static> Instance<L> {
-    fn new(slot: &'static LocalKey<Slot<L>>, args: &Args) -> Result<Instance<L>, Error> {
+    pub(crate) fn new(thread: Thread<L>, args: &Args) -> Result<Instance<L>, Error> {
         let config = Config::from_env()?;
         let section = CSection::load(&config)?;
         let demi = Demikernel::new(&config)?;
         let heap = demi.heap().clone();
         Ok(Instance {
-            slot,
+            thread,
             memory: RefCell::new(Memory::new(heap.clone())),
             heap,
             demi,
@@ -141,7 +82,6 @@ impl<L: LibOs + 'static> Instance<L> {
             watch: section.check_writes.then(RefCell::default),
             callback: args.callback,
             calls: Cell::new(0),
-            broken: Cell::new(false),
         })
     }
 
@@ -178,18 +118,30 @@ impl<L: LibOs + 'static> Instance<L> {
         Ok(())
     }
 
-    #[inline]
-    fn run(&self, call: impl FnOnce(&Instance<L>) -> Result<(), Errno>) -> Result<(), Errno> {
-        if self.broken.get() {
-            return Err(Errno(libc::ENOTRECOVERABLE));
-        }
+    /// Whether a call is under way.
+    pub(crate) fn is_inside(&self) -> bool {
+        self.calls.get() > 0
+    }
+
+    #[inline(always)]
+    fn run(&self, call: impl FnOnce(&Instance<L>) -> Result<(), Errno>) -> c_int {
         self.calls.set(self.calls.get() + 1);
         let outcome = catch_unwind(AssertUnwindSafe(|| call(self)));
         self.calls.set(self.calls.get() - 1);
-        outcome.unwrap_or_else(|_| {
-            self.broken.set(true);
-            Err(Errno(libc::ENOTRECOVERABLE))
-        })
+        match outcome {
+            Ok(Ok(())) => 0,
+            Ok(Err(Errno(errno))) => errno,
+            Err(panic) => self.break_off(panic),
+        }
+    }
+
+    /// A call has met a panic: whatever state that has left behind, nobody looks at it again.
+    #[cold]
+    #[inline(never)]
+    fn break_off(&self, panic: Box<dyn Any + Send>) -> c_int {
+        self.thread.leave();
+        drop(panic);
+        libc::ENOTRECOVERABLE
     }
 }
 

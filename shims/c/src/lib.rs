@@ -47,7 +47,8 @@ mod transfer;
 pub mod types;
 mod watch;
 
-pub use self::instance::{Instance, Slot};
+pub use self::instance::Instance;
+pub use self::raw::{First, Here, Slot, Thread};
 
 /// What the symbols' signatures are written in.
 #[doc(hidden)]

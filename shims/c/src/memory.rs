@@ -6,6 +6,8 @@
 //! the segments of lent arrays that lie in it, and says whether it came from `demi_malloc`: only where it is not zero
 //! may the program push from.
 
+use std::ffi::c_void;
+use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use demi_api::memalloc::Object;
@@ -26,9 +28,6 @@ const MAX_ARRAYS: u32 = (1 << INDEX_BITS) - 1;
 /// No place.
 const NONE: u32 = u32::MAX;
 
-/// In place of the next free place: the place is taken.
-const LENT: u32 = u32::MAX - 1;
-
 /// Numbers instances, so that handles tell whose they are.
 static INSTANCES: AtomicU32 = AtomicU32::new(0);
 
@@ -40,6 +39,9 @@ impl Handle {
     /// Of every array without bytes. There is nothing to be freed, so freeing it always succeeds.
     pub const EMPTY: Handle = Handle(Handle::ONE);
 
+    /// Of a place without an array. No array has it.
+    const NOBODY: Handle = Handle(0);
+
     /// A generation.
     const ONE: u64 = 1 << INDEX_BITS;
     /// All of them.
@@ -50,8 +52,14 @@ impl Handle {
         Handle(u64::from(instance) << (INDEX_BITS + GENERATION_BITS) | u64::from(place + 1))
     }
 
-    /// The next of the same place.
+    /// As the program has it: in the place of an address, which it is not.
     #[inline]
+    pub fn as_ptr(self) -> *mut c_void {
+        ptr::without_provenance_mut(self.0 as usize)
+    }
+
+    /// The next of the same place.
+    #[inline(always)]
     fn next(self) -> Handle {
         Handle(self.0 & !Handle::GENERATIONS | self.0.wrapping_add(Handle::ONE) & Handle::GENERATIONS)
     }
@@ -71,26 +79,21 @@ impl Handle {
 }
 
 struct Entry {
-    /// Of the array that is here, or will be next.
+    /// Of the array that is here; [`Handle::NOBODY`] if there is none.
     handle: Handle,
-    /// The next free place, if this one is free; else [`LENT`], or [`NONE`] for good.
-    next: u32,
+    /// Of the next array.
+    following: Handle,
     /// Without segments, if this place is free.
     array: SgArray,
-}
-
-impl Entry {
-    /// Whether it is the lent array of this name.
-    #[inline]
-    fn is(&self, handle: Handle) -> bool {
-        self.handle == handle && self.next == LENT
-    }
+    /// The next free place, if this one is free and there is one.
+    next: u32,
 }
 
 /// The lent array of this name.
-#[inline]
+#[inline(always)]
 fn lent(entries: &mut [Entry], handle: Handle) -> Option<&mut Entry> {
-    entries.get_mut(handle.place()).filter(|entry| entry.is(handle))
+    // No place is found for the handle of nobody.
+    entries.get_mut(handle.place()).filter(|entry| entry.handle == handle)
 }
 
 /// The begin of an object whose reference the program had with its address, and has no more. Made here only, once for
@@ -131,17 +134,27 @@ impl Memory {
     }
 
     /// Puts an array into the program's hands. `None`: there are too many; the array stays where it is.
-    #[inline]
+    #[inline(always)]
     pub fn lend(&mut self, array: &mut SgArray) -> Option<Handle> {
         if self.free == NONE {
             self.grow()?;
         }
         let entry = &mut self.entries[self.free as usize];
-        self.free = std::mem::replace(&mut entry.next, LENT);
-        std::mem::swap(&mut entry.array, array);
-        for segment in entry.array.segments() {
-            count(&mut self.words, segment, 1);
-        }
+        self.free = entry.next;
+        entry.handle = entry.following;
+        debug_assert!(entry.array.is_vacant(), "a free place has no array");
+        let lent = match array.take_single() {
+            Some(only) => {
+                count(&mut self.words, &only, 1);
+                only.into()
+            }
+            None => {
+                array.segments().iter().for_each(|segment| count(&mut self.words, segment, 1));
+                std::mem::take(array)
+            }
+        };
+        // The nothing that was there need not be dropped.
+        std::mem::forget(std::mem::replace(&mut entry.array, lent));
         Some(entry.handle)
     }
 
@@ -154,34 +167,38 @@ impl Memory {
             return None;
         }
         let handle = Handle::first(self.instance, place);
-        self.entries.push(Entry { handle, next: NONE, array: SgArray::new() });
+        let array = SgArray::new();
+        self.entries.push(Entry { handle: Handle::NOBODY, following: handle, array, next: NONE });
         self.free = place;
         Some(())
     }
 
     /// Takes an array back, and lets go of it. `EINVAL`: it was taken back before, is another thread's, or never was one.
-    #[inline]
+    #[inline(always)]
     pub fn take_back(&mut self, handle: Handle) -> Result<(), Errno> {
         let Some(entry) = lent(&mut self.entries, handle) else { return Err(Errno(libc::EINVAL)) };
-        entry.handle = handle.next();
-        entry.next = match entry.handle.is_first() {
-            false => std::mem::replace(&mut self.free, handle.place() as u32),
-            // Any other handle of this place is one that the program had before.
-            true => NONE,
-        };
-        for segment in entry.array.segments() {
-            count(&mut self.words, segment, -1);
+        entry.handle = Handle::NOBODY;
+        entry.following = handle.next();
+        // Any other handle of a place that is at its first again is one that the program had before.
+        if !entry.following.is_first() {
+            entry.next = std::mem::replace(&mut self.free, handle.place() as u32);
         }
-        entry.array = SgArray::new();
+        match entry.array.take_single() {
+            Some(only) => count(&mut self.words, &only, -1),
+            None => {
+                entry.array.segments().iter().for_each(|segment| count(&mut self.words, segment, -1));
+                entry.array = SgArray::new();
+            }
+        }
         Ok(())
     }
 
     /// The bytes at an address, if they lie in the only segment of a lent array: what most pushes are of, found without a
     /// search in the heap.
-    #[inline]
+    #[inline(always)]
     pub fn part(&self, handle: Handle, ptr: *const u8, len: usize) -> Option<Buf> {
-        let entry = self.entries.get(handle.place()).filter(|entry| entry.is(handle))?;
-        let [segment] = entry.array.segments() else { return None };
+        let entry = self.entries.get(handle.place()).filter(|entry| entry.handle == handle)?;
+        let segment = entry.array.single()?;
         let at = ptr.addr().wrapping_sub(segment.as_ptr().addr());
         if at == 0 && len == segment.len() {
             return Some(segment.clone());
@@ -228,12 +245,12 @@ impl Memory {
 
     /// Arrays in the program's hands.
     pub fn lent(&self) -> usize {
-        self.entries.iter().filter(|entry| entry.next == LENT).count()
+        self.entries.iter().filter(|entry| entry.handle != Handle::NOBODY).count()
     }
 }
 
 /// Counts a segment in the word of its object.
-#[inline]
+#[inline(always)]
 fn count(words: &mut [u32], segment: &Buf, by: i32) {
     if let Some(offset) = segment.object_offset()
         && let Some(word) = words.get_mut(offset / GRANULE)
@@ -292,7 +309,7 @@ mod tests {
         let first = lend(&mut memory);
         memory.take_back(first).unwrap();
         let last = Handle(first.0 | Handle::GENERATIONS);
-        memory.entries[0].handle = last;
+        memory.entries[0].following = last;
         assert_eq!(lend(&mut memory), last);
         let other = lend(&mut memory);
         memory.take_back(last).unwrap();

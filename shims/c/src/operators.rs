@@ -4,14 +4,13 @@
 //! taken in like what is pushed; if it is an array of the program's, its handle passes to the queue.
 
 use std::ffi::c_int;
-use std::thread::LocalKey;
 
 use demi_api::{Codec, Endian, Error, LibOs, SgArray};
 
 use crate::addr;
 use crate::errno::Errno;
-use crate::instance::{Instance, Slot};
-use crate::raw::{Change, Comparison, Out, Predicate};
+use crate::instance::Instance;
+use crate::raw::{Change, Comparison, Out, Predicate, Thread};
 use crate::transfer::{NO_ARRAY, descriptor};
 use crate::types::{Array, Segment};
 
@@ -60,11 +59,11 @@ impl<L: LibOs + 'static> Instance<L> {
         [on_pop, on_push]: [Change; 2],
     ) -> Result<(), Errno> {
         // The instance owns the operator, and so its closures, which cannot refer to it: they find it as calls do.
-        let slot = self.slot;
+        let thread = self.thread;
         let derived = self.demi.map(
             descriptor(from)?,
-            move |_, sga| changed(slot, sga, &on_pop),
-            move |_, sga| changed(slot, sga, &on_push),
+            move |_, sga| changed(thread, sga, &on_pop),
+            move |_, sga| changed(thread, sga, &on_push),
         )?;
         qd.set(self.fresh(derived));
         Ok(())
@@ -138,14 +137,9 @@ impl<L: LibOs + 'static> Instance<L> {
     }
 }
 
-fn changed<L: LibOs + 'static>(
-    slot: &'static LocalKey<Slot<L>>,
-    sga: SgArray,
-    change: &Change,
-) -> Result<SgArray, Error> {
-    let changed = slot.try_with(|slot| slot.instance().map(|it| it.change(sga, change)));
+fn changed<L: LibOs + 'static>(thread: Thread<L>, sga: SgArray, change: &Change) -> Result<SgArray, Error> {
     // Without an instance there is nothing left to be changed for.
-    changed.ok().flatten().unwrap_or(Err(Error::Cancelled))
+    thread.with(|it| it.change(sga, change)).unwrap_or(Err(Error::Cancelled))
 }
 
 /// An array as a closure sees it.

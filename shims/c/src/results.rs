@@ -6,14 +6,14 @@
 use std::ffi::c_int;
 use std::time::Duration;
 
-use demi_api::{Completion, Done, Error, LibOs, QToken};
+use demi_api::{Completion, Done, Error, LibOs, Position, QDesc, QToken};
 
 use crate::addr;
 use crate::errno::Errno;
 use crate::instance::Instance;
 use crate::raw::{Out, Outs};
 use crate::types::{
-    Array, OPC_ACCEPT, OPC_CONNECT, OPC_FAILED, OPC_FETCHED, OPC_MOVED, OPC_POP, OPC_PUSH, QResult,
+    Accepted, Array, OPC_ACCEPT, OPC_CONNECT, OPC_FAILED, OPC_FETCHED, OPC_MOVED, OPC_POP, OPC_PUSH, QResult,
 };
 
 /// Most results that one call takes from the instance at a time.
@@ -29,7 +29,16 @@ pub(crate) fn timeout(spec: Option<&libc::timespec>) -> Result<Option<Duration>,
 }
 
 impl<L: LibOs + 'static> Instance<L> {
-    #[inline]
+    /// The end of a push that was done on the spot, if its bytes are not to be looked at.
+    #[inline(always)]
+    pub(crate) fn take_pushed(&self, token: u64) -> Option<(QDesc, Position)> {
+        if self.watch.is_some() {
+            return None;
+        }
+        self.demi.take_pushed(QToken::from_raw(token))
+    }
+
+    #[inline(always)]
     pub(crate) fn wait(
         &self,
         result: Out<'_, QResult>,
@@ -38,20 +47,13 @@ impl<L: LibOs + 'static> Instance<L> {
     ) -> Result<(), Errno> {
         let token = QToken::from_raw(token);
         if self.has_unclaimed.get()
-            && let Some(mut completion) = self.unclaimed_where(|completion| completion.token == token)
+            && let Some(mut completion) = self.unclaimed_of(token)
         {
-            return self.deliver(&mut completion, result);
+            return self.deliver_any(&mut completion, result);
         }
-        // Looked at where it lies: what it is made of is moved once, to the program.
-        let mut waited = self.demi.wait(token, timeout);
-        match &mut waited {
-            Ok(completion) => {
-                let outcome = self.deliver(completion, result);
-                // There is nothing left in it to drop, and finding that out would cost more.
-                std::mem::forget(waited);
-                outcome
-            }
-            Err(error) => Err(Errno::from(&*error)),
+        match self.demi.wait_in_place(token, timeout) {
+            Ok(mut arrived) => self.deliver(arrived.completion(), result),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -70,7 +72,7 @@ impl<L: LibOs + 'static> Instance<L> {
                 }
                 None => self.demi.wait_any(tokens, timeout)?,
             };
-        self.deliver(&mut completion, result)?;
+        self.deliver_any(&mut completion, result)?;
         offset.set(place as c_int);
         Ok(())
     }
@@ -99,7 +101,7 @@ impl<L: LibOs + 'static> Instance<L> {
         let mut refused = None;
         for mut completion in taken.drain(..) {
             match refused {
-                None => match self.deliver(&mut completion, results.at(delivered)) {
+                None => match self.deliver_any(&mut completion, results.at(delivered)) {
                     Ok(()) => delivered += 1,
                     Err(errno) => refused = Some(errno),
                 },
@@ -133,7 +135,7 @@ impl<L: LibOs + 'static> Instance<L> {
         let mut outcome = waited.map_err(Errno::from).and_then(fit);
         for (place, mut completion) in taken.drain(..).enumerate() {
             match outcome {
-                Ok(()) => outcome = self.deliver(&mut completion, results.at(place)),
+                Ok(()) => outcome = self.deliver_any(&mut completion, results.at(place)),
                 Err(_) => self.put_back(completion),
             }
         }
@@ -177,6 +179,12 @@ impl<L: LibOs + 'static> Instance<L> {
         Ok(())
     }
 
+    #[cold]
+    #[inline(never)]
+    fn unclaimed_of(&self, token: QToken) -> Option<Completion> {
+        self.unclaimed_where(|completion| completion.token == token)
+    }
+
     /// A result that could not be handed out before.
     #[inline]
     fn unclaimed_where(&self, matches: impl FnMut(&Completion) -> bool) -> Option<Completion> {
@@ -198,88 +206,89 @@ impl<L: LibOs + 'static> Instance<L> {
 
     /// Tells the program of a result, and leaves nothing in it that would have to be dropped. Without the memory for that,
     /// the result is put back.
-    #[inline]
-    fn deliver(&self, completion: &mut Completion, out: Out<'_, QResult>) -> Result<(), Errno> {
-        let out = out.zeroed();
-        out.qd = completion.qd.raw() as c_int;
-        out.qt = completion.token.raw();
+    #[inline(always)]
+    fn deliver(&self, completion: &mut Completion, mut out: Out<'_, QResult>) -> Result<(), Errno> {
         match &mut completion.result {
-            Ok(Done::Popped(sga)) => {
-                if let Err(errno) = self.hand_out(sga, Some(completion.qd), out.array()) {
-                    self.put_back(taken(completion));
-                    return Err(errno);
-                }
-                out.opcode = OPC_POP;
-                Ok(())
-            }
             Ok(Done::Pushed(position)) => {
-                out.opcode = OPC_PUSH;
-                out.ret = position.0 as i64;
-                self.look_at(completion.token, out);
+                let position = position.0 as i64;
+                out.tell_of(OPC_PUSH, completion, position);
+                if self.watch.is_some() {
+                    self.look_at(completion, out);
+                }
                 Ok(())
             }
+            Ok(Done::Popped(sga)) => match self.hand_out(sga, Some(completion.qd), out.array()) {
+                Ok(()) => {
+                    out.tell_of(OPC_POP, completion, 0);
+                    Ok(())
+                }
+                Err(errno) => {
+                    self.put_back(taken(completion));
+                    Err(errno)
+                }
+            },
             _ => self.deliver_rarely(taken(completion), out),
         }
     }
 
+    /// The same, where it need not be as fast.
     #[inline(never)]
-    fn deliver_rarely(&self, completion: Completion, out: &mut QResult) -> Result<(), Errno> {
-        let Completion { token, qd, result } = completion;
-        match result {
+    fn deliver_any(&self, completion: &mut Completion, out: Out<'_, QResult>) -> Result<(), Errno> {
+        self.deliver(completion, out)
+    }
+
+    #[inline(never)]
+    fn deliver_rarely(&self, mut completion: Completion, mut out: Out<'_, QResult>) -> Result<(), Errno> {
+        let done = std::mem::replace(&mut completion.result, Ok(Done::Connected));
+        match done {
             Ok(Done::Accepted { qd: connection, peer }) => {
-                out.opcode = OPC_ACCEPT;
-                let accepted = out.accepted();
-                accepted.qd = connection.raw() as c_int;
-                accepted.addr = addr::short(&peer);
-                self.inherit_limit(qd, connection);
+                let addr = addr::short(&peer);
+                out.tell_of(OPC_ACCEPT, &completion, 0);
+                out.accepted().set(Accepted { qd: connection.raw() as c_int, addr });
+                self.inherit_limit(completion.qd, connection);
             }
             Ok(Done::Batch(elements)) => {
                 let count = elements.len();
                 let mut elements = elements.into_iter();
                 let mut first = elements.next().unwrap_or_default();
-                if let Err(errno) = self.hand_out(&mut first, Some(qd), out.array()) {
+                if let Err(errno) = self.hand_out(&mut first, Some(completion.qd), out.array()) {
                     let all = [first].into_iter().chain(elements).collect();
-                    self.put_back(Completion { token, qd, result: Ok(Done::Batch(all)) });
+                    self.put_back(Completion { result: Ok(Done::Batch(all)), ..completion });
                     return Err(errno);
                 }
-                out.opcode = OPC_POP;
-                out.ret = count as i64;
+                out.tell_of(OPC_POP, &completion, count as i64);
                 if count > 1 {
-                    self.batches.borrow_mut().insert(token.raw(), elements.collect());
+                    self.batches.borrow_mut().insert(completion.token.raw(), elements.collect());
                 }
             }
-            Ok(Done::Connected | Done::Flushed) => out.opcode = OPC_CONNECT,
-            Ok(Done::Moved(count)) => {
-                out.opcode = OPC_MOVED;
-                out.ret = count as i64;
-            }
+            Ok(Done::Connected | Done::Flushed) => out.tell_of(OPC_CONNECT, &completion, 0),
+            Ok(Done::Moved(count)) => out.tell_of(OPC_MOVED, &completion, count as i64),
             Ok(Done::Fetched(word)) => {
-                out.opcode = OPC_FETCHED;
-                out.value.word = word;
+                out.tell_of(OPC_FETCHED, &completion, 0);
+                out.word().set(word);
             }
             Ok(Done::Popped(_) | Done::Pushed(_)) => unreachable!("told of before"),
             Err(error) => {
-                out.opcode = OPC_FAILED;
-                out.ret = Errno::from(error).0.into();
-                self.look_at(token, out);
+                out.tell_of(OPC_FAILED, &completion, Errno::from(error).0.into());
+                self.look_at(&completion, out);
             }
         }
         Ok(())
     }
 
     /// Fails a push whose bytes were written to meanwhile.
-    #[inline]
-    fn look_at(&self, token: QToken, out: &mut QResult) {
+    #[cold]
+    #[inline(never)]
+    fn look_at(&self, completion: &Completion, mut out: Out<'_, QResult>) {
         if let Some(watch) = &self.watch
-            && !watch.borrow_mut().completed(token)
+            && !watch.borrow_mut().completed(completion.token)
         {
-            out.opcode = OPC_FAILED;
-            out.ret = libc::EFAULT.into();
+            out.tell_of(OPC_FAILED, completion, libc::EFAULT.into());
         }
     }
 
     /// The next element of a sized pop whose first one came with its result.
-    pub(crate) fn next_element(&self, out: &mut Array, token: u64) -> Result<(), Errno> {
+    pub(crate) fn next_element(&self, out: Out<'_, Array>, token: u64) -> Result<(), Errno> {
         let mut batches = self.batches.borrow_mut();
         let Some(rest) = batches.get_mut(&token) else { return Err(Errno(libc::ENOENT)) };
         let mut next = rest.pop_front().unwrap_or_default();

@@ -28,7 +28,7 @@ pub(crate) fn descriptor(qd: c_int) -> Result<QDesc, Errno> {
 
 impl<L: LibOs + 'static> Instance<L> {
     /// Allocates an array of one segment. None without bytes, so that an array that is not one can be told.
-    pub(crate) fn sgaalloc(&self, len: usize, out: &mut Array) -> Result<(), Errno> {
+    pub(crate) fn sgaalloc(&self, len: usize, out: Out<'_, Array>) -> Result<(), Errno> {
         if len == 0 {
             return Err(Errno(libc::EINVAL));
         }
@@ -37,7 +37,7 @@ impl<L: LibOs + 'static> Instance<L> {
     }
 
     /// Takes an array from the program. What is in flight of it goes when it has arrived.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn sgafree(&self, array: &mut Array) -> Result<(), Errno> {
         let handle = Handle(array.buf.addr() as u64);
         if handle != Handle::EMPTY {
@@ -66,12 +66,29 @@ impl<L: LibOs + 'static> Instance<L> {
         Ok(())
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn push(&self, token: Out<'_, u64>, qd: c_int, array: &Array) -> Result<(), Errno> {
         let qd = descriptor(qd)?;
+        if self.watch.is_none()
+            && let Some(part) = self.part(array)
+        {
+            match self.demi.push(qd, part) {
+                Ok(started) => token.set(started.raw()),
+                Err(refused) => return Err(refused.into()),
+            }
+            return Ok(());
+        }
+        self.push_slowly(token, qd, array)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn push_slowly(&self, token: Out<'_, u64>, qd: QDesc, array: &Array) -> Result<(), Errno> {
         let sga = self.take_in(array)?;
-        let started =
-            if self.watch.is_some() { self.push_watched(qd, sga, None) } else { self.demi.push(qd, sga) };
+        let started = match self.watch {
+            Some(_) => self.push_watched(qd, sga, None),
+            None => self.demi.push(qd, sga),
+        };
         token.set(started?.raw());
         Ok(())
     }
@@ -114,18 +131,23 @@ impl<L: LibOs + 'static> Instance<L> {
         Ok(token)
     }
 
-    /// An array of the program, by reference: in the heap as it lies there, from elsewhere as a copy.
-    #[inline]
-    pub(crate) fn take_in(&self, array: &Array) -> Result<SgArray, Errno> {
+    /// The bytes of an array of one segment, where they lie in one that is lent.
+    #[inline(always)]
+    fn part(&self, array: &Array) -> Option<Buf> {
         let only = &array.segs[0];
-        if array.numsegs == 1 && only.len > 0 {
-            let handle = Handle(array.buf.addr() as u64);
-            let part = self.memory.borrow().part(handle, only.buf.cast_const().cast(), only.len as usize);
-            if let Some(part) = part {
-                return Ok(part.into());
-            }
+        if array.numsegs != 1 || only.len == 0 {
+            return None;
         }
-        self.take_in_slowly(array)
+        let handle = Handle(array.buf.addr() as u64);
+        self.memory.borrow().part(handle, only.buf.cast_const().cast(), only.len as usize)
+    }
+
+    /// An array of the program, by reference: in the heap as it lies there, from elsewhere as a copy.
+    pub(crate) fn take_in(&self, array: &Array) -> Result<SgArray, Errno> {
+        match self.part(array) {
+            Some(part) => Ok(part.into()),
+            None => self.take_in_slowly(array),
+        }
     }
 
     #[inline(never)]
@@ -161,41 +183,48 @@ impl<L: LibOs + 'static> Instance<L> {
         Ok(self.demi.cancel(QToken::from_raw(token))?)
     }
 
-    /// Hands an array to the program, in as many segments as one of `qd` may have; `out` is all zero. Nothing is left in
-    /// `sga` then; without the memory for it, everything is.
-    #[inline]
+    /// Hands an array to the program, in as many segments as one of `qd` may have. Nothing is left in `sga` then; without the
+    /// memory for it, everything is.
+    #[inline(always)]
     pub(crate) fn hand_out(
         &self,
         sga: &mut SgArray,
         qd: Option<QDesc>,
-        out: &mut Array,
+        out: Out<'_, Array>,
     ) -> Result<(), Errno> {
-        if sga.has_peer() {
-            out.addr = sga.peer().map(|peer| addr::short(&peer)).unwrap_or_default();
-        }
-        match sga.segments() {
-            [one] if !one.is_empty() => {
-                out.numsegs = 1;
-                out.segs[0] = segment(one);
-            }
-            _ if sga.is_empty() => {
-                *sga = SgArray::new();
-                // One segment without bytes: programs look at the first one's length.
-                out.buf = ptr::without_provenance_mut(Handle::EMPTY.0 as usize);
-                out.numsegs = 1;
-                out.segs[0].buf = ptr::from_ref(&NOTHING).cast_mut().cast();
-                return Ok(());
-            }
-            _ => {
-                self.gather(sga, self.limit_of(qd))?;
-                out.numsegs = sga.segments().len() as u32;
-                for (place, one) in out.segs.iter_mut().zip(sga.segments()) {
-                    *place = segment(one);
+        match sga.single() {
+            Some(one) if !one.is_empty() && !sga.has_peer() => {
+                let one = segment(one);
+                match self.memory.borrow_mut().lend(sga) {
+                    Some(handle) => {
+                        out.set_single(handle, one);
+                        Ok(())
+                    }
+                    None => Err(Errno(libc::ENOMEM)),
                 }
             }
+            _ => self.hand_out_any(sga, qd, out.zeroed()),
+        }
+    }
+
+    #[inline(never)]
+    fn hand_out_any(&self, sga: &mut SgArray, qd: Option<QDesc>, out: &mut Array) -> Result<(), Errno> {
+        out.addr = sga.peer().map(|peer| addr::short(&peer)).unwrap_or_default();
+        if sga.is_empty() {
+            *sga = SgArray::new();
+            // One segment without bytes: programs look at the first one's length.
+            out.buf = Handle::EMPTY.as_ptr();
+            out.numsegs = 1;
+            out.segs[0].buf = ptr::from_ref(&NOTHING).cast_mut().cast();
+            return Ok(());
+        }
+        self.gather(sga, self.limit_of(qd))?;
+        out.numsegs = sga.segments().len() as u32;
+        for (place, one) in out.segs.iter_mut().zip(sga.segments()) {
+            *place = segment(one);
         }
         let handle = self.memory.borrow_mut().lend(sga).ok_or(Errno(libc::ENOMEM))?;
-        out.buf = ptr::without_provenance_mut(handle.0 as usize);
+        out.buf = handle.as_ptr();
         Ok(())
     }
 

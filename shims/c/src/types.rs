@@ -142,6 +142,7 @@ pub const SO_SEGMENTS: c_int = 1;
 impl Plain for Args {}
 impl Plain for Array {}
 impl Plain for QResult {}
+impl Plain for Accepted {}
 impl Plain for Codec {}
 impl Plain for u64 {}
 impl Plain for c_int {}

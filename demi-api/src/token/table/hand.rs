@@ -317,4 +317,54 @@ impl Completions {
         self.await_pending(token);
         Ok(None)
     }
+
+    /// Whether the result has come that is waited for.
+    #[inline]
+    pub(crate) fn has_arrived(&self) -> bool {
+        self.arrived.is_some()
+    }
+
+    /// The result that has come, in its place.
+    #[inline]
+    pub(crate) fn arrived(&mut self) -> Option<&mut Completion> {
+        self.arrived.as_mut()
+    }
+
+    /// Drops what is left of it. Mostly that is nothing, and finding out by dropping it would cost more.
+    #[inline]
+    pub(crate) fn leave_arrived(&mut self) {
+        match &self.arrived {
+            Some(Completion { result: Ok(Done::Popped(sga)), .. }) if sga.is_vacant() => {
+                std::mem::forget(self.arrived.take());
+            }
+            _ => self.arrived = None,
+        }
+    }
+
+    /// Brings the result in hand where one that has come is, if it is the one asked for.
+    #[inline]
+    pub(crate) fn bring_held(&mut self, token: QToken) -> bool {
+        if self.next != token || self.arrived.is_some() {
+            return false;
+        }
+        self.arrived = self.take_held(token);
+        self.arrived.is_some()
+    }
+
+    /// As [`take_or_await`](Completions::take_or_await), where a result that is there stays, or is brought, where one that has
+    /// come is.
+    pub(crate) fn bring_or_await(&mut self, token: QToken) -> Result<bool, Error> {
+        if self.awaited == Some(token) {
+            return Ok(false);
+        }
+        if let Some(arrived) = &self.arrived {
+            return if arrived.token == token { Ok(true) } else { Err(Error::Reentrant) };
+        }
+        if self.is_finished(token)? {
+            self.arrived = Some(self.take_finished(token));
+            return Ok(true);
+        }
+        self.await_pending(token);
+        Ok(false)
+    }
 }

@@ -7,22 +7,19 @@
 use std::ffi::{c_char, c_int, c_void};
 use std::io::{self, Write as _};
 use std::ptr;
-use std::thread::LocalKey;
 
 use demi_api::{LibOs, QToken};
 use libc::{sockaddr, socklen_t, timespec};
 
 use super::closure::{Change, ChangeFn, CompareFn, Comparison, Predicate, PredicateFn};
-use super::{Out, Outs, input, inputs, path};
+use super::{Out, Outs, Thread, input, inputs, path};
 use crate::addr::LONGEST;
 use crate::errno::Errno;
-use crate::instance::{Instance, Slot, enter};
+use crate::instance::{Instance, enter};
 use crate::operators::codec;
 use crate::options::LARGEST;
 use crate::results::timeout;
-use crate::types::{Args, Array, CODEC_DELIMITER, Callback, Codec, QResult};
-
-type Key<L> = &'static LocalKey<Slot<L>>;
+use crate::types::{Args, Array, CODEC_DELIMITER, Callback, Codec, OPC_PUSH, QResult};
 
 /// The calls with nothing but numbers and pointers to be passed on: of each, its name, its arguments, and what it
 /// becomes. `out`, `get` and `addr` are what an argument is turned into.
@@ -33,10 +30,10 @@ macro_rules! calls {
             ///
             /// # Safety
             /// See the module.
-            #[inline]
+            #[inline(always)]
             #[allow(unused_unsafe, reason = "some calls take numbers only")]
-            pub unsafe fn $name<L: LibOs + 'static>(slot: Key<L>, $($arg: $type),*) -> c_int {
-                enter(slot, |$it: &Instance<L>| {
+            pub unsafe fn $name<L: LibOs + 'static>(thread: Thread<L>, $($arg: $type),*) -> c_int {
+                enter(thread, |$it: &Instance<L>| {
                     // SAFETY: the pointers are what the caller of this function promises them to be, and are used
                     // during the call only.
                     unsafe { $body }
@@ -74,12 +71,9 @@ calls! {
     pop_n(token: *mut u64, qd: c_int, count: usize) => |it| it.pop_n(Out::new(token)?, qd, count);
     /// `demi_next_element(3)`
     next_element(sga: *mut Array, token: u64) =>
-        |it| it.next_element(Out::new(sga)?.zeroed(), token);
+        |it| it.next_element(Out::new(sga)?, token);
     /// `demi_cancel(3)`
     cancel(token: u64) => |it| it.cancel(token);
-    /// `demi_wait(3)`
-    wait(result: *mut QResult, token: u64, limit: *const timespec) =>
-        |it| it.wait(Out::new(result)?, token, timeout(optional(limit)?)?);
     /// `demi_wait_any(3)`
     wait_any(result: *mut QResult, offset: *mut c_int, tokens: *const u64, count: c_int, limit: *const timespec) =>
         |it| it.wait_any(Out::new(result)?, Out::new(offset)?, named(tokens, count)?, timeout(optional(limit)?)?);
@@ -188,12 +182,52 @@ calls! {
 ///
 /// # Safety
 /// See the module.
-pub unsafe fn init<L: LibOs + 'static>(slot: Key<L>, args: *const Args) -> c_int {
+pub unsafe fn init<L: LibOs + 'static>(thread: Thread<L>, args: *const Args) -> c_int {
     // SAFETY: promised by the caller.
     match unsafe { input(args) } {
-        Ok(args) => crate::instance::init(slot, args),
+        Ok(args) => thread.init(args),
         Err(Errno(errno)) => errno,
     }
+}
+
+/// `demi_wait(3)`
+///
+/// # Safety
+/// See the module.
+#[inline(always)]
+pub unsafe fn wait<L: LibOs + 'static>(
+    thread: Thread<L>,
+    result: *mut QResult,
+    token: u64,
+    limit: *const timespec,
+) -> c_int {
+    // Most pushes are done on the spot. Nothing here panics, and nothing is lost if the process ends meanwhile, so the call
+    // need not be entered. The time limit is looked at only if there is anything to be waited for.
+    // SAFETY: promised by the caller.
+    if let Ok(mut result) = unsafe { Out::new(result) }
+        && let Some((qd, position)) = thread.with_first(|it| it.take_pushed(token)).flatten()
+    {
+        result.tell(OPC_PUSH, qd, token, position.0 as i64);
+        return 0;
+    }
+    // SAFETY: promised by the caller.
+    unsafe { wait_longer(thread, result, token, limit) }
+}
+
+/// # Safety
+/// See the module.
+#[inline(never)]
+unsafe fn wait_longer<L: LibOs + 'static>(
+    thread: Thread<L>,
+    result: *mut QResult,
+    token: u64,
+    limit: *const timespec,
+) -> c_int {
+    enter(thread, |it| {
+        // SAFETY: promised by the caller.
+        let (result, limit) = unsafe { (Out::new(result)?, optional(limit)?) };
+        it.wait(result, token, timeout(limit)?)
+    })
 }
 
 /// `demi_sgaalloc(3)`
@@ -201,10 +235,10 @@ pub unsafe fn init<L: LibOs + 'static>(slot: Key<L>, args: *const Args) -> c_int
 /// # Safety
 /// See the module.
 #[inline]
-pub unsafe fn sgaalloc<L: LibOs + 'static>(slot: Key<L>, len: usize) -> Array {
+pub unsafe fn sgaalloc<L: LibOs + 'static>(thread: Thread<L>, len: usize) -> Array {
     let mut array = crate::transfer::NO_ARRAY;
     // An array without a segment says all that there is to say of a failure.
-    if enter(slot, |it| it.sgaalloc(len, &mut array)) != 0 {
+    if enter(thread, |it| it.sgaalloc(len, Out::from(&mut array))) != 0 {
         return crate::transfer::NO_ARRAY;
     }
     array
@@ -214,9 +248,9 @@ pub unsafe fn sgaalloc<L: LibOs + 'static>(slot: Key<L>, len: usize) -> Array {
 ///
 /// # Safety
 /// See the module.
-pub unsafe fn malloc<L: LibOs + 'static>(slot: Key<L>, len: usize) -> *mut c_void {
+pub unsafe fn malloc<L: LibOs + 'static>(thread: Thread<L>, len: usize) -> *mut c_void {
     let mut object = ptr::null_mut();
-    enter(slot, |it| {
+    enter(thread, |it| {
         object = it.malloc(len);
         Ok(())
     });
@@ -227,8 +261,8 @@ pub unsafe fn malloc<L: LibOs + 'static>(slot: Key<L>, len: usize) -> *mut c_voi
 ///
 /// # Safety
 /// See the module.
-pub unsafe fn free<L: LibOs + 'static>(slot: Key<L>, object: *mut c_void) {
-    let errno = enter(slot, |it| it.free(object));
+pub unsafe fn free<L: LibOs + 'static>(thread: Thread<L>, object: *mut c_void) {
+    let errno = enter(thread, |it| it.free(object));
     if errno != 0 && !object.is_null() {
         // Without a standard error there is nobody to be told; a panic here would end the process.
         let _ = writeln!(

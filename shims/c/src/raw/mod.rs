@@ -9,124 +9,29 @@
 //! | `entry` | the calls, from pointers to references |
 //! | `bytes` | segments of arrays, objects of the heap |
 //! | `closure` | functions of C that operators call |
+//! | `place` | where results are stored |
+//! | `slot` | where a thread has its instance, and the way to it |
 
 mod bytes;
 mod closure;
 pub mod entry;
+mod place;
+mod slot;
 
 use std::ffi::{CStr, OsStr, c_char};
-use std::marker::PhantomData;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::ptr::NonNull;
 use std::slice;
 
 pub use self::bytes::NOTHING;
 pub(crate) use self::bytes::{copy_in, give_back, share};
 pub use self::closure::{Change, ChangeFn, CompareFn, Comparison, Predicate, PredicateFn};
+pub use self::place::{Out, Outs};
+pub use self::slot::{First, Here, Slot, Thread};
 use crate::errno::Errno;
-use crate::types::{Accepted, Array, QResult};
 
 /// Types of which any bytes are a value, none of them being zero in particular.
 pub trait Plain: Copy {}
-
-/// Where a call stores a result. Written only on success, unless a call says otherwise.
-#[derive(Debug)]
-pub struct Out<'a, T> {
-    place: NonNull<T>,
-    lifetime: PhantomData<&'a mut T>,
-}
-
-impl<'a, T: Plain> Out<'a, T> {
-    /// # Safety
-    /// Unless NULL, `ptr` is valid for writes of a `T`, which nobody else uses for as long as `'a`.
-    unsafe fn new(ptr: *mut T) -> Result<Out<'a, T>, Errno> {
-        match NonNull::new(ptr).filter(|place| place.is_aligned()) {
-            Some(place) => Ok(Out { place, lifetime: PhantomData }),
-            None => Err(Errno(libc::EINVAL)),
-        }
-    }
-
-    /// Stores the result.
-    #[inline]
-    pub fn set(self, value: T) {
-        // SAFETY: checked and promised at `new`.
-        unsafe { self.place.write(value) }
-    }
-
-    /// The place, all zero, to be filled in.
-    #[inline]
-    pub fn zeroed(self) -> &'a mut T {
-        // SAFETY: checked and promised at `new`; zeros are a value of every plain type.
-        unsafe {
-            self.place.write_bytes(0, 1);
-            &mut *self.place.as_ptr()
-        }
-    }
-}
-
-impl<'a, T> From<&'a mut T> for Out<'a, T> {
-    fn from(place: &'a mut T) -> Out<'a, T> {
-        Out { place: NonNull::from(place), lifetime: PhantomData }
-    }
-}
-
-/// An array of places.
-#[derive(Debug)]
-pub struct Outs<'a, T> {
-    first: NonNull<T>,
-    len: usize,
-    lifetime: PhantomData<&'a mut T>,
-}
-
-impl<'a, T: Plain> Outs<'a, T> {
-    /// # Safety
-    /// As for [`Out::new`], of `len` of them in a row.
-    unsafe fn new(ptr: *mut T, len: usize) -> Result<Outs<'a, T>, Errno> {
-        match NonNull::new(ptr).filter(|first| first.is_aligned()) {
-            Some(first) if len <= isize::MAX as usize / size_of::<T>() => {
-                Ok(Outs { first, len, lifetime: PhantomData })
-            }
-            _ => Err(Errno(libc::EINVAL)),
-        }
-    }
-
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// The place at `index`, once.
-    ///
-    /// # Panics
-    /// If there are fewer.
-    pub fn at(&mut self, index: usize) -> Out<'_, T> {
-        assert!(index < self.len);
-        // SAFETY: within the array, as was just looked at.
-        let place = unsafe { self.first.add(index) };
-        Out { place, lifetime: PhantomData }
-    }
-}
-
-impl QResult {
-    /// The array of a pop.
-    #[inline]
-    pub fn array(&mut self) -> &mut Array {
-        // SAFETY: any bytes are a value of either variant.
-        unsafe { &mut self.value.sga }
-    }
-
-    /// What came of an accept.
-    pub fn accepted(&mut self) -> &mut Accepted {
-        // SAFETY: any bytes are a value of either variant.
-        unsafe { &mut self.value.ares }
-    }
-}
 
 /// What a program passes by a pointer, to be read.
 ///

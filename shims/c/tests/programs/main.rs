@@ -50,6 +50,7 @@ const PROGRAMS: [(&str, Needs); 25] = [
     ("segments", Needs::Queues),
     ("misuse", Needs::Sockets),
     ("threads", Needs::Sockets),
+    ("fork", Needs::Queues),
     ("options", Needs::Sockets),
     ("reentry", Needs::Queues),
     ("leaves", Needs::Sockets),
@@ -96,7 +97,7 @@ fn main() -> ExitCode {
         let python = Trial::test(name, move || others::python(tools, library));
         trials.push(python.with_ignored_flag(!tools.python));
     }
-    for program in ["streams", "operators", "memory", "misuse", "threads", "segments"] {
+    for program in ["streams", "operators", "memory", "misuse", "threads", "fork", "segments"] {
         let name = format!("{program} with the address sanitizer");
         trials.push(
             trial(tools, &name, move |tools| Run::new(tools, program, &LIBRARIES[0])?.sanitized().succeed())
