@@ -32,6 +32,7 @@
 //! - [`libos`]: the [`LibOs`] trait, behind which protocols and devices lie; [`pair`]: two of them as one
 //! - [`wait`]: the one wait loop; [`waitset`]: tokens registered once
 //! - [`aio`]: futures, tasks, streams and sinks
+//! - [`tcp_info`]: figures of a connection
 //! - [`config`], [`time`]; [`slab`], [`fd`], for libOSes
 //!
 //! Not in here: any device, any protocol.
@@ -51,6 +52,7 @@ pub mod pair;
 pub mod sga;
 pub mod slab;
 mod sys;
+pub mod tcp_info;
 pub mod time;
 pub mod token;
 pub mod wait;
@@ -69,6 +71,7 @@ pub use self::libos::{LibOs, OpenOptions, OptionName, QueueKind, SeekTo, Shutdow
 pub use self::op::{Atomic, Completion, Done, Position, Refused};
 pub use self::pair::Pair;
 pub use self::sga::SgArray;
+pub use self::tcp_info::TcpInfo;
 pub use self::token::QToken;
 pub use self::wait::Arrived;
 pub use self::waitset::WaitSet;

@@ -12,6 +12,7 @@ use crate::desc::{QDesc, Tag};
 use crate::error::Error;
 use crate::op::{Op, Position, Step};
 use crate::sga::SgArray;
+use crate::tcp_info::TcpInfo;
 use crate::time::Instant;
 use crate::token::{Completions, QToken};
 
@@ -258,7 +259,7 @@ pub struct OpenOptions {
 }
 
 /// A socket option with its value.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum SocketOption {
     /// How long `close` goes on delivering what was pushed; `None`: the configured default.
@@ -287,6 +288,11 @@ pub enum SocketOption {
     UserTimeout(Duration),
     /// Send datagrams to broadcast addresses.
     Broadcast(bool),
+    /// To be read only: what the socket has failed with, if that was not told by an operation. A connection that is lost has
+    /// the error that it is lost by for as long as it is open.
+    Error(Option<Error>),
+    /// To be read only: figures of a connection.
+    TcpInfo(Box<TcpInfo>),
 }
 
 /// Which option to read.
@@ -307,4 +313,6 @@ pub enum OptionName {
     MaxSegment,
     UserTimeout,
     Broadcast,
+    Error,
+    TcpInfo,
 }

@@ -483,6 +483,7 @@ impl Udp {
             OptionName::Broadcast => Ok(SocketOption::Broadcast(socket.broadcast)),
             OptionName::ReusePort => Ok(SocketOption::ReusePort(socket.reuse_port)),
             OptionName::RecvBuffer => Ok(SocketOption::RecvBuffer(socket.recv_buffer)),
+            OptionName::Error => Ok(SocketOption::Error(socket.error.clone())),
             _ => Err(Error::NotSupported("this option on a datagram socket of catnip")),
         }
     }

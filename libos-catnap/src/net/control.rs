@@ -106,8 +106,9 @@ impl Net {
         match option {
             SocketOption::Linger(linger) => socket.linger = linger,
             other => {
+                let reuse_chosen = matches!(other, SocketOption::ReuseAddr(_));
                 options::set(&socket.fd, other)?;
-                socket.reuse_chosen |= matches!(other, SocketOption::ReuseAddr(_));
+                socket.reuse_chosen |= reuse_chosen;
             }
         }
         Ok(())

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use demi_api::TcpInfo;
 use demi_api::error::Error;
 use demi_api::libos::{OptionName, SocketOption};
 use rustix::net::sockopt;
 
-use super::raw::{max_segment, set_max_segment};
-use super::{Fd, call};
+use super::raw::{max_segment, set_max_segment, tcp_info};
+use super::{Fd, call, translate};
 
 pub(crate) fn set(fd: &Fd, option: SocketOption) -> Result<(), Error> {
     match option {
@@ -45,6 +46,16 @@ pub(crate) fn get(fd: &Fd, name: OptionName) -> Result<SocketOption, Error> {
         OptionName::UserTimeout => call(|| sockopt::tcp_user_timeout(fd))
             .map(|millis| SocketOption::UserTimeout(Duration::from_millis(millis.into()))),
         OptionName::Broadcast => call(|| sockopt::socket_broadcast(fd)).map(SocketOption::Broadcast),
+        OptionName::Error => match call(|| sockopt::socket_error(fd)) {
+            Ok(Ok(())) => Ok(SocketOption::Error(None)),
+            Ok(Err(errno)) => Ok(SocketOption::Error(Some(translate(errno)))),
+            Err(error) => Err(error),
+        },
+        OptionName::TcpInfo => {
+            let mut bytes = [0; TcpInfo::BYTES];
+            let len = call(|| tcp_info(fd, &mut bytes))?;
+            Ok(SocketOption::TcpInfo(Box::new(TcpInfo::from_bytes(&bytes[..len]))))
+        }
         OptionName::Linger | _ => Err(Error::NotSupported("this socket option")),
     }
 }

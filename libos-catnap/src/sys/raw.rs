@@ -1,4 +1,4 @@
-//! What no safe wrapper offers: one socket option, and io_uring.
+//! What no safe wrapper offers: two socket options, and io_uring.
 //!
 //! Invariant of the ring: memory that the kernel may read or write lies in a slot of [`Ring`], unreachable
 //! from outside, from before the submission until its completion was taken; dropping the ring waits for
@@ -53,6 +53,23 @@ pub(super) fn max_segment(fd: &Fd) -> rustix::io::Result<u32> {
         )
     };
     if result == 0 { Ok(value.max(0).cast_unsigned()) } else { Err(last_errno()) }
+}
+
+/// As much of the kernel's `struct tcp_info` as there is room for; returns how much that is.
+pub(super) fn tcp_info(fd: &Fd, bytes: &mut [u8]) -> rustix::io::Result<usize> {
+    let mut size = libc::socklen_t::try_from(bytes.len()).unwrap_or(libc::socklen_t::MAX);
+    // SAFETY: the kernel writes at most `size` bytes, the size of `bytes`, to its address, and the size itself.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_getsockopt,
+            fd.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            bytes.as_mut_ptr(),
+            &raw mut size,
+        )
+    };
+    if result == 0 { Ok(bytes.len().min(size as usize)) } else { Err(last_errno()) }
 }
 
 fn last_errno() -> Errno {

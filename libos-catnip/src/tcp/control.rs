@@ -109,7 +109,13 @@ impl Tcp {
             // What both sides and the path take, now that it is known.
             return Ok(SocketOption::MaxSegment(entry.conn.mss.into()));
         }
-        let settings = match self.sockets.get(key).ok_or(Error::BadDescriptor)? {
+        let socket = self.sockets.get(key).ok_or(Error::BadDescriptor)?;
+        match name {
+            OptionName::Error => return Ok(SocketOption::Error(error(socket))),
+            OptionName::TcpInfo => return Ok(SocketOption::TcpInfo(Box::new(super::info::of(socket)))),
+            _ => {}
+        }
+        let settings = match socket {
             Socket::Fresh(fresh) => &fresh.settings,
             Socket::Listener(listener) => &listener.settings,
             Socket::Connection(entry) => &entry.conn.settings,
@@ -129,5 +135,13 @@ impl Tcp {
             OptionName::ReuseAddr => SocketOption::ReuseAddr(true),
             _ => return Err(Error::NotSupported("this option on a stream socket of catnip")),
         })
+    }
+}
+
+/// What a connection is lost by.
+fn error(socket: &Socket) -> Option<Error> {
+    match socket {
+        Socket::Connection(entry) => entry.conn.error.clone(),
+        Socket::Fresh(_) | Socket::Listener(_) | Socket::TimeWait(_) => None,
     }
 }

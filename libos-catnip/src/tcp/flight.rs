@@ -79,6 +79,16 @@ impl Flight {
         self.sacked > 0
     }
 
+    /// How many segments there are.
+    pub(crate) fn segments(&self) -> u32 {
+        self.segments.len() as u32
+    }
+
+    /// Bytes taken for lost.
+    pub(crate) fn lost(&self) -> u32 {
+        self.lost
+    }
+
     pub(crate) fn sacked(&self) -> u32 {
         self.sacked
     }

@@ -33,7 +33,7 @@ pub(super) struct Listener {
     pub(super) settings: Rc<Settings>,
     /// Others that say so as well may have the same address.
     pub(super) reuse_port: bool,
-    backlog: usize,
+    pub(super) backlog: usize,
     /// Handshakes that are under way.
     half_open: usize,
     /// Connections that wait to be accepted.

@@ -11,6 +11,7 @@
 //! | `time_wait` | what is left of one |
 //! | `send`, `flight`, `reassembly`, `small` | its data: pushed, under way, out of order; in small pieces |
 //! | `rtt`, `rack`, `congestion` | what it knows of the network |
+//! | `info` | what of it a program may see |
 //! | `gaps` | when what was pushed was pushed |
 //! | `segment`, `seq` | headers, sequence numbers |
 
@@ -25,6 +26,7 @@ mod demux;
 mod expected;
 mod flight;
 mod gaps;
+mod info;
 mod input;
 mod known;
 mod listen;

@@ -200,7 +200,6 @@ impl Rtt {
     }
 
     /// The mean deviation of the round-trip time.
-    #[cfg(test)]
     pub(crate) fn rttvar(&self) -> Option<Duration> {
         (self.srtt != 0).then(|| Duration::from_nanos(self.rttvar >> FRACTION))
     }

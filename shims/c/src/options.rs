@@ -1,12 +1,12 @@
 //! Socket options, by the numbers that C has for them.
 //!
 //! An option is read as as many bytes as its type has. A longer value is no error, a shorter one is, as with the
-//! system's calls.
+//! system's calls. Of one that is read, as much is written as there is room for.
 
 use std::ffi::c_int;
 use std::time::Duration;
 
-use demi_api::{LibOs, OptionName, QDesc, QueueKind, SocketOption};
+use demi_api::{LibOs, OptionName, QDesc, QueueKind, SocketOption, TcpInfo};
 
 use crate::errno::Errno;
 use crate::instance::Instance;
@@ -14,7 +14,7 @@ use crate::transfer::descriptor;
 use crate::types::{MAX_SEGMENTS, SO_SEGMENTS, SOL_DEMI};
 
 /// Bytes of the largest option that there is.
-pub(crate) const LARGEST: usize = 8;
+pub(crate) const LARGEST: usize = TcpInfo::BYTES;
 
 const INT: usize = size_of::<c_int>();
 
@@ -34,6 +34,8 @@ fn name(level: c_int, option: c_int) -> Option<OptionName> {
         (libc::IPPROTO_TCP, libc::TCP_KEEPINTVL) => OptionName::KeepInterval,
         (libc::IPPROTO_TCP, libc::TCP_KEEPCNT) => OptionName::KeepCount,
         (libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT) => OptionName::UserTimeout,
+        (libc::SOL_SOCKET, libc::SO_ERROR) => OptionName::Error,
+        (libc::IPPROTO_TCP, libc::TCP_INFO) => OptionName::TcpInfo,
         _ => return None,
     })
 }
@@ -108,6 +110,11 @@ impl<L: LibOs + 'static> Instance<L> {
             SocketOption::MaxSegment(count) | SocketOption::KeepCount(count) => capped(count.into()),
             SocketOption::KeepIdle(time) | SocketOption::KeepInterval(time) => capped(time.as_secs().into()),
             SocketOption::UserTimeout(time) => capped(time.as_millis()),
+            SocketOption::Error(error) => error.map_or(0, |error| Errno::from(error).0),
+            SocketOption::TcpInfo(info) => {
+                *out = info.to_bytes();
+                return Ok(LARGEST);
+            }
             _ => return Err(Errno(libc::ENOPROTOOPT)),
         };
         Ok(put(out, value))

@@ -152,7 +152,6 @@ impl Congestion {
     }
 
     /// The slow start threshold; `u32::MAX` before the first loss.
-    #[cfg(test)]
     pub(crate) fn ssthresh(&self) -> u32 {
         self.ssthresh
     }

@@ -35,7 +35,7 @@ enum Needs {
 }
 
 /// The programs of one process, and what they need.
-const PROGRAMS: [(&str, Needs); 25] = [
+const PROGRAMS: [(&str, Needs); 26] = [
     ("streams", Needs::Sockets),
     ("datagrams", Needs::Sockets),
     ("wait_any", Needs::Sockets),
@@ -52,6 +52,7 @@ const PROGRAMS: [(&str, Needs); 25] = [
     ("threads", Needs::Sockets),
     ("fork", Needs::Queues),
     ("options", Needs::Sockets),
+    ("tcp_info", Needs::Sockets),
     ("reentry", Needs::Queues),
     ("leaves", Needs::Sockets),
     ("poison", Needs::Queues),

@@ -68,6 +68,15 @@ int main(int argc, char *const argv[])
     RETURNS(ENOPROTOOPT, demi_setsockopt(ends_[0], 9999, SO_KEEPALIVE, &value, sizeof value));
     RETURNS(ENOPROTOOPT, demi_getsockopt(ends_[0], SOL_SOCKET, 9999, &value, &len));
 
+    value = 1;
+    RETURNS(ENOPROTOOPT, demi_setsockopt(ends_[0], SOL_SOCKET, SO_ERROR, &value, sizeof value));
+    for (int end = 0; end < 2; end++) {
+        int error = -1;
+        len = sizeof error;
+        OK(demi_getsockopt(ends_[end], SOL_SOCKET, SO_ERROR, &error, &len));
+        CHECK(error == 0 && len == sizeof error);
+    }
+
     int datagrams = bound(AF_INET, SOCK_DGRAM, &addr, &len);
     len = sizeof type;
     OK(demi_getsockopt(datagrams, SOL_SOCKET, SO_TYPE, &type, &len));
