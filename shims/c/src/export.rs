@@ -69,6 +69,8 @@ macro_rules! export {
             demi_compare_and_swap = compare_and_swap(token: *mut u64, qd: Int, position: u64, expected: u64, desired: u64) -> Int;
             demi_fetch_and_add = fetch_and_add(token: *mut u64, qd: Int, position: u64, add: u64) -> Int;
             demi_interrupter = interrupter(fd: *mut Int) -> Int;
+            demi_wait_fd = wait_fd(fd: *mut Int) -> Int;
+            demi_prepare_sleep = prepare_sleep(limit: *mut timespec) -> Int;
             demi_counters = counters(callback: Option<Callback>) -> Int;
         }
     };

@@ -7,7 +7,7 @@ use std::any::Any;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::ffi::c_int;
-use std::os::fd::{IntoRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use demi_api::{Completion, Config, Demikernel, Error, Heap, LibOs, SgArray, WaitSet};
@@ -89,6 +89,25 @@ impl<L: LibOs + 'static> Instance<L> {
     pub(crate) fn interrupter(&self, fd: Out<'_, c_int>) -> Result<(), Errno> {
         let interrupter = self.demi.interrupter()?;
         fd.set(OwnedFd::from(interrupter).into_raw_fd());
+        Ok(())
+    }
+
+    /// The descriptor that is readable when an instance that was prepared for sleep has work. It stays the instance's.
+    pub(crate) fn wait_fd(&self, fd: Out<'_, c_int>) -> Result<(), Errno> {
+        fd.set(self.demi.wait_fd().as_raw_fd());
+        Ok(())
+    }
+
+    /// Prepares for a sleep of the program's own, and says for how long at the most: below zero, without limit. `EAGAIN`:
+    /// there is something to be done.
+    pub(crate) fn prepare_sleep(&self, limit: Out<'_, libc::timespec>) -> Result<(), Errno> {
+        let prepared = if self.has_unclaimed.get() { None } else { self.demi.prepare_sleep()? };
+        let time = prepared.ok_or(Errno(libc::EAGAIN))?;
+        let (seconds, nanos) = match i64::try_from(time.as_secs()) {
+            Ok(seconds) => (seconds, time.subsec_nanos().into()),
+            Err(_) => (-1, 0),
+        };
+        limit.set(libc::timespec { tv_sec: seconds, tv_nsec: nanos });
         Ok(())
     }
 

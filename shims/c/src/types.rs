@@ -144,5 +144,6 @@ impl Plain for Array {}
 impl Plain for QResult {}
 impl Plain for Accepted {}
 impl Plain for Codec {}
+impl Plain for libc::timespec {}
 impl Plain for u64 {}
 impl Plain for c_int {}

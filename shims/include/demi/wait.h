@@ -34,6 +34,13 @@ int demi_cancel(demi_qtoken_t qt);
  * this thread with EINTR. It is the program's to close. */
 int demi_interrupter(int *fd_out);
 
+/* For a program with an event loop of its own. demi_wait_fd: a descriptor that polls readable when there is work for an
+ * instance that was prepared for sleep; it stays the library's. demi_prepare_sleep: whether the program may sleep on it, and
+ * for how long at the most, tv_sec below zero being no limit; EAGAIN: it may not, as there is a result or work. A wait, with
+ * a timeout of zero or not, comes after the sleep. */
+int demi_wait_fd(int *fd_out);
+int demi_prepare_sleep(struct timespec *limit_out);
+
 #ifdef __cplusplus
 }
 #endif

@@ -174,6 +174,10 @@ calls! {
         |it| it.fetch_and_add(Out::new(token)?, qd, position, add);
     /// `demi_interrupter(3)`
     interrupter(fd: *mut c_int) => |it| it.interrupter(Out::new(fd)?);
+    /// `demi_wait_fd(3)`
+    wait_fd(fd: *mut c_int) => |it| it.wait_fd(Out::new(fd)?);
+    /// `demi_prepare_sleep(3)`
+    prepare_sleep(limit: *mut timespec) => |it| it.prepare_sleep(Out::new(limit)?);
     /// `demi_counters(3)`
     counters(callback: Option<Callback>) => |it| it.counters(callback);
 }

@@ -35,7 +35,7 @@ enum Needs {
 }
 
 /// The programs of one process, and what they need.
-const PROGRAMS: [(&str, Needs); 26] = [
+const PROGRAMS: [(&str, Needs); 27] = [
     ("streams", Needs::Sockets),
     ("datagrams", Needs::Sockets),
     ("wait_any", Needs::Sockets),
@@ -53,6 +53,7 @@ const PROGRAMS: [(&str, Needs); 26] = [
     ("fork", Needs::Queues),
     ("options", Needs::Sockets),
     ("tcp_info", Needs::Sockets),
+    ("wait_fd", Needs::Sockets),
     ("reentry", Needs::Queues),
     ("leaves", Needs::Sockets),
     ("poison", Needs::Queues),
