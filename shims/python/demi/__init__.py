@@ -10,6 +10,7 @@ import errno
 import os
 import socket
 import threading
+import traceback
 import weakref
 
 from . import _native
@@ -84,6 +85,8 @@ class Instance:
     def _call(self, name, *arguments, out=None):
         """Makes a call; returns what it stores in its first argument, if it does."""
         self._free_dropped()
+        if self._driver is not None:
+            self._driver.rouse()
         if out is None:
             return _native.check(getattr(self._lib, name)(*arguments))
         place = out()
@@ -157,19 +160,66 @@ class Queue:
             return Token(self._instance, None, returned.popleft())
         return self._start("demi_pop", self._qd)
 
+    def pop_n(self, count):
+        """Starts to pop up to `count` bytes of a stream, or elements of a queue of messages, of which it yields a list."""
+        returned = self._instance._returned.get(self._qd)
+        if not returned:
+            return self._start("demi_pop_n", self._qd, count)
+        if count < 1:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        if self.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE) != socket.SOCK_STREAM:
+            elements = [_yielded(self._instance, returned.popleft()) for _ in range(min(count, len(returned)))]
+            return Token(self._instance, None, elements)
+        data = _yielded(self._instance, returned.popleft())
+        if len(data) > count:
+            returned.appendleft(data[count:])
+        return Token(self._instance, None, data[:count])
+
     def filter(self, passes):
         """The queue's elements of which `passes` holds, which is called with a memoryview that is valid meanwhile only."""
 
-        def call(array, _):
-            segments = [array[0].segs[at] for at in range(array[0].numsegs)]
-            data = b"".join(ctypes.string_at(segment.buf, segment.len) for segment in segments)
-            return bool(passes(memoryview(data)))
+        closure = _native.PREDICATE(lambda array, _: bool(passes(_content(array))))
+        return self._derived("demi_filter", self._qd, closure, None, keep=closure)
 
-        closure = _native.PREDICATE(call)
-        derived = self._derived("demi_filter", self._qd, closure, None)
-        # It is called for as long as the queue is open.
-        self._instance._closures[derived._qd] = closure
-        return derived
+    def partition(self, passes):
+        """Two queues: of the elements of which `passes` holds, and of the others."""
+        closure = _native.PREDICATE(lambda array, _: bool(passes(_content(array))))
+        others = ctypes.c_int()
+        passing = self._derived("demi_partition", ctypes.byref(others), self._qd, closure, None, keep=closure)
+        self._instance._closures[others.value] = closure
+        return passing, self._instance._made(others.value)
+
+    def sort(self, compare):
+        """The queue's elements by an order: of those that are there, that comes first which is the greatest by `compare`, which
+        is called with two memoryviews and returns a number."""
+        closure = _native.COMPARE(lambda a, b, _: _sign(compare(_content(a), _content(b))))
+        return self._derived("demi_sort", self._qd, closure, None, keep=closure)
+
+    def map(self, on_pop=None, on_push=None):
+        """The queue with elements changed on their way out, or in: each function is called with a memoryview and returns what
+        the element becomes. An element for which it raises an exception fails with EINVAL."""
+        closures = [self._change(function) for function in (on_pop, on_push)]
+        return self._derived("demi_map", self._qd, *closures, None, keep=closures)
+
+    def _change(self, function):
+        library = self._instance._lib
+
+        def call(given, made, _):
+            try:
+                changed = memoryview(function(_content(given))).tobytes()
+            except Exception:
+                # Nobody else is there to be told.
+                traceback.print_exc()
+                return errno.EINVAL
+            array = library.demi_sgaalloc(max(len(changed), 1))
+            if array.numsegs == 0:
+                return errno.ENOMEM
+            ctypes.memmove(array.segs[0].buf, changed, len(changed))
+            array.segs[0].len = len(changed)
+            made[0] = array
+            return 0
+
+        return _native.CHANGE() if function is None else _native.CHANGE(call)
 
     def merge(self, other):
         """This queue and another as one."""
@@ -249,8 +299,12 @@ class Queue:
     def _start(self, name, *arguments):
         return Token(self._instance, self._instance._call(name, *arguments, out=ctypes.c_uint64))
 
-    def _derived(self, name, *arguments):
-        return self._instance._made(self._instance._call(name, *arguments, out=ctypes.c_int))
+    def _derived(self, name, *arguments, keep=None):
+        derived = self._instance._made(self._instance._call(name, *arguments, out=ctypes.c_int))
+        if keep is not None:
+            # It is called for as long as the queue is open.
+            self._instance._closures[derived._qd] = keep
+        return derived
 
 
 class Token:
@@ -297,8 +351,33 @@ class Token:
         return aio.completion(self).__await__()
 
 
+def _content(array):
+    """The bytes of an array that a closure is called with."""
+    segments = [array[0].segs[at] for at in range(array[0].numsegs)]
+    return memoryview(b"".join(ctypes.string_at(segment.buf, segment.len) for segment in segments))
+
+
+def _sign(number):
+    return (number > 0) - (number < 0)
+
+
+def _elements(instance, result):
+    """A result per element of a pop."""
+    for at in range(max(result.ret, 1)):
+        element = _native.Result.from_buffer_copy(result)
+        element.ret = 0
+        if at > 0:
+            place = ctypes.byref(element.value.sga)
+            _native.check(instance._lib.demi_next_element(place, result.qt))
+        yield element
+
+
 def _yielded(instance, result):
-    """What Python is told of a result."""
+    """What Python is told of a result, unless that is known."""
+    if not isinstance(result, _native.Result):
+        return result
+    if result.opcode == _native.OPC_POP and result.ret > 0:
+        return [_yielded(instance, element) for element in _elements(instance, result)]
     if result.opcode == _native.OPC_POP:
         sga = result.value.sga
         peer = _native.from_sockaddr(bytes(sga.addr))

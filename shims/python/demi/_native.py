@@ -63,6 +63,8 @@ class Timespec(ctypes.Structure):
     _fields_ = [("tv_sec", ctypes.c_long), ("tv_nsec", ctypes.c_long)]
 
 
+CHANGE = ctypes.CFUNCTYPE(c_int, POINTER(Array), POINTER(Array), c_void_p)
+COMPARE = ctypes.CFUNCTYPE(c_int, POINTER(Array), POINTER(Array), c_void_p)
 PREDICATE = ctypes.CFUNCTYPE(ctypes.c_bool, POINTER(Array), c_void_p)
 CALLBACK = ctypes.CFUNCTYPE(None, c_void_p, c_uint32, c_uint64)
 
@@ -82,13 +84,20 @@ _SIGNATURES = {
     "demi_push": [POINTER(c_uint64), c_int, POINTER(Array)],
     "demi_pushto": [POINTER(c_uint64), c_int, POINTER(Array), c_char_p, c_uint32],
     "demi_pop": [POINTER(c_uint64), c_int],
+    "demi_pop_n": [POINTER(c_uint64), c_int, c_size_t],
+    "demi_next_element": [POINTER(Array), c_uint64],
     "demi_cancel": [c_uint64],
     "demi_wait": [POINTER(Result), c_uint64, POINTER(Timespec)],
     "demi_wait_next_n": [POINTER(Result), c_int, POINTER(c_int), POINTER(Timespec)],
+    "demi_wait_fd": [POINTER(c_int)],
+    "demi_prepare_sleep": [POINTER(Timespec)],
     "demi_sgafree": [POINTER(Array)],
     "demi_queue": [POINTER(c_int)],
     "demi_merge": [POINTER(c_int), c_int, c_int],
     "demi_filter": [POINTER(c_int), c_int, PREDICATE, c_void_p],
+    "demi_partition": [POINTER(c_int), POINTER(c_int), c_int, PREDICATE, c_void_p],
+    "demi_sort": [POINTER(c_int), c_int, COMPARE, c_void_p],
+    "demi_map": [POINTER(c_int), c_int, CHANGE, CHANGE, c_void_p],
     "demi_frame": [POINTER(c_int), c_int, POINTER(Codec)],
     "demi_qconnect_token": [POINTER(c_uint64), c_int, c_int],
     "demi_open": [POINTER(c_int), c_char_p, c_int, c_uint32],

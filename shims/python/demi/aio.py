@@ -1,8 +1,8 @@
 """Tokens in asyncio: `await queue.pop()`.
 
 While anything is awaited, the event loop of the instance's thread asks it for results: in every turn of the loop as long as there
-were some within the last millisecond, and each millisecond otherwise. So an idle program sleeps, and a busy one is served
-at once.
+were some within the last millisecond. Otherwise it sleeps on the descriptor by which the instance says that it has work, and for as
+long as the instance permits. So an idle program sleeps, and a busy one is served at once.
 """
 
 import asyncio
@@ -12,11 +12,11 @@ import ctypes
 import errno
 import time
 
-from . import _native, _yielded
+from . import _elements, _native, _yielded
 
 #: Results taken in one turn of the loop.
 _BATCH = 32
-#: Seconds: how long to ask in every turn without a result, and how long to sleep then.
+#: Seconds: how long to ask in every turn without a result.
 _PATIENCE = 0.001
 
 
@@ -31,6 +31,11 @@ class _Driver:
         self.early = {}
         self._results = (_native.Result * _BATCH)()
         self._task = None
+        fd = ctypes.c_int()
+        _native.check(instance._lib.demi_wait_fd(ctypes.byref(fd)))
+        self._fd = fd.value
+        #: Of the present sleep: done when it is over.
+        self._roused = None
 
     def runs(self):
         """Whether the event loop takes the instance's results."""
@@ -55,15 +60,41 @@ class _Driver:
     def _give_back(self, result):
         """Keeps an element that nobody waits for any more for the next pop."""
         if result.opcode == _native.OPC_POP:
-            self._instance._returned.setdefault(result.qd, collections.deque()).append(result)
+            returned = self._instance._returned.setdefault(result.qd, collections.deque())
+            returned.extend(_elements(self._instance, result))
+
+    def rouse(self):
+        """Ends the sleep: there is work, or the instance is called, which undoes the preparation for it."""
+        if self._roused is not None and not self._roused.done():
+            self._roused.set_result(None)
 
     async def _run(self):
         served = time.monotonic()
         while self._awaited or self._abandoned:
             if self._take():
                 served = time.monotonic()
-            busy = time.monotonic() - served < _PATIENCE
-            await asyncio.sleep(0 if busy else _PATIENCE)
+            if time.monotonic() - served < _PATIENCE or not await self._sleep():
+                await asyncio.sleep(0)
+
+    async def _sleep(self):
+        """Sleeps until there is work. False: there is some."""
+        loop = asyncio.get_running_loop()
+        limit = _native.Timespec()
+        error = self._instance._lib.demi_prepare_sleep(ctypes.byref(limit))
+        if error == errno.EAGAIN:
+            return False
+        _native.check(error)
+        self._roused = loop.create_future()
+        loop.add_reader(self._fd, self.rouse)
+        timer = None if limit.tv_sec < 0 else loop.call_later(limit.tv_sec + limit.tv_nsec / 1e9, self.rouse)
+        try:
+            await self._roused
+        finally:
+            self._roused = None
+            loop.remove_reader(self._fd)
+            if timer is not None:
+                timer.cancel()
+        return True
 
     def _take(self):
         """Takes what is done."""

@@ -1,8 +1,11 @@
 """The package over whichever library DEMI_LIBRARY names, which must have sockets."""
 
 import asyncio
+import collections
+import contextlib
 import errno
 import gc
+import io
 import os
 import socket
 import tempfile
@@ -146,6 +149,59 @@ class Queues(unittest.TestCase):
         near.close()
         far.close()
 
+    def test_sized_pops(self):
+        queue = INSTANCE.queue()
+        for word in (b"one", b"two", b"three"):
+            queue.push(word).wait(10)
+        self.assertEqual(queue.pop_n(2).wait(10), [b"one", b"two"])
+        self.assertEqual(queue.pop_n(2).wait(10), [b"three"])
+        with self.assertRaises(OSError):
+            queue.pop_n(0)
+        queue.close()
+        near, far = connected()
+        near.push(b"stream").wait(10)
+        self.assertEqual(far.pop_n(4).wait(10), b"stre")
+        self.assertEqual(far.pop_n(4).wait(10), b"am")
+        near.close()
+        far.close()
+
+    def test_partition_sort_and_map(self):
+        queue = INSTANCE.queue()
+        even, odd = queue.partition(lambda data: len(data) % 2 == 0)
+        for word in (b"odd", b"even", b"seven"):
+            queue.push(word).wait(10)
+        gc.collect()
+        self.assertEqual([bytes(end.pop().wait(10)) for end in (odd, even, odd)], [b"odd", b"even", b"seven"])
+        even.close()
+        odd.close()
+        queue = INSTANCE.queue()
+        longest = queue.sort(lambda a, b: len(a) - len(b))
+        for word in (b"a", b"ccc", b"bb"):
+            queue.push(word).wait(10)
+        gc.collect()
+        popped = [bytes(longest.pop().wait(10)) for _ in range(3)]
+        self.assertEqual(sorted(popped), [b"a", b"bb", b"ccc"])
+        self.assertEqual(popped[0], b"ccc")
+        longest.close()
+        before = INSTANCE.counters()["arrays_lent"]
+        mapped = INSTANCE.queue().map(on_pop=lambda data: data[::-1], on_push=lambda data: bytes(data) + b"!")
+        mapped.push(b"word").wait(10)
+        gc.collect()
+        self.assertEqual(mapped.pop().wait(10), b"!drow")
+        mapped.close()
+        nothing = INSTANCE.queue().map(on_push=lambda data: b"")
+        nothing.push(b"word").wait(10)
+        self.assertEqual(nothing.pop().wait(10), b"")
+        nothing.close()
+        broken = INSTANCE.queue().map(on_push=lambda data: 1 // 0)
+        with contextlib.redirect_stderr(io.StringIO()) as said, self.assertRaises(OSError) as raised:
+            broken.push(b"word").wait(10)
+        self.assertEqual(raised.exception.errno, errno.EINVAL)
+        self.assertIn("ZeroDivisionError", said.getvalue())
+        broken.close()
+        gc.collect()
+        self.assertEqual(INSTANCE.counters()["arrays_lent"], before)
+
     def test_datagrams(self):
         server, client = (INSTANCE.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
         for end in (server, client):
@@ -209,6 +265,48 @@ class Asyncio(unittest.TestCase):
             clients = [ask(listener.getsockname(), number) for number in range(10)]
             await asyncio.wait_for(asyncio.gather(serve(listener, 10), *clients), 30)
             listener.close()
+
+        asyncio.run(run())
+
+    def test_an_idle_loop_sleeps_until_there_is_work(self):
+        async def run():
+            near, far = connected()
+            pop = asyncio.ensure_future(_awaited(far.pop()))
+            await asyncio.sleep(0.1)
+            before = INSTANCE.counters()["turns"]
+            await asyncio.sleep(0.5)
+            self.assertLess(INSTANCE.counters()["turns"] - before, 100)
+            self.assertFalse(pop.done())
+            # A call while the loop sleeps, and an element that only the descriptor tells of.
+            await asyncio.wait_for(_awaited(near.push(b"awake")), 10)
+            self.assertEqual(await asyncio.wait_for(pop, 10), b"awake")
+            pop = asyncio.ensure_future(_awaited(far.pop()))
+            await asyncio.sleep(0.1)
+            asyncio.get_running_loop().call_later(0.05, near.push, b"later")
+            self.assertEqual(await asyncio.wait_for(pop, 10), b"later")
+            near.close()
+            far.close()
+
+        asyncio.run(run())
+
+    def test_elements_of_a_sized_pop_that_was_given_up(self):
+        async def run():
+            queue = INSTANCE.queue()
+            task = asyncio.ensure_future(_awaited(queue.pop_n(2)))
+            await asyncio.sleep(0.01)
+            push = queue.push(b"kept")
+            task.cancel()
+            with self.assertRaises(asyncio.CancelledError):
+                await task
+            await push
+            self.assertEqual(await asyncio.wait_for(queue.pop_n(5), 10), [b"kept"])
+            queue.close()
+            near, far = connected()
+            far._instance._returned.setdefault(far._qd, collections.deque()).append(memoryview(b"returned"))
+            self.assertEqual(await far.pop_n(3), b"ret")
+            self.assertEqual(await far.pop(), b"urned")
+            near.close()
+            far.close()
 
         asyncio.run(run())
 
