@@ -677,8 +677,13 @@ impl Shared {
             Ok(outcome) => outcome,
             Err(fault) => {
                 assert!(!self.conditions.strict || matches!(fault, Fault::Timeout), "misuse: {fault}");
-                self.fail(from.0, from.1, fault);
-                return self.fail(to.0, to.1, fault);
+                // Either may have gone meanwhile, and its name be another's.
+                for end in [from, to] {
+                    if self.pair(end).is_some() {
+                        self.fail(end.0, end.1, fault);
+                    }
+                }
+                return;
             }
         };
         let now = self.now;
