@@ -2,12 +2,13 @@
 
 use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
+use std::path::Path;
 use std::time::Duration;
 
 use demi_api::addr::{Addr, Domain, SocketKind};
 use demi_api::desc::{QDesc, QueueTable};
 use demi_api::error::Error;
-use demi_api::libos::{Cx, LibOs, OptionName, QueueKind, SeekTo, Setup, Shutdown, SocketOption};
+use demi_api::libos::{Cx, LibOs, OpenOptions, OptionName, QueueKind, SeekTo, Setup, Shutdown, SocketOption};
 use demi_api::op::{Done, Op, Position, Step};
 use demi_api::slab::{Key, Slab};
 use demi_api::time::Instant;
@@ -18,6 +19,7 @@ use crate::counters::Counters;
 use crate::deadlines::{Deadlines, Of};
 use crate::device::{BURST, DeviceCx, Event, RdmaDevice};
 use crate::peers::{Control, Peers, Receives};
+use crate::regions::{Regions, is_request};
 use crate::sockets::{Flight, Ports, Socket};
 
 /// How long to sleep at the most while something waits that nothing tells of: credits that peers write, memory that the
@@ -38,6 +40,7 @@ pub struct Catmint {
     pub(crate) ports: Ports,
     pub(crate) peers: Peers,
     pub(crate) receives: Receives,
+    pub(crate) regions: Regions,
     pub(crate) flights: Slab<Flight>,
     pub(crate) deadlines: Deadlines,
     pub(crate) counters: Counters,
@@ -82,6 +85,7 @@ impl Catmint {
             ports: Ports::default(),
             peers: Peers::default(),
             receives: Receives::new(policy.receive_bytes),
+            regions: Regions::new(policy.regions()),
             flights: Slab::new(),
             deadlines: Deadlines::default(),
             counters: Counters::default(),
@@ -104,6 +108,23 @@ impl Catmint {
 
     fn key(&self, qd: QDesc) -> Result<Key, Error> {
         self.queues.get(qd).copied()
+    }
+
+    /// The same of what is no region.
+    fn socket_key(&self, qd: QDesc) -> Result<Key, Error> {
+        let key = self.key(qd)?;
+        match self.region_key(key) {
+            None => Ok(key),
+            Some(_) => Err(Error::NotSupported("a socket operation on a region")),
+        }
+    }
+
+    /// The queue on a region that a key stands for.
+    fn region_key(&self, key: Key) -> Option<Key> {
+        match self.sockets.get(key) {
+            Some(Socket::Region(region)) => Some(*region),
+            _ => None,
+        }
     }
 
     /// What a connection is granted.
@@ -148,6 +169,20 @@ impl Catmint {
 
     fn dispatch(&mut self, cx: &mut Cx<'_>, event: Event) {
         match event {
+            // Cookies of regions' queue pairs are names of their own.
+            Event::Sent { qp, .. }
+            | Event::Read { qp, .. }
+            | Event::Fetched { qp, .. }
+            | Event::Established { qp, .. }
+            | Event::Refused { qp, .. }
+            | Event::Gone { qp, .. }
+                if self.peers.of_qp(qp).is_none() =>
+            {
+                self.regions.event(&mut *self.device, cx, event);
+            }
+            Event::Request { id, hello, .. } if is_request(&hello) => {
+                self.regions.asked(&mut *self.device, cx, id, &hello);
+            }
             Event::Received { qp, message } => self.received(cx, qp, message),
             Event::Sent { cookie, result, .. } => {
                 // What has failed is told of with its queue pair.
@@ -287,6 +322,13 @@ impl Catmint {
 
     #[inline(never)]
     fn start_any(&mut self, cx: &mut Cx<'_>, token: QToken, key: Key, op: &mut Op) -> Result<Step, Error> {
+        if let Some(region) = self.region_key(key) {
+            let step = self.regions.start(&mut *self.device, cx, token, region, op);
+            if self.regions.take_posted() {
+                self.flush_first(cx);
+            }
+            return step;
+        }
         let step = match op {
             Op::Push { sga, to: None } => self.push(cx, token, key, sga),
             Op::Push { to: Some(_), .. } => match self.sockets.get(key) {
@@ -333,18 +375,34 @@ impl LibOs for Catmint {
     }
 
     fn bind(&mut self, cx: &mut Cx<'_>, qd: QDesc, addr: &Addr) -> Result<(), Error> {
-        let key = self.key(qd)?;
+        let key = self.socket_key(qd)?;
         self.bind_socket(cx.rng, key, addr.inet().ok_or(Error::BadAddress)?)
     }
 
     fn listen(&mut self, cx: &mut Cx<'_>, qd: QDesc, backlog: u32) -> Result<(), Error> {
-        let key = self.key(qd)?;
+        let key = self.socket_key(qd)?;
         self.listen_anywhere(cx, key, backlog)
     }
 
-    fn seek(&mut self, _cx: &mut Cx<'_>, qd: QDesc, _to: SeekTo) -> Result<Position, Error> {
-        self.key(qd)?;
-        Err(Error::NotSupported("seek on a socket"))
+    fn open(&mut self, cx: &mut Cx<'_>, path: &Path, options: &OpenOptions) -> Result<QDesc, Error> {
+        let listens = |addr| {
+            let socket = self.ports.find(addr).and_then(|key| self.sockets.get(key));
+            matches!(socket, Some(Socket::Listener(_)))
+        };
+        let region = self.regions.open(&mut *self.device, cx, path, options, &listens)?;
+        let key = self.sockets.insert(Socket::Region(region));
+        let qd = self.queues.insert(key);
+        if qd.is_err() {
+            self.close_socket(cx, key);
+        }
+        qd
+    }
+
+    fn seek(&mut self, _cx: &mut Cx<'_>, qd: QDesc, to: SeekTo) -> Result<Position, Error> {
+        match self.region_key(self.key(qd)?) {
+            Some(region) => self.regions.seek(region, to),
+            None => Err(Error::NotSupported("seek on a socket")),
+        }
     }
 
     fn truncate(&mut self, _cx: &mut Cx<'_>, qd: QDesc, _position: Position) -> Result<(), Error> {
@@ -353,7 +411,7 @@ impl LibOs for Catmint {
     }
 
     fn shutdown(&mut self, cx: &mut Cx<'_>, qd: QDesc, how: Shutdown) -> Result<(), Error> {
-        let key = self.key(qd)?;
+        let key = self.socket_key(qd)?;
         let done = self.shutdown_socket(cx, key, how);
         self.see_off(cx);
         done
@@ -367,24 +425,37 @@ impl LibOs for Catmint {
     }
 
     fn set_option(&mut self, _cx: &mut Cx<'_>, qd: QDesc, option: SocketOption) -> Result<(), Error> {
-        let key = self.key(qd)?;
+        let key = self.socket_key(qd)?;
         self.set_socket_option(key, option)
     }
 
     fn option(&self, qd: QDesc, name: OptionName) -> Result<SocketOption, Error> {
-        self.socket_option(self.key(qd)?, name)
+        self.socket_option(self.socket_key(qd)?, name)
     }
 
     fn local_addr(&self, qd: QDesc) -> Result<Addr, Error> {
-        self.socket_addr(self.key(qd)?).map(Addr::Inet)
+        let key = self.key(qd)?;
+        let addr = match self.region_key(key) {
+            Some(region) => self.regions.local_addr(region),
+            None => self.socket_addr(key),
+        };
+        addr.map(Addr::Inet)
     }
 
     fn peer_addr(&self, qd: QDesc) -> Result<Addr, Error> {
-        self.socket_peer(self.key(qd)?).map(Addr::Inet)
+        let key = self.key(qd)?;
+        let addr = match self.region_key(key) {
+            Some(region) => self.regions.peer_addr(region),
+            None => self.socket_peer(key),
+        };
+        addr.map(Addr::Inet)
     }
 
     fn kind(&self, qd: QDesc) -> Result<QueueKind, Error> {
-        self.key(qd).map(|_| QueueKind::Message)
+        Ok(match self.region_key(self.key(qd)?) {
+            Some(_) => QueueKind::Stream,
+            None => QueueKind::Message,
+        })
     }
 
     #[inline(always)]
@@ -402,7 +473,10 @@ impl LibOs for Catmint {
     fn cancel(&mut self, cx: &mut Cx<'_>, token: QToken, qd: QDesc) -> Result<(), Error> {
         // Only pushes outlive their descriptor, and those are on their way.
         let key = self.key(qd).map_err(|_| Error::NotCancellable)?;
-        let done = self.cancel_op(cx, token, key);
+        let done = match self.region_key(key) {
+            Some(region) => self.regions.cancel(cx, token, region),
+            None => self.cancel_op(cx, token, key),
+        };
         self.see_off(cx);
         done
     }
@@ -417,6 +491,8 @@ impl LibOs for Catmint {
         if !self.peers.busy.is_empty() {
             done += self.pump_all(cx);
         }
+        done += self.regions.poll(&mut *self.device, cx);
+        self.unflushed |= self.regions.take_posted();
         self.window = self.policy.window(self.connections);
         if self.unflushed {
             self.flush(cx);
@@ -425,7 +501,9 @@ impl LibOs for Catmint {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        [self.deadlines.next(), self.retry, self.device.next_deadline()].into_iter().flatten().min()
+        let deadlines =
+            [self.deadlines.next(), self.retry, self.regions.next_deadline(), self.device.next_deadline()];
+        deadlines.into_iter().flatten().min()
     }
 
     fn wait_fd(&self) -> BorrowedFd<'_> {
@@ -446,6 +524,7 @@ impl LibOs for Catmint {
         self.counters.visit(visit);
         visit("peers", self.peers.count as u64);
         visit("connections", self.connections as u64);
+        self.regions.counters(visit);
         self.device.counters(visit);
     }
 }

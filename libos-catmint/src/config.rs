@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use crate::device::RdmaDevice;
 use crate::device::ideal::{Conditions, Fabric};
+use crate::regions::Limits;
 use crate::wire::{HEAD, RECEIVE_BYTES, RECEIVES, cost};
 
 /// Keys of `[catmint]`, all optional.
@@ -49,6 +50,8 @@ pub struct CatmintSection {
     /// How long a peer with open connections may be left in peace, in ms, before it is tried whether it is still there; default 1000,
     /// 1 to 3600000.
     pub keepalive_ms: u64,
+    /// Queues that peers may have open on this instance's regions; default 1024, 0 to 65536.
+    pub region_users: usize,
     /// How long a connect waits for an answer, in ms; default 10000, 1 to 3600000.
     pub connect_timeout_ms: u64,
 }
@@ -73,6 +76,7 @@ impl Default for CatmintSection {
             connections: 4096,
             peers: 256,
             keepalive_ms: 1000,
+            region_users: 1024,
             connect_timeout_ms: 10_000,
         }
     }
@@ -95,6 +99,7 @@ impl CatmintSection {
         range("longest", section.longest.into(), section.receive_bytes.into(), 1 << 31)?;
         range("connections", section.connections.into(), 1, u16::MAX.into())?;
         range("peers", section.peers as u64, 1, 1 << 16)?;
+        range("region_users", section.region_users as u64, 0, 1 << 16)?;
         range("keepalive_ms", section.keepalive_ms, 1, 3_600_000)?;
         range("connect_timeout_ms", section.connect_timeout_ms, 1, 3_600_000)?;
         Ok(section)
@@ -121,6 +126,7 @@ impl CatmintSection {
             longest: self.longest.min(u32::try_from(heap / 2).unwrap_or(u32::MAX)),
             connections: self.connections,
             peers: self.peers,
+            region_users: self.region_users,
             keepalive: Duration::from_millis(self.keepalive_ms),
             connect_timeout: Duration::from_millis(self.connect_timeout_ms),
             linger,
@@ -140,12 +146,23 @@ pub(crate) struct Policy {
     pub(crate) longest: u32,
     pub(crate) connections: u16,
     pub(crate) peers: usize,
+    region_users: usize,
     pub(crate) keepalive: Duration,
     pub(crate) connect_timeout: Duration,
     pub(crate) linger: Duration,
 }
 
 impl Policy {
+    pub(crate) fn regions(&self) -> Limits {
+        Limits {
+            users: self.region_users,
+            connect_timeout: self.connect_timeout,
+            linger: self.linger,
+            // Who uses a region owes nobody an answer in time: it is only to be noticed one day.
+            watch: 8 * self.keepalive,
+        }
+    }
+
     /// What each of so many connections is granted.
     pub(crate) fn window(&self, connections: usize) -> u32 {
         let share = u32::try_from(self.budget / connections.max(1)).unwrap_or(u32::MAX);

@@ -9,6 +9,7 @@
 //! | `catmint` | the libOS: descriptors, one turn |
 //! | `sockets` | listeners and connections |
 //! | `peers` | other instances: a queue pair each, receives and credits |
+//! | `regions` | one-sided queues: on regions of memory, this instance's and others' |
 //! | [`wire`] | what instances say to each other |
 //! | [`device`] | the seam to RDMA devices, and [a model of perfect ones](device::ideal) |
 //!
@@ -32,6 +33,45 @@
 //! assert_eq!(popped.to_vec(), b"a message");
 //! # Ok::<(), demi_api::error::Error>(())
 //! ```
+//!
+//! # Regions
+//!
+//! A region is memory outside the heap that an instance exports by a name, and whoever reaches one of its addresses may open. Its
+//! processor takes no part in what others do with it. `open("rdma:///NAME?size=BYTES")` with `create` makes one; `access=r` lets others only
+//! read it, and an address and a port before the name have the instance listen there. `open("rdma://ADDRESS:PORT/NAME")` opens
+//! another's, where that listens, for connections or for a region. Whether it is there the first operation says, or a flush.
+//!
+//! A push writes at the cursor, and is done when the other's device has it; a pop reads there, 64 KiB unless it says how many bytes, and at
+//! the end of the region none; both move it. Atomic operations change words. What is asked of a queue takes effect in that order; between queues there is
+//! no order, and only words change as a whole. When its last queue here is closed the region is taken from everybody:
+//! what others ask of it then fails as [`Revoked`](demi_api::Error::Revoked).
+//!
+//! ```
+//! use demi_api::{Config, Demikernel, OpenOptions, Position, SeekTo};
+//! use demi_libos_catmint::Catmint;
+//!
+//! let demi = Demikernel::<Catmint>::new(&Config::default())?;
+//! let create = OpenOptions { create: true, ..OpenOptions::default() };
+//! let here = demi.open("rdma://127.0.0.1:7000/board?size=4096", &create)?;
+//! // As any other instance would.
+//! let there = demi.open("rdma://127.0.0.1:7000/board", &OpenOptions::default())?;
+//!
+//! // The first word counts. The processor of whoever exports the region has no part in it.
+//! let ticket = demi.fetch_and_add(there, Position(0), 1)?;
+//! assert_eq!(demi.wait(ticket, None)?.fetched()?, 0);
+//!
+//! demi.seek(there, SeekTo::Position(Position(64)))?;
+//! let push = demi.push(there, demi.copy_from(b"a note")?)?;
+//! demi.wait(push, None)?.pushed()?;
+//! demi.seek(here, SeekTo::Position(Position(64)))?;
+//! let note = demi.wait(demi.pop_n(here, 6)?, None)?.popped()?;
+//! assert_eq!(note.to_vec(), b"a note");
+//!
+//! demi.close(here)?;
+//! let late = demi.wait(demi.pop(there)?, None)?.popped();
+//! assert_eq!(late.unwrap_err(), demi_api::Error::Revoked);
+//! # Ok::<(), demi_api::error::Error>(())
+//! ```
 #![deny(unsafe_code)]
 
 mod catmint;
@@ -40,6 +80,7 @@ mod counters;
 mod deadlines;
 pub mod device;
 mod peers;
+mod regions;
 mod sockets;
 pub mod soft;
 pub mod wire;

@@ -61,6 +61,8 @@ pub struct Word;
 impl Word {
     /// In a request: do not refer me to another queue pair.
     pub const RENEW: u16 = 1;
+    /// In a request: this is about a region, and no call to a peer.
+    pub const REGION: u16 = 2;
     /// In a refusal: another version.
     pub const VERSION: u16 = 1;
     /// There is a queue pair between us.
@@ -69,6 +71,8 @@ impl Word {
     pub const NO_ROOM: u16 = 3;
     /// The request's hello cannot be.
     pub const MALFORMED: u16 = 4;
+    /// No region has this name.
+    pub const NO_REGION: u16 = 5;
 }
 
 /// Why a hello cannot be used.

@@ -23,7 +23,8 @@ impl Catmint {
         let (Some(key), Some(peer)) = (known, peer) else {
             let device_cx = DeviceCx { heap: cx.heap, now: cx.now };
             self.receives.replace(&mut *self.device, &device_cx);
-            return;
+            // On a region's queue pair there is nothing to be said.
+            return self.regions.expel(&mut *self.device, cx, qp);
         };
         if !peer.allowance.note_received() {
             self.replace_for(cx, key);

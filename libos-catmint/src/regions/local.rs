@@ -36,14 +36,15 @@ impl Local {
                 }
                 let from = self.cursor;
                 let mut at = from as usize;
-                for segment in sga.segments() {
+                // No bytes lie anywhere, behind the end too.
+                for segment in sga.segments().iter().filter(|segment| !segment.is_empty()) {
                     if !device.copy_in(export.region, at, segment) {
                         return Err(Error::Io);
                     }
                     at += segment.len();
                 }
                 drop(std::mem::take(sga));
-                self.cursor = at as u64;
+                self.cursor += len as u64;
                 counters.region_writes += 1;
                 counters.region_bytes_written += len as u64;
                 Ok(Ok(Done::Pushed(Position(from))))

@@ -172,7 +172,9 @@ impl Regions {
         op: &mut Op,
     ) -> Result<Step, Error> {
         match op {
-            Op::Push { to: Some(_), .. } => return Err(Error::Invalid("a region has no addresses to push to")),
+            Op::Push { to: Some(_), .. } => {
+                return Err(Error::Invalid("a region has no addresses to push to"));
+            }
             Op::Pop { limit: 0 } => return Err(Error::Invalid("a pop of at most no bytes")),
             Op::Accept | Op::Connect(_) => return Err(Error::NotSupported("a socket operation on a region")),
             Op::Atomic { at, .. } if !at.0.is_multiple_of(8) => {
@@ -223,7 +225,9 @@ impl Regions {
         match self.queues.get(key).ok_or(Error::BadDescriptor)? {
             Queue::Local(local) => {
                 let export = self.exports.get(local.export).ok_or(Error::BadDescriptor)?;
-                export.at.ok_or(Error::NotSupported("local_addr of a region that was opened without an address"))
+                export
+                    .at
+                    .ok_or(Error::NotSupported("local_addr of a region that was opened without an address"))
             }
             Queue::Remote(_) => Err(Error::NotSupported("local_addr of a region of another instance")),
         }

@@ -32,7 +32,8 @@ impl<'a> RegionPath<'a> {
             .to_str()
             .and_then(|path| path.strip_prefix("rdma://"))
             .ok_or(Error::NotSupported("files: the path of a region begins with rdma://"))?;
-        let (at, rest) = rest.split_once('/').ok_or(Error::Invalid("a region's path is rdma://ip:port/name"))?;
+        let (at, rest) =
+            rest.split_once('/').ok_or(Error::Invalid("a region's path is rdma://ip:port/name"))?;
         let at = match at {
             "" => None,
             at => Some(at.parse().map_err(|_| Error::Invalid("a region is at an IP address and a port"))?),
@@ -52,7 +53,8 @@ impl<'a> RegionPath<'a> {
         match option.split_once('=') {
             Some(("size", bytes)) => {
                 let size = bytes.parse().ok().filter(|size| (1..=isize::MAX as usize).contains(size));
-                self.size = Some(size.ok_or(Error::Invalid("a region's size is a number of bytes, at least 1"))?);
+                self.size =
+                    Some(size.ok_or(Error::Invalid("a region's size is a number of bytes, at least 1"))?);
             }
             Some(("access", "r")) => self.access = Some(READ),
             Some(("access", "rw")) => self.access = Some(ALL),
@@ -81,9 +83,20 @@ mod tests {
         let longest = "rdma:///012345678901234567890123456789012345678901234567";
         assert_eq!(parse(longest).map(|path| path.name.len()), Ok(48));
         for bad in [
-            "rdma:", "rdma://", "rdma:///", "rdma://n", "rdma:///?size=1", "rdma://host:7/n", "rdma://10.0.0.1/n",
-            "rdma:///n?size=0", "rdma:///n?size=-1", "rdma:///n?size=99999999999999999999", "rdma:///n?access=x",
-            "rdma:///n?color=red", "rdma:///n?size", "rdma:///a\0b",
+            "rdma:",
+            "rdma://",
+            "rdma:///",
+            "rdma://n",
+            "rdma:///?size=1",
+            "rdma://host:7/n",
+            "rdma://10.0.0.1/n",
+            "rdma:///n?size=0",
+            "rdma:///n?size=-1",
+            "rdma:///n?size=99999999999999999999",
+            "rdma:///n?access=x",
+            "rdma:///n?color=red",
+            "rdma:///n?size",
+            "rdma:///a\0b",
             "rdma:///0123456789012345678901234567890123456789012345678",
         ] {
             assert!(parse(bad).is_err(), "{bad}");

@@ -65,7 +65,9 @@ impl Regions {
         options: &OpenOptions,
     ) -> Result<Key, Error> {
         if path.size.is_some() || path.access.is_some() || options.truncate {
-            return Err(Error::Invalid("size, access and content are for the instance to say that exports it"));
+            return Err(Error::Invalid(
+                "size, access and content are for the instance to say that exports it",
+            ));
         }
         if at.port() == 0 || at.ip().is_unspecified() {
             return Err(Error::BadAddress);
@@ -105,13 +107,7 @@ impl Regions {
         }
     }
 
-    pub(super) fn established(
-        &mut self,
-        device: &mut dyn RdmaDevice,
-        cx: &mut Cx<'_>,
-        qp: Qp,
-        hello: &[u8],
-    ) {
+    pub(super) fn established(&mut self, device: &mut dyn RdmaDevice, cx: &mut Cx<'_>, qp: Qp, hello: &[u8]) {
         let Some(key) = self.queue_of(qp) else { return };
         let Some(remote) = self.remote(key) else { return };
         if !matches!(remote.stage, Stage::Finding(_)) {
@@ -166,13 +162,7 @@ impl Regions {
     }
 
     /// Ends the queue pair of a queue, for a reason that is known, or will be told.
-    pub(super) fn leave(
-        &mut self,
-        device: &mut dyn RdmaDevice,
-        cx: &Cx<'_>,
-        key: Key,
-        cause: Option<Error>,
-    ) {
+    pub(super) fn leave(&mut self, device: &mut dyn RdmaDevice, cx: &Cx<'_>, key: Key, cause: Option<Error>) {
         let Some(remote) = self.remote(key) else { return };
         if remote.cause.is_none() {
             remote.cause = cause;

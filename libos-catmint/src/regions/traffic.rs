@@ -198,7 +198,8 @@ impl Remote {
         let cx = device_cx(cx);
         let cookie = self.first.wrapping_add(self.flying.len() as u64);
         let left = found.len.saturating_sub(self.cursor);
-        let place = |at: u64| device::Remote { addr: found.place.addr.wrapping_add(at), key: found.place.key };
+        let place =
+            |at: u64| device::Remote { addr: found.place.addr.wrapping_add(at), key: found.place.key };
         let max_len = device.caps().max_len;
         let kind = match what {
             What::Push(sga) => {

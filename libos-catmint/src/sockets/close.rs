@@ -33,6 +33,11 @@ impl Catmint {
                 self.abandon(cx, key, Error::Cancelled, false);
             }
             Some(Socket::Connection(_)) => self.close_connection(cx, key),
+            Some(Socket::Region(region)) => {
+                let region = *region;
+                self.sockets.remove(key);
+                self.regions.close(&mut *self.device, cx, region);
+            }
             None => {}
         }
     }
@@ -305,7 +310,7 @@ impl Catmint {
                     None => take(&mut conn.pops, token),
                 }
             }
-            Some(Socket::Fresh(_)) | None => false,
+            Some(Socket::Fresh(_) | Socket::Region(_)) | None => false,
         };
         if !cancelled {
             return Err(Error::NotCancellable);

@@ -51,7 +51,7 @@ impl Catmint {
             }
             Some(Socket::Connection(_)) => return Err(Error::AlreadyConnected),
             Some(Socket::Fresh(_)) => {}
-            None => return Err(Error::BadDescriptor),
+            Some(Socket::Region(_)) | None => return Err(Error::BadDescriptor),
         }
         let Some(Socket::Fresh(fresh)) = self.sockets.get_mut(key) else { return Err(Error::BadDescriptor) };
         let addr = fresh.bound.ok_or(Error::Invalid("bind before listen"))?;

@@ -39,6 +39,8 @@ pub(crate) enum Socket {
     Fresh(Box<Fresh>),
     Listener(Box<Listener>),
     Connection(Box<Conn>),
+    /// A queue on a region, which [`Regions`](crate::regions::Regions) has.
+    Region(Key),
 }
 
 /// A socket that is nothing yet.
@@ -101,7 +103,7 @@ impl Catmint {
                 Some(Socket::Fresh(fresh)) => fresh.linger = linger,
                 Some(Socket::Connection(conn)) => conn.linger = linger,
                 Some(Socket::Listener(listener)) => listener.linger = linger,
-                None => return Err(Error::BadDescriptor),
+                Some(Socket::Region(_)) | None => return Err(Error::BadDescriptor),
             },
             // So it is, whatever is asked: messages go at once, peers are watched, and nothing stays behind that a new
             // listener could take for its own.
@@ -117,7 +119,7 @@ impl Catmint {
                 Some(Socket::Fresh(fresh)) => fresh.linger,
                 Some(Socket::Connection(conn)) => conn.linger,
                 Some(Socket::Listener(listener)) => listener.linger,
-                None => return Err(Error::BadDescriptor),
+                Some(Socket::Region(_)) | None => return Err(Error::BadDescriptor),
             }),
             OptionName::NoDelay => SocketOption::NoDelay(true),
             OptionName::KeepAlive => SocketOption::KeepAlive(true),
@@ -134,7 +136,7 @@ impl Catmint {
             }
             Some(Socket::Listener(listener)) => Ok(listener.addr),
             Some(Socket::Connection(conn)) => Ok(conn.here),
-            None => Err(Error::BadDescriptor),
+            Some(Socket::Region(_)) | None => Err(Error::BadDescriptor),
         }
     }
 
