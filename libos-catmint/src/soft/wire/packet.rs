@@ -188,7 +188,7 @@ impl Header {
         let Some(end) = len.checked_sub(pad).filter(|end| *end >= start) else {
             return Err(WireError::Short);
         };
-        if len % 4 != 0 || (len > start && !operation.has_payload()) {
+        if !len.is_multiple_of(4) || (len > start && !operation.has_payload()) {
             return Err(WireError::Length);
         }
         let header = Header {

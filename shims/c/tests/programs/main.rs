@@ -35,7 +35,7 @@ enum Needs {
 }
 
 /// The programs of one process, and what they need.
-const PROGRAMS: [(&str, Needs); 27] = [
+const PROGRAMS: [(&str, Needs); 28] = [
     ("streams", Needs::Sockets),
     ("datagrams", Needs::Sockets),
     ("wait_any", Needs::Sockets),
