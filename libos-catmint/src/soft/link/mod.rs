@@ -9,8 +9,10 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`shm`] | rings in memory that two processes of a machine share |
+//! | [`udp`] | a network |
 
 pub mod shm;
+pub mod udp;
 
 use std::fmt::Debug;
 use std::net::IpAddr;

@@ -42,7 +42,7 @@ use demi_api::fd::Fd;
 use demi_api::time::Instant;
 
 pub use self::config::ShmConfig;
-use self::greeting::Greeting;
+use self::greeting::{GREETING_BYTES, Greeting};
 use self::peer::Peer;
 use self::raw::{Lane, lane_bytes};
 pub use self::ring::{Arrived, InPlace};
@@ -291,7 +291,7 @@ impl Shm {
         let Some(at) = self.strangers.iter().position(|stranger| stranger.number == number) else { return };
         let (bytes, len, memory) = match sys::receive(&self.strangers[at].socket) {
             Received::Nothing => return,
-            Received::Closed => ([0; _], 0, None),
+            Received::Closed => ([0; GREETING_BYTES], 0, None),
             Received::Message(bytes, len, memory) => (bytes, len, memory),
         };
         let socket = self.strangers.swap_remove(at).socket;
