@@ -354,13 +354,13 @@ impl LibOs for Catmint {
 
     fn create(setup: Setup<'_>) -> Result<Catmint, Error> {
         let section = CatmintSection::load(setup.config)?;
-        let device = section.open(setup.heap)?;
         // What strangers must not guess comes from this. By itself the generator would begin with the time.
         let mut seed = [0; 8];
         let flags = rustix::rand::GetRandomFlags::empty();
         let random = rustix::io::retry_on_intr(|| rustix::rand::getrandom(&mut seed, flags));
         random.map_err(|errno| Error::System(errno.raw_os_error()))?;
         let mut rng = fastrand::Rng::with_seed(u64::from_ne_bytes(seed));
+        let device = section.open(setup.heap, rng.u64(..))?;
         Catmint::over(&setup, &section, device, &mut rng)
     }
 

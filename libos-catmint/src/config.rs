@@ -11,6 +11,7 @@ use serde::Deserialize;
 use crate::device::RdmaDevice;
 use crate::device::ideal::{Conditions, Fabric};
 use crate::regions::Limits;
+use crate::soft::SoftSection;
 use crate::wire::{HEAD, RECEIVE_BYTES, RECEIVES, cost};
 
 /// Keys of `[catmint]`, all optional.
@@ -29,7 +30,8 @@ use crate::wire::{HEAD, RECEIVE_BYTES, RECEIVES, cost};
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CatmintSection {
-    /// Which device: `"loopback"` (default): none; the instance can talk to itself, at 127.0.0.1 and ::1.
+    /// Which device: `"loopback"` (default): none; the instance can talk to itself, at 127.0.0.1 and ::1. `"soft"`: RDMA in user
+    /// space, as `[catmint.soft]` says.
     pub device: DeviceChoice,
     /// Messages of one peer that there is room for before the application looks; default 128, 4 to 32768. Each takes
     /// `receive_bytes` of the heap for as long as the peer is known. More keep many small messages under way.
@@ -54,6 +56,8 @@ pub struct CatmintSection {
     pub region_users: usize,
     /// How long a connect waits for an answer, in ms; default 10000, 1 to 3600000.
     pub connect_timeout_ms: u64,
+    /// `[catmint.soft]`
+    pub soft: SoftSection,
 }
 
 /// Values of `catmint.device`.
@@ -63,6 +67,7 @@ pub struct CatmintSection {
 pub enum DeviceChoice {
     #[default]
     Loopback,
+    Soft,
 }
 
 impl Default for CatmintSection {
@@ -78,6 +83,7 @@ impl Default for CatmintSection {
             keepalive_ms: 1000,
             region_users: 1024,
             connect_timeout_ms: 10_000,
+            soft: SoftSection::default(),
         }
     }
 }
@@ -106,12 +112,13 @@ impl CatmintSection {
     }
 
     /// Opens the device.
-    pub(crate) fn open(&self, _heap: &Heap) -> Result<Box<dyn RdmaDevice>, Error> {
+    pub(crate) fn open(&self, _heap: &Heap, seed: u64) -> Result<Box<dyn RdmaDevice>, Error> {
         match self.device {
             DeviceChoice::Loopback => {
                 let ips = [IpAddr::from([127, 0, 0, 1]), IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1])];
                 Ok(Box::new(Fabric::new(Conditions::default()).plug(&ips)?))
             }
+            DeviceChoice::Soft => self.soft.open(seed),
         }
     }
 

@@ -77,6 +77,16 @@ impl Memory {
         }
     }
 
+    /// Takes from a queue pair's peer all that was granted to it. The memory stays until the grants are revoked.
+    pub fn abandon(&mut self, qp: Qp) {
+        for place in &mut self.places {
+            match &mut place.holds {
+                Holds::Grant { qp: owner, valid, .. } if *owner == qp => *valid = false,
+                Holds::Nothing | Holds::Grant { .. } | Holds::Region { .. } => {}
+            }
+        }
+    }
+
     /// Makes a region of zeros. `None` if there are no keys left, or it is too long.
     pub fn region(&mut self, len: usize, access: Access) -> Option<Region> {
         if len > MAX_REGION {
@@ -276,6 +286,19 @@ mod tests {
         assert_eq!(memory.read(US, at, 5), Err(Denied::Access));
         assert_eq!(memory.revoke(grant).as_deref(), Some(&b"23456"[..]));
         assert!(memory.revoke(grant).is_none());
+    }
+
+    #[test]
+    fn grants_end_with_their_queue_pair_and_the_memory_stays() {
+        let heap = heap();
+        let mut memory = Memory::new(1);
+        let data = heap.copy_from(b"0123456789").unwrap();
+        let (ours, at) = memory.grant(US, data.clone()).unwrap();
+        let (_, other) = memory.grant(OTHER, data).unwrap();
+        memory.abandon(US);
+        assert_eq!(memory.read(US, at, 5), Err(Denied::Access));
+        assert!(memory.read(OTHER, other, 5).is_ok());
+        assert_eq!(memory.revoke(ours).as_deref(), Some(&b"0123456789"[..]));
     }
 
     #[test]

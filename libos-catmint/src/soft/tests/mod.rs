@@ -1,0 +1,5 @@
+//! Whole devices on both ends, over each link.
+
+mod calls;
+mod net;
+mod side;
