@@ -37,6 +37,11 @@ fn the_corpus_of_middle_is_harmless() {
 }
 
 #[test]
+fn the_corpus_of_mint_is_harmless() {
+    replay("mint", fuzz::mint);
+}
+
+#[test]
 fn the_corpus_of_memif_control_is_harmless() {
     replay("memif_control", fuzz::memif_control);
 }
@@ -75,10 +80,11 @@ fn the_corpus_of_roce_cm_is_harmless() {
 /// `DEMI_MUTATIONS` says how many of each, in place of the usual number.
 #[test]
 fn mutated_corpora_are_harmless() {
-    let targets: [Target; 10] = [
+    let targets: [Target; 11] = [
         ("ingress", fuzz::ingress),
         ("script", fuzz::script),
         ("middle", fuzz::middle),
+        ("mint", fuzz::mint),
         ("memif_control", fuzz::memif_control),
         ("memif_rings", fuzz::memif_rings),
         ("image", fuzz::image),

@@ -111,8 +111,12 @@ impl Graph {
         let mut result = Ok(());
         while let Some(qd) = ending.pop() {
             if qd.tag() != Some(Tag::Graph) {
-                if libos.kind(qd)? == QueueKind::Stream {
-                    result = result.and(libos.shutdown(cx, qd, Shutdown::Write));
+                let ended = libos.shutdown(cx, qd, Shutdown::Write);
+                // Datagrams and logs have no end; connections do, whether they keep boundaries or not.
+                let is_message = libos.kind(qd)? == QueueKind::Message;
+                match ended {
+                    Err(Error::NotSupported(_) | Error::NotConnected) if is_message => {}
+                    ended => result = result.and(ended),
                 }
                 continue;
             }

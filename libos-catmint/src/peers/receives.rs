@@ -14,12 +14,14 @@ pub(crate) struct Receives {
     size: usize,
     posted: usize,
     promised: usize,
+    /// The most that were promised at a time. So many are kept: peers come again.
+    kept: usize,
 }
 
 impl Receives {
     /// None yet, of so many bytes each.
     pub(crate) fn new(size: u32) -> Receives {
-        Receives { size: size as usize, posted: 0, promised: 0 }
+        Receives { size: size as usize, posted: 0, promised: 0, kept: 0 }
     }
 
     /// Promises a peer so many. Fails if there is no memory or the device has no room for them.
@@ -37,6 +39,7 @@ impl Receives {
                 return Err(error);
             }
         }
+        self.kept = self.kept.max(self.promised);
         Ok(())
     }
 
@@ -54,7 +57,7 @@ impl Receives {
     /// Puts another in its place. False: there is no memory.
     #[inline]
     pub(crate) fn replace(&mut self, device: &mut dyn RdmaDevice, cx: &DeviceCx<'_>) -> bool {
-        self.posted >= self.promised || self.post_new(device, cx).is_ok()
+        self.posted >= self.kept || self.post_new(device, cx).is_ok()
     }
 
     /// The same with the buffer that the message lay in.
@@ -65,7 +68,7 @@ impl Receives {
         cx: &DeviceCx<'_>,
         mut buf: BufMut,
     ) -> bool {
-        if self.posted >= self.promised {
+        if self.posted >= self.kept {
             return true;
         }
         if buf.capacity() < self.size {

@@ -164,7 +164,7 @@ pub fn qconnect_moves_elements_and_the_end<H: Harness>(rig: &Rig<H>) {
             rig.push(from.near, &pattern(index)).unwrap();
             assert_eq!(rig.pop(to.far).unwrap(), pattern(index), "{} to {}", from.what, to.what);
         }
-        let ends = from.what == "queue in memory" || from.what == "framed connection";
+        let ends = ["queue in memory", "framed connection", "connection"].contains(&from.what);
         if ends {
             rig.demi.shutdown(from.near, Shutdown::Write).unwrap();
             assert!(matches!(rig.outcome(moving), Ok(Done::Moved(40))), "{} to {}", from.what, to.what);

@@ -1,7 +1,7 @@
 //! Ways for elements to go: every kind of queue, seen as a near end to push to and a far end to pop from.
 
-use demi_api::QDesc;
 use demi_api::graph::frame::{Codec, Endian};
+use demi_api::{QDesc, QueueKind};
 
 use super::rig::{Harness, Rig};
 
@@ -32,8 +32,13 @@ impl<H: Harness> Rig<H> {
         }
         if self.harness.stream_addr().is_some() {
             let (near, far) = self.connected();
-            let [near, far] = [near, far].map(|qd| self.demi.frame(qd, codec()).unwrap());
-            lines.push(Line { what: "framed connection", near, far });
+            lines.push(match self.harness.connections() {
+                QueueKind::Message => Line { what: "connection", near, far },
+                QueueKind::Stream => {
+                    let [near, far] = [near, far].map(|qd| self.demi.frame(qd, codec()).unwrap());
+                    Line { what: "framed connection", near, far }
+                }
+            });
         }
         if self.harness.path().is_some() {
             let (log, _) = self.storage();
@@ -49,7 +54,7 @@ impl<H: Harness> Rig<H> {
     /// One of every kind that does not.
     pub fn stream_lines(&self) -> Vec<Line> {
         let mut lines = Vec::new();
-        if self.harness.stream_addr().is_some() {
+        if self.harness.stream_addr().is_some() && self.harness.connections() == QueueKind::Stream {
             let (near, far) = self.connected();
             lines.push(Line { what: "connection", near, far });
         }

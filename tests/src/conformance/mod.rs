@@ -18,7 +18,7 @@
 //! | `rig` | the instance, its accounts, short names for common steps |
 //! | `in_process` | the harness of libOSes that need nothing around them |
 //! | `line` | every kind of queue as a way from a near end to a far end |
-//! | `streams`, `connections` | stream sockets: their bytes; their beginning and end |
+//! | `streams`, `messages`, `connections` | stream sockets: their bytes; their elements, where boundaries are kept; their beginning and end |
 //! | `datagrams`, `storage` | datagram sockets; files and logs |
 //! | `tokens`, `waiting`, `hostile` | tokens, waits, and numbers that name nothing |
 //! | `queues`, `joined`, `closing` | operators: of one source, of several; closing, failing, framing |
@@ -31,6 +31,7 @@ pub mod hostile;
 mod in_process;
 pub mod joined;
 mod line;
+pub mod messages;
 pub mod queues;
 mod rig;
 pub mod storage;
@@ -44,7 +45,7 @@ pub use self::line::Line;
 pub use self::rig::{Harness, PATIENCE, Rig, pattern, run};
 
 /// Makes a `#[test]` of every function of the named groups: `general` (tokens, waits, operators, tasks; these use
-/// stream sockets too), `streams`, `datagrams`, `storage`.
+/// stream sockets too), `streams`, `messages` (in its place where connections keep boundaries), `datagrams`, `storage`.
 #[macro_export]
 macro_rules! conformance {
     ($harness:ty: $($group:ident)+) => { $($crate::conformance! { @$group $harness })+ };
@@ -67,6 +68,24 @@ macro_rules! conformance {
             pops_are_served_in_order sized_pops_take_no_more_than_asked pushes_wait_for_a_slow_reader
             connections_are_independent half_close_leaves_the_other_direction shutdown_sends_what_was_pushed
             shutdown_of_reading_ends_pops a_cancelled_pop_loses_nothing a_cancelled_push_is_not_sent;
+        connections:
+            the_backlog_keeps_connections accepts_are_served_in_order a_refused_connect_can_be_tried_again
+            close_cancels_pops_and_accepts_once accepts_can_be_cancelled close_delivers_what_was_pushed
+            linger_bounds_the_pushes_of_a_closed_socket linger_of_zero_resets close_with_unread_bytes_resets
+            pushes_to_a_closed_peer_fail closing_a_listener_resets_its_backlog an_address_is_bound_once
+            calls_in_the_wrong_state_are_refused descriptors_are_reused_first_in_first_out
+            a_closed_descriptor_is_refused connections_come_and_go;
+    } };
+    (@messages $harness:ty) => { $crate::conformance! { @tests $harness;
+        messages:
+            arrays_pop_as_they_were_pushed nothing_is_an_element_too many_elements_of_all_sizes
+            each_pop_gets_one_element a_cancelled_pop_keeps_its_place sized_pops_count_elements
+            a_push_that_waits_can_be_recalled neither_side_pops_and_both_push_on;
+        streams:
+            a_connection_knows_both_addresses echo_of_every_size segments_arrive_in_order
+            many_pushes_arrive_in_order pushes_complete_in_order pushes_wait_for_a_slow_reader
+            connections_are_independent half_close_leaves_the_other_direction shutdown_sends_what_was_pushed
+            shutdown_of_reading_ends_pops;
         connections:
             the_backlog_keeps_connections accepts_are_served_in_order a_refused_connect_can_be_tried_again
             close_cancels_pops_and_accepts_once accepts_can_be_cancelled close_delivers_what_was_pushed

@@ -33,6 +33,11 @@ pub trait Harness {
     /// An address that a stream socket can listen at, with port 0 where there are ports. `None`: no stream sockets.
     fn stream_addr(&self) -> Option<Addr>;
 
+    /// What the connections of stream sockets are: byte streams, or queues that keep boundaries.
+    fn connections(&self) -> QueueKind {
+        QueueKind::Stream
+    }
+
     /// An address that a datagram socket can be bound to. `None`: no datagram sockets.
     fn datagram_addr(&self) -> Option<Addr>;
 
@@ -180,10 +185,17 @@ impl<H: Harness> Rig<H> {
         self.completion(token).popped().unwrap().to_vec()
     }
 
-    /// Pops `count` bytes of a stream, and not one more.
+    /// Pops `count` bytes of a stream, and not one more; of a queue that keeps boundaries, as many elements as have these bytes.
     #[track_caller]
     pub fn pop_exactly(&self, qd: QDesc, count: usize) -> Vec<u8> {
         let mut bytes = Vec::new();
+        if self.is_message(qd) {
+            while bytes.len() < count {
+                bytes.extend(self.pop(qd).unwrap());
+            }
+            assert_eq!(bytes.len(), count, "an element goes beyond what was expected");
+            return bytes;
+        }
         while bytes.len() < count {
             let token = self.demi.pop_n(qd, count - bytes.len()).unwrap();
             let part = self.popped(token);
@@ -194,16 +206,38 @@ impl<H: Harness> Rig<H> {
         bytes
     }
 
-    /// Pops a stream up to its end.
+    /// Pops up to the end.
     #[track_caller]
     pub fn pop_to_end(&self, qd: QDesc) -> Vec<u8> {
         let mut bytes = Vec::new();
-        loop {
-            let part = self.pop(qd).unwrap();
-            if part.is_empty() {
-                return bytes;
-            }
+        while let Some(part) = self.pop_unless_ended(qd) {
             bytes.extend(part);
+        }
+        bytes
+    }
+
+    /// Pops, unless the end has come: an array without bytes on a stream, an error of its own where those are elements.
+    #[track_caller]
+    pub fn pop_unless_ended(&self, qd: QDesc) -> Option<Vec<u8>> {
+        match self.pop(qd) {
+            Err(Error::EndOfStream) if self.is_message(qd) => None,
+            popped => Some(popped.unwrap()).filter(|part| self.is_message(qd) || !part.is_empty()),
+        }
+    }
+
+    /// Checks that the end has come.
+    #[track_caller]
+    pub fn has_ended(&self, qd: QDesc) {
+        let popped = self.pop_unless_ended(qd);
+        assert_eq!(popped, None, "the end was to come");
+    }
+
+    /// Whether this is how a pop of a connection finds the end.
+    pub fn is_end(&self, result: &Result<Done, Error>) -> bool {
+        match result {
+            Ok(Done::Popped(sga)) => self.harness.connections() == QueueKind::Stream && sga.is_empty(),
+            Err(Error::EndOfStream) => self.harness.connections() == QueueKind::Message,
+            _ => false,
         }
     }
 

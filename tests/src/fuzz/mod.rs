@@ -10,6 +10,7 @@
 //! | `script` | frames that fit what the instance does, between calls of its application |
 //! | `middle` | two instances, and somebody in the middle who drops, repeats and rewrites |
 //! | `memif` | a peer of a shared-memory NIC: on the control socket, and in the rings |
+//! | `mint` | a peer of catmint: hellos, messages, credit words, memory |
 //! | `image` | images of logs |
 //! | `fsck` | the same, checked and repaired |
 //! | `roce` | packets of RDMA peers: any bytes, any requests and answers, any words of connection managers |
@@ -26,6 +27,7 @@ pub mod ingress;
 mod input;
 pub mod memif;
 pub mod middle;
+pub mod mint;
 pub mod packet;
 pub mod roce;
 pub mod script;
@@ -38,5 +40,6 @@ pub use self::image::image;
 pub use self::ingress::ingress;
 pub use self::memif::{memif_control, memif_rings};
 pub use self::middle::middle;
+pub use self::mint::mint;
 pub use self::roce::{roce_cm, roce_peer, roce_wire};
 pub use self::script::script;

@@ -4,6 +4,7 @@
 #![deny(unsafe_code)]
 
 mod cables;
+mod catmint;
 mod catnap;
 mod catnip;
 mod cattree;

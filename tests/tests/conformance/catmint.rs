@@ -1,0 +1,114 @@
+//! Catmint over perfect hardware: talking to itself, two instances facing each other, and paired with cattree.
+
+use std::path::PathBuf;
+
+use demi_api::{Addr, Pair, QueueKind};
+use demi_libos_catmint::Catmint;
+use demi_libos_cattree::Cattree;
+use demi_tests::conformance::{Harness, Rig};
+
+/// What the suite does before it counts: an instance keeps the receives of a peer for good.
+fn meet<H: Harness>(rig: &Rig<H>) {
+    // The second time it calls somebody whom it knows already, at an address that it does not.
+    for _ in 0..2 {
+        let (near, far) = rig.connected();
+        rig.push(near, b"x").unwrap();
+        rig.pop(far).unwrap();
+        rig.close([near, far]);
+    }
+}
+
+/// An instance that talks to itself.
+struct Alone<const IPV6: bool>;
+
+impl<const IPV6: bool> Harness for Alone<IPV6> {
+    type LibOs = Catmint;
+
+    fn new() -> Self {
+        Alone
+    }
+
+    fn stream_addr(&self) -> Option<Addr> {
+        Some(if IPV6 { "[::1]:0" } else { "127.0.0.1:0" }.parse().unwrap())
+    }
+
+    fn connections(&self) -> QueueKind {
+        QueueKind::Message
+    }
+
+    fn datagram_addr(&self) -> Option<Addr> {
+        None
+    }
+
+    fn path(&self) -> Option<PathBuf> {
+        None
+    }
+
+    fn warm_up(&self, rig: &Rig<Self>) {
+        meet(rig);
+    }
+
+    fn look_back(&self, rig: &Rig<Self>) {
+        nobody_was_expelled(rig);
+    }
+}
+
+fn nobody_was_expelled<H: Harness>(rig: &Rig<H>) {
+    let counters = rig.demi.counters().unwrap().libos;
+    let of =
+        |name: &str| counters.iter().filter(|(other, _)| *other == name).map(|(_, value)| value).sum::<u64>();
+    assert_eq!([of("peers_expelled"), of("peers_lost"), of("connections")], [0; 3]);
+}
+
+mod inet {
+    use super::*;
+
+    demi_tests::conformance!(Alone<false>: general messages);
+}
+
+mod inet6 {
+    use super::*;
+
+    demi_tests::conformance!(Alone<true>: messages);
+}
+
+/// Connections, and logs on a device in memory.
+struct Both;
+
+impl Harness for Both {
+    type LibOs = Pair<Catmint, Cattree>;
+
+    fn new() -> Self {
+        Both
+    }
+
+    fn stream_addr(&self) -> Option<Addr> {
+        "127.0.0.1:0".parse().ok()
+    }
+
+    fn connections(&self) -> QueueKind {
+        QueueKind::Message
+    }
+
+    fn datagram_addr(&self) -> Option<Addr> {
+        None
+    }
+
+    fn path(&self) -> Option<PathBuf> {
+        Some(format!("log {}", fastrand::u64(..)).into())
+    }
+
+    fn warm_up(&self, rig: &Rig<Self>) {
+        meet(rig);
+    }
+
+    fn look_back(&self, rig: &Rig<Self>) {
+        nobody_was_expelled(rig);
+    }
+}
+
+mod pair {
+    use super::*;
+
+    demi_tests::conformance!(Both: general messages storage);
+}
