@@ -221,7 +221,11 @@ impl<'h> Bench<'h> {
     fn place(&self, input: &mut Input<'_>) -> Remote {
         let which = input.byte();
         let place = self.places[usize::from(which % 4)];
-        let offset = input.offset().cast_signed();
+        let offset = match input.byte() {
+            0..128 => 0,
+            small @ 128..224 => i32::from(small - 128) * 8,
+            _ => input.offset().cast_signed(),
+        };
         let key = if which >= 0xF0 { input.word() } else { place.key };
         Remote { addr: place.addr.wrapping_add_signed(offset.into()), key }
     }
@@ -229,7 +233,11 @@ impl<'h> Bench<'h> {
     fn request(&mut self, input: &mut Input<'_>) {
         let kind = input.byte();
         let place = self.place(input);
-        let len = input.offset();
+        let len = match input.byte() {
+            small @ 0..128 => u32::from(small) * 2,
+            long @ 128..224 => u32::from(long) * 4,
+            _ => input.offset(),
+        };
         let reth = Reth { address: place.addr, key: place.key, len };
         let word = AtomicEth {
             address: place.addr,
@@ -257,16 +265,22 @@ impl<'h> Bench<'h> {
             _ => Operation::FetchAdd(word),
         };
         let ask = input.byte() & 1 == 0;
+        let fitting = match operation {
+            Operation::SendFirst
+            | Operation::SendMiddle
+            | Operation::WriteFirst(_)
+            | Operation::WriteMiddle => MTU,
+            _ => len as usize % (MTU + 1),
+        };
         let size = match input.byte() {
-            0..128 => MTU,
-            128..192 => len as usize % (MTU + 1),
+            0..224 => fitting,
             other => usize::from(other) * 2 % (MTU + 40),
         };
         self.give(input, operation, ask, size);
     }
 
     fn answer(&mut self, input: &mut Input<'_>) {
-        let syndrome = match input.byte() % 8 {
+        let syndrome = match input.byte() % 16 {
             0 => Syndrome::Nak(NakCode::Sequence),
             1 => Syndrome::RnrNak(RnrTimer::at_least(Duration::from_micros(input.byte().into()))),
             2 if input.byte() % 8 == 0 => Syndrome::Nak(NakCode::RemoteAccess),
