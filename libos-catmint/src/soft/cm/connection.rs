@@ -82,8 +82,8 @@ impl Connection {
 /// What a side offers to the other.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Offer {
-    /// Its queue pair.
+    /// Its queue pair: one that was not in use lately, which peers would take for the former one.
     pub qpn: Qpn,
-    /// Number of its first packet.
+    /// With which number the other side is to begin. Random, so that packets of another connection are told apart.
     pub psn: Psn,
 }

@@ -95,8 +95,8 @@ impl Manager {
     ) -> Option<CommId> {
         let agreed = Agreed {
             remote: Qpn::default(),
-            send_psn: offer.psn,
-            receive_psn: Psn::default(),
+            send_psn: Psn::default(),
+            receive_psn: offer.psn,
             mtu: self.config.mtu,
             initiator_depth: self.config.reads,
             responder_resources: self.config.reads,
@@ -160,7 +160,7 @@ impl Manager {
         let State::Requested { agreed, .. } = connection.state else { return Err(NotThere) };
         connection.state = State::ReplySent { qp };
         let (local, remote) = (connection.local, connection.remote);
-        let agreed = Agreed { send_psn: offer.psn, ..agreed };
+        let agreed = Agreed { receive_psn: offer.psn, ..agreed };
         let reply = Reply {
             local,
             remote,
@@ -341,8 +341,8 @@ impl Manager {
         }
         let agreed = Agreed {
             remote: request.qpn,
-            send_psn: Psn::default(),
-            receive_psn: request.psn,
+            send_psn: request.psn,
+            receive_psn: Psn::default(),
             mtu: 128 << request.mtu,
             initiator_depth: request.responder_resources.min(self.config.reads),
             responder_resources: request.initiator_depth.min(self.config.reads),
@@ -411,7 +411,7 @@ impl Manager {
                 connection.timer = None;
                 let agreed = Agreed {
                     remote: reply.qpn,
-                    receive_psn: reply.psn,
+                    send_psn: reply.psn,
                     initiator_depth: offer.initiator_depth.min(reply.responder_resources),
                     responder_resources: offer.responder_resources.min(reply.initiator_depth),
                     ..offer

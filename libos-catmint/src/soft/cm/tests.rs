@@ -130,8 +130,8 @@ impl World {
         };
         assert!(hello.starts_with(b"welcome\0"));
         assert_eq!((mine.remote, agreed.remote), (offer(1).qpn, offer(0).qpn));
-        assert_eq!((mine.send_psn, mine.receive_psn), (offer(0).psn, offer(1).psn));
-        assert_eq!((agreed.send_psn, agreed.receive_psn), (offer(1).psn, offer(0).psn));
+        assert_eq!((mine.send_psn, mine.receive_psn), (offer(1).psn, offer(0).psn));
+        assert_eq!((agreed.send_psn, agreed.receive_psn), (offer(0).psn, offer(1).psn));
         assert_eq!((mine.mtu, mine.initiator_depth, mine.responder_resources), (1024, 8, 8));
         assert_eq!((agreed.mtu, agreed.initiator_depth, agreed.responder_resources), (1024, 8, 8));
         assert_eq!(self.until(1), Event::Connected { qp: Qp(6), agreed: None, hello: Vec::new() });

@@ -76,7 +76,7 @@ pub struct Request<'a> {
     pub guid: u64,
     /// The sender's queue pair.
     pub qpn: Qpn,
-    /// Its first packet's number.
+    /// With which number the receiver is to begin.
     pub psn: Psn,
     /// READs and atomic operations that the sender answers at a time.
     pub responder_resources: u8,
@@ -123,7 +123,7 @@ pub struct Reply<'a> {
     pub guid: u64,
     /// The sender's queue pair.
     pub qpn: Qpn,
-    /// Its first packet's number.
+    /// With which number the receiver is to begin.
     pub psn: Psn,
     /// READs and atomic operations that the sender answers at a time.
     pub responder_resources: u8,

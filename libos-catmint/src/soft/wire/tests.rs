@@ -150,6 +150,8 @@ fn connection_managers_are_understood_and_spoken_to() {
 
     let Message::Reply(reply) = message("reply") else { panic!("no reply") };
     assert_eq!((reply.remote, reply.qpn, reply.psn), (request.local, Qpn::new(0x11), Psn::new(0x90_C594)));
+    // With this number the client began.
+    assert_eq!(opened(&golden["send only"]).1.psn, reply.psn);
     assert_eq!((reply.responder_resources, reply.initiator_depth, reply.ack_delay), (4, 4, 15));
     assert_eq!((reply.rnr_retry_count, reply.shared_receives), (7, false));
     assert!(reply.private.starts_with(b"hello from the server\0"));
