@@ -60,8 +60,8 @@ impl Heap {
     }
 
     /// A buffer of `len` bytes, which may be none. Its content is unspecified, if initialised; its address is a multiple
-    /// of 64, and its capacity the size of its class, or for more than 128 KiB a multiple of 256 KiB. In a full heap its
-    /// capacity may be up to four times as much.
+    /// of 64, and its capacity the size of its class, or for more than 128 KiB a multiple of 256 KiB. When next to
+    /// none is left, its capacity may be up to four times as much.
     ///
     /// # Errors
     /// When no free object is that large. A buffer has at most `u32::MAX` bytes.

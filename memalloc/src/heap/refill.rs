@@ -24,6 +24,13 @@ impl Core {
         let Some(class) = Class::of(len.max(1)) else { return self.take_large(len) };
         let bin = BinIx::class(class);
         self.take(bin).or_else(|| {
+            // The last superblocks are not for the first object of its size, as long as another does.
+            if self.has_few_vacant()
+                && self.bins[bin].superblocks() == 0
+                && let Some(object) = self.take_larger(class)
+            {
+                return Some(object);
+            }
             let Some(run) = self.or_collect(|| self.vacant.take_one()) else {
                 return self.take_larger(class);
             };

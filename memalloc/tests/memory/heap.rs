@@ -187,3 +187,17 @@ fn a_full_heap_gives_a_larger_object_if_it_is_not_much_larger() {
     assert_eq!(heap.stats().objects_live, 0);
     assert_eq!(heap.alloc(200).unwrap().capacity(), 256);
 }
+
+#[test]
+fn the_last_superblocks_are_not_for_the_first_of_its_size() {
+    let heap = heap(8 * SUPERBLOCK);
+    let one = heap.alloc(1536).unwrap();
+    let rest: Vec<_> = (0..6).map(|_| heap.alloc(SUPERBLOCK).unwrap()).collect();
+    let other = heap.alloc(700).unwrap();
+    assert_eq!((other.capacity(), heap.stats().superblocks_free), (1536, 1));
+    // Unless nothing else does.
+    let small = heap.alloc(200).unwrap();
+    assert_eq!((small.capacity(), heap.stats().superblocks_free), (256, 0));
+    drop((one, rest, other, small));
+    assert_eq!(heap.alloc(700).unwrap().capacity(), 768);
+}
