@@ -20,6 +20,7 @@ use demi_api::config::Config;
 use demi_api::desc::QDesc;
 use demi_api::instance::Demikernel;
 use demi_api::libos::{LibOs, SocketOption};
+use demi_api::memalloc::Pool;
 use demi_api::op::Completion;
 use demi_api::slab::{Key, Slab};
 use rustix::io::Errno;
@@ -36,6 +37,9 @@ pub(crate) use self::ready::Sleeper;
 pub(crate) use self::socket::{Role, Socket};
 pub(crate) use self::stream::Receive;
 
+/// As many as a superblock of the heap has room for.
+const SCANT_PUSHES: usize = (256 << 10) / stream::SCANT;
+
 /// Bytes that a connection may have in any case.
 const LEAST_SHARE: usize = 4096;
 
@@ -50,6 +54,11 @@ pub(crate) struct State<C: Carrier> {
     demi: Option<Demikernel<C::LibOs>>,
     /// Why there is no instance, once one could not be made.
     unmade: Option<Errno>,
+    /// Connections for which there was no memory to receive into, and when that is tried again.
+    starved: Vec<Key>,
+    feed_at: Option<Instant>,
+    /// Memory for the least that a connection can do, when there is no other.
+    scant: Option<Pool>,
     /// The instance's own descriptors.
     kept: Vec<i32>,
     settings: Option<Settings>,
@@ -87,6 +96,9 @@ impl<C: Carrier> State<C> {
         State {
             demi: None,
             unmade: None,
+            starved: Vec::new(),
+            feed_at: None,
+            scant: None,
             kept: Vec::new(),
             settings: None,
             objects: Slab::new(),
@@ -158,7 +170,11 @@ impl<C: Carrier> State<C> {
         let (made, descriptors) = sys::above_the_crowd(|| Demikernel::new(&config));
         self.kept = descriptors;
         match made {
-            Ok(demi) => Ok(self.demi.insert(demi).clone()),
+            Ok(demi) => {
+                // Where there is no room for that, there is hardly any for anything.
+                self.scant = demi.heap().pool(stream::SCANT, SCANT_PUSHES).ok();
+                Ok(self.demi.insert(demi).clone())
+            }
             Err(error) => Err(self.give_up(&error)),
         }
     }
@@ -293,11 +309,12 @@ impl<C: Carrier> State<C> {
 
     /// Has the instance prepared for a sleep: the descriptor to sleep on, and until when. `None`: there is work.
     pub(crate) fn prepare_sleep(&mut self) -> Option<(i32, Option<Instant>)> {
+        self.feed();
         let demi = self.demi.clone()?;
         match demi.prepare_sleep() {
             Ok(Some(limit)) => {
                 let until = Instant::now().checked_add(limit);
-                Some((demi.wait_fd().as_raw_fd(), until))
+                Some((demi.wait_fd().as_raw_fd(), until.into_iter().chain(self.feed_at).min()))
             }
             Ok(None) => {
                 self.pump();
@@ -367,6 +384,9 @@ impl<C: Carrier> State<C> {
     /// memory is a copy, its devices are not.
     pub(crate) fn forget_instance(&mut self) {
         std::mem::forget(self.demi.take());
+        std::mem::forget(self.scant.take());
+        self.starved.clear();
+        self.feed_at = None;
         self.routes = Routes::new();
         for result in self.results.drain(..) {
             std::mem::forget(result);

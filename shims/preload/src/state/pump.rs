@@ -92,6 +92,7 @@ impl<C: Carrier> State<C> {
 
     /// What is done already, or else what one turn brings.
     pub(crate) fn take_results(&mut self) -> usize {
+        self.feed();
         let Some(demi) = &self.demi else { return 0 };
         let mut results = std::mem::take(&mut self.results);
         self.disturbed = true;

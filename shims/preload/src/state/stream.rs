@@ -5,8 +5,11 @@
 //! counted in the state: it changes with `come` and `unsent` in here, and when a connection goes.
 
 use std::collections::VecDeque;
+use std::time::{Duration, Instant};
 
 use demi_api::desc::QDesc;
+use demi_api::instance::Demikernel;
+use demi_api::memalloc::BufMut;
 use demi_api::op::Done;
 use demi_api::sga::SgArray;
 use demi_api::slab::Key;
@@ -20,9 +23,10 @@ use crate::carrier::Carrier;
 use crate::errno::errno;
 use crate::raw::{Gather, Places};
 
-/// Most bytes of one push, and when memory is short, what is still worth one.
+/// Most bytes of one push, and as many as there is memory for whatever else there is not, for a connection that has
+/// nothing under way. A libOS is done with them when they are delivered, and not before.
 const PUSH: usize = 64 << 10;
-const SCANT: usize = 512;
+pub(super) const SCANT: usize = 768;
 
 pub(crate) struct Stream {
     pub(crate) qd: QDesc,
@@ -42,6 +46,9 @@ pub(crate) struct Stream {
     /// A write found no room: when there is some again, that is an event.
     full: bool,
 }
+
+/// How long what could not be received for want of memory waits.
+const FEED_AFTER: Duration = Duration::from_millis(10);
 
 /// What a piece takes beyond its bytes, about: a program that writes byte by byte is bounded too, and so is a peer.
 const OVERHEAD: usize = 256;
@@ -184,6 +191,22 @@ impl<C: Carrier> State<C> {
         }
     }
 
+    /// Asks again for what there was no memory to receive into, once it is time.
+    #[inline]
+    pub(super) fn feed(&mut self) {
+        if self.feed_at.is_some_and(|at| at <= Instant::now()) {
+            self.feed_now();
+        }
+    }
+
+    #[cold]
+    fn feed_now(&mut self) {
+        self.feed_at = None;
+        for key in std::mem::take(&mut self.starved) {
+            self.pop_ahead(key);
+        }
+    }
+
     /// Reads without waiting: `AGAIN` if there is nothing.
     pub(crate) fn read_stream(
         &mut self,
@@ -246,21 +269,20 @@ impl<C: Carrier> State<C> {
                 stream.full |= done < len;
                 break;
             }
-            let mut sizes = std::iter::successors(Some(count), |count| (*count > SCANT).then_some(count / 2));
-            let Some(mut buffer) = sizes.find_map(|count| demi.alloc(count).ok()) else {
+            let (qd, is_idle) = (stream.qd, stream.unsent == 0);
+            let Some(mut buffer) = self.buffer(&demi, count, is_idle) else {
                 // What is on its way comes back as room.
-                stream.full = true;
-                let none_to_come = stream.unsent == 0;
-                if done == 0 && none_to_come {
+                if done == 0 && is_idle {
                     return Err(Errno::NOBUFS);
                 }
+                self.stream(key)?.full = true;
                 break;
             };
             let count = buffer.len();
             gather.copy_to(from + done, &mut buffer);
-            match demi.push(stream.qd, buffer) {
+            match demi.push(qd, buffer) {
                 Ok(token) => {
-                    stream.unsent += count + OVERHEAD;
+                    self.stream(key)?.unsent += count + OVERHEAD;
                     self.unsent += count + OVERHEAD;
                     done += count;
                     self.routes.set(token, key, What::Push(count as u32));
@@ -278,6 +300,16 @@ impl<C: Carrier> State<C> {
             }
         }
         if done == 0 && len > 0 { Err(Errno::AGAIN) } else { Ok(done) }
+    }
+
+    /// Memory for so many bytes of a push, or for fewer.
+    fn buffer(&self, demi: &Demikernel<C::LibOs>, count: usize, is_idle: bool) -> Option<BufMut> {
+        let mut sizes = std::iter::successors(Some(count), |count| (*count > SCANT).then_some(count / 2));
+        sizes.find_map(|count| demi.alloc(count).ok()).or_else(|| {
+            let mut buffer = self.scant.as_ref().filter(|_| is_idle)?.take()?;
+            buffer.truncate(count);
+            Some(buffer)
+        })
     }
 
     /// Notes how far the program may be ahead with a connection.
@@ -343,8 +375,8 @@ impl<C: Carrier> State<C> {
             // No other end belongs to a pop.
             Ok(_) => {}
             Err(demi_api::error::Error::OutOfMemory(_)) => {
-                // Tried again when something is read, or room is asked for.
-                self.tell(key, 0);
+                self.starved.push(key);
+                self.feed_at.get_or_insert_with(|| Instant::now() + FEED_AFTER);
             }
             Err(error) => self.stream_broke(key, errno(&error)),
         }
