@@ -134,7 +134,14 @@ impl Catnip {
     #[inline(never)]
     fn receive(&mut self, cx: &mut Cx<'_>) -> usize {
         let device_cx = DeviceCx { heap: cx.heap, now: cx.now };
-        let count = self.device.rx_burst(&device_cx, &mut self.inbox);
+        self.device.rx_burst(&device_cx, &mut self.inbox);
+        self.take_in(cx)
+    }
+
+    /// Takes the frames of the inbox. Returns how many there were.
+    #[inline(always)]
+    fn take_in(&mut self, cx: &mut Cx<'_>) -> usize {
+        let count = self.inbox.len();
         // From the last on, so that none has to be moved up: mostly there is but one.
         if self.inbox.len() > 1 {
             self.inbox.reverse();

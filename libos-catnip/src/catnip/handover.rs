@@ -4,22 +4,23 @@ use demi_api::libos::Cx;
 use demi_api::sga::SgArray;
 
 use super::Catnip;
-use crate::device::Frame;
+use crate::device::{DeviceCx, Frame};
 use crate::ip::{About, Cast, Received};
-use crate::siblings::{Message, is_advert, messages};
+use crate::siblings::{Message, Round, is_advert, messages};
 use crate::tcp;
 
 /// Packets of messages that are taken up in one turn, each of which is what a sibling tells in one.
 const PACKETS: usize = 4;
 
 impl Catnip {
-    /// Passes a packet on that this instance has no use for. False: it is this instance's to receive or to refuse.
+    /// Passes a packet on that this instance has no use for, or forgets it. False: it is this instance's to receive or to
+    /// refuse.
     #[cold]
     #[inline(never)]
     pub(super) fn pass_on(
         &mut self,
         cx: &Cx<'_>,
-        origin: Option<u16>,
+        round: Option<Round>,
         about: &About,
         data: &SgArray,
     ) -> bool {
@@ -29,7 +30,10 @@ impl Catnip {
             tcp::PROTOCOL => self.tcp.has_use_for(cx.now, about, data),
             _ => self.udp.has_use_for(about, data),
         };
-        !keeps && siblings.pass_on(origin, about, data)
+        if keeps || round.is_some_and(|round| round.aside) {
+            return !keeps;
+        }
+        siblings.pass_on(cx.now, round, about, data)
     }
 
     /// Tells siblings what concerns them of a frame from the device.
@@ -58,7 +62,8 @@ impl Catnip {
         if siblings.is_due(cx.now) {
             siblings.look(cx.now);
             while done < PACKETS
-                && let Some((room, len)) = self.siblings.as_mut().and_then(|siblings| siblings.receive())
+                && let Some((room, len)) =
+                    self.siblings.as_mut().and_then(|siblings| siblings.receive(cx.now))
             {
                 done += 1;
                 for message in messages(&room[..len]) {
@@ -73,11 +78,13 @@ impl Catnip {
             }
         }
         if let Some(siblings) = &mut self.siblings {
-            siblings.flush();
-            if let Some(queues) = siblings.wanted(cx.now)
-                && !self.device.serve(&queues)
-            {
-                siblings.try_again(cx.now);
+            siblings.flush(cx.now);
+            if let Some(queues) = siblings.wanted(cx.now) {
+                let device_cx = DeviceCx { heap: cx.heap, now: cx.now };
+                if !self.device.serve(&device_cx, &queues, &mut self.inbox) {
+                    siblings.try_again(cx.now);
+                }
+                done += self.take_in(cx);
             }
         }
         done
@@ -87,13 +94,13 @@ impl Catnip {
     fn take_up(&mut self, cx: &mut Cx<'_>, message: Message<'_>) -> bool {
         match message {
             Message::Hello { .. } => false,
-            Message::Datagram { origin, about, data } => {
+            Message::Datagram { round, about, data } => {
                 if !self.ip.is_local(about.local) {
                     return false;
                 }
                 let Ok(copy) = cx.heap.copy_from(data) else { return false };
                 let mut data = copy.into();
-                if !self.pass_on(cx, Some(origin), &about, &data) {
+                if !self.pass_on(cx, Some(round), &about, &data) {
                     self.deliver_here(cx, about, &mut data);
                 }
                 true

@@ -64,9 +64,9 @@ pub trait Queue {
     /// Asks for notification, then looks again. False: there is work already.
     fn arm(&mut self, cx: &DeviceCx<'_>) -> bool;
 
-    /// Serves these of an interface's queues and no others, where it is shared and they can be served. False: not all of
-    /// them could be had, which is worth another attempt.
-    fn serve(&mut self, _queues: &[u32]) -> bool {
+    /// Serves these of an interface's queues and no others, where it is shared and they can be served; what has come by one
+    /// that is given up is appended to `inbox`. False: not all of them could be had, which is worth another attempt.
+    fn serve(&mut self, _cx: &DeviceCx<'_>, _queues: &[u32], _inbox: &mut Vec<Frame>) -> bool {
         true
     }
 
@@ -127,8 +127,8 @@ impl<Q: Queue + ?Sized> Queue for Box<Q> {
         (**self).arm(cx)
     }
 
-    fn serve(&mut self, queues: &[u32]) -> bool {
-        (**self).serve(queues)
+    fn serve(&mut self, cx: &DeviceCx<'_>, queues: &[u32], inbox: &mut Vec<Frame>) -> bool {
+        (**self).serve(cx, queues, inbox)
     }
 
     fn counters(&self, visit: &mut dyn FnMut(&'static str, u64)) {

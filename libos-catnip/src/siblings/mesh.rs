@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use demi_api::error::Error;
 use demi_api::fd::Fd;
+use demi_api::time::Instant;
 use rustix::event::{Timespec, epoll};
 use rustix::io::{self, Errno};
 use rustix::net::sockopt::{set_socket_send_buffer_size, socket_peercred};
@@ -23,6 +24,7 @@ use rustix::net::{
 };
 
 use super::message::{self, Message};
+use super::sys;
 
 /// Most connections: two for each of the queues that an interface has at the most.
 const MOST: usize = 512;
@@ -34,6 +36,10 @@ const PACKET: usize = 128 << 10;
 const SEND_BUFFER: usize = 1 << 20;
 /// Between two attempts to take a name.
 const PAUSE: Duration = Duration::from_millis(5);
+/// A sibling that has read nothing for so long does not turn, for now.
+const DEAF: Duration = Duration::from_millis(5);
+/// How long a call may go without a greeting.
+const GREETING: Duration = Duration::from_secs(1);
 /// What the listening socket is called among events; connections have numbers from 1.
 const LISTENER: u64 = 0;
 
@@ -60,6 +66,10 @@ struct Peer {
     number: u64,
     /// The first of its queues, once it has said so.
     id: Option<u16>,
+    /// What it had not read when it was last looked at, and since when it has read nothing. Of one that has not said who it
+    /// is: when it called.
+    unread: usize,
+    since: Instant,
 }
 
 impl Mesh {
@@ -134,7 +144,7 @@ impl Mesh {
             let mut greeting = Vec::new();
             message::put_hello(&mut greeting, self.own);
             if transmit(&fd, &greeting).is_ok() {
-                self.add(fd, Some(id));
+                self.add(fd, Some(id), Instant::default());
             }
         }
         Ok(())
@@ -145,12 +155,55 @@ impl Mesh {
         self.peers.iter().filter_map(|peer| peer.id)
     }
 
+    /// Where the connection to a sibling is: the latest, as an earlier one is as good, or that of a process that has died.
+    fn place_of(&self, id: u16) -> Option<usize> {
+        self.peers.iter().rposition(|peer| peer.id == Some(id))
+    }
+
+    /// Whether a sibling lets what it is told lie, as one does that computes for long, or was stopped.
+    pub(super) fn is_deaf(&mut self, id: u16, now: Instant) -> bool {
+        let Some(place) = self.place_of(id) else { return false };
+        let peer = &mut self.peers[place];
+        if peer.unread == 0 || now - peer.since < DEAF {
+            return false;
+        }
+        peer.note_read(now);
+        now - peer.since >= DEAF
+    }
+
+    /// Takes in who is calling. True: somebody is known now who was not.
+    pub(super) fn welcome(&mut self, now: Instant) -> bool {
+        self.accept(now);
+        let strangers: Vec<u64> =
+            self.peers.iter().filter(|peer| peer.id.is_none()).map(|peer| peer.number).collect();
+        let before = self.ids().count();
+        for number in strangers {
+            let mut room = [0; 64];
+            let Some(place) = self.peers.iter().position(|peer| peer.number == number) else { continue };
+            match recv(&self.peers[place].fd, &mut room[..], RecvFlags::DONTWAIT | RecvFlags::TRUNC) {
+                Ok((_, len)) => self.introduce(place, room.get(..len)),
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                Err(_) => self.remove(place),
+            }
+        }
+        self.ids().count() > before
+    }
+
+    /// Whether somebody has called of late, and not said who it is.
+    pub(super) fn has_strangers(&self, now: Instant) -> bool {
+        self.peers.iter().any(|peer| peer.id.is_none() && now - peer.since < GREETING)
+    }
+
     /// Sends a packet. False: it is lost.
-    pub(super) fn send(&mut self, id: u16, packet: &[u8]) -> bool {
-        // The latest connection: an earlier one is as good, or that of a process that has died.
-        let Some(place) = self.peers.iter().rposition(|peer| peer.id == Some(id)) else { return false };
-        match transmit(&self.peers[place].fd, packet) {
-            Ok(()) => true,
+    pub(super) fn send(&mut self, id: u16, packet: &[u8], now: Instant) -> bool {
+        let Some(place) = self.place_of(id) else { return false };
+        let peer = &mut self.peers[place];
+        peer.note_read(now);
+        match transmit(&peer.fd, packet) {
+            Ok(()) => {
+                peer.unread = sys::unread(&peer.fd);
+                true
+            }
             Err(Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM | Errno::INTR) => false,
             Err(_) => {
                 self.remove(place);
@@ -175,10 +228,10 @@ impl Mesh {
     }
 
     /// The next packet of those that the last look found: where it lies, and how many bytes it has.
-    pub(super) fn receive(&mut self) -> Option<(Vec<u8>, usize)> {
+    pub(super) fn receive(&mut self, now: Instant) -> Option<(Vec<u8>, usize)> {
         while let Some(number) = self.ready.pop() {
             if number == LISTENER {
-                self.accept();
+                self.accept(now);
                 continue;
             }
             let Some(place) = self.peers.iter().position(|peer| peer.number == number) else { continue };
@@ -196,21 +249,25 @@ impl Mesh {
             if self.peers[place].id.is_some() {
                 return Some((std::mem::take(&mut self.room), len));
             }
-            let greeting = match message::messages(&self.room[..len]).next() {
-                Some(Ok(Message::Hello { id })) if id != self.own => Some(id),
-                _ => None,
-            };
-            let Some(id) = greeting else {
-                self.remove(place);
-                continue;
-            };
-            // The latest connection of a sibling is the last.
-            let mut peer = self.peers.remove(place);
-            peer.id = Some(id);
-            self.peers.push(peer);
-            self.changed = true;
+            let room = std::mem::take(&mut self.room);
+            self.introduce(place, room.get(..len));
+            self.room = room;
         }
         None
+    }
+
+    /// Notes who somebody says to be, or forgets one who does not know how to say it.
+    fn introduce(&mut self, place: usize, greeting: Option<&[u8]>) {
+        match greeting.and_then(|greeting| message::messages(greeting).next()) {
+            Some(Ok(Message::Hello { id })) if id != self.own => {
+                // The latest connection of a sibling is the last.
+                let mut peer = self.peers.remove(place);
+                peer.id = Some(id);
+                self.peers.push(peer);
+                self.changed = true;
+            }
+            _ => self.remove(place),
+        }
     }
 
     /// Takes back where a packet lay, for the next one.
@@ -228,25 +285,36 @@ impl Mesh {
         self.changed = true;
     }
 
-    fn accept(&mut self) {
+    fn accept(&mut self, now: Instant) {
         for _ in 0..READY {
             match accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
-                Ok(fd) if self.peers.len() < MOST && is_same_user(&fd) => self.add(fd.into(), None),
+                Ok(fd) if self.peers.len() < MOST && is_same_user(&fd) => self.add(fd.into(), None, now),
                 Ok(_) => {}
                 Err(_) => break,
             }
         }
     }
 
-    fn add(&mut self, fd: Fd, id: Option<u16>) {
+    fn add(&mut self, fd: Fd, id: Option<u16>, now: Instant) {
         let number = self.next_number;
         self.next_number += 1;
         // With less room, more is lost.
         let _ = set_socket_send_buffer_size(&fd, SEND_BUFFER);
         let data = epoll::EventData::new_u64(number);
         if epoll::add(&self.watch, &fd, data, epoll::EventFlags::IN).is_ok() {
-            self.peers.push(Peer { fd, number, id });
+            self.peers.push(Peer { fd, number, id, unread: 0, since: now });
         }
+    }
+}
+
+impl Peer {
+    /// Finds out whether it has read anything since it was last looked at.
+    fn note_read(&mut self, now: Instant) {
+        let unread = sys::unread(&self.fd);
+        if unread == 0 || unread < self.unread {
+            self.since = now;
+        }
+        self.unread = unread;
     }
 }
 

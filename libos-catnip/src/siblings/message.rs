@@ -3,7 +3,8 @@
 //! ```text
 //!  kind   1 │ bytes of what follows   4 │ …
 //!  hello     1: VERSION 8, first queue 2
-//!  datagram  2: origin 2, protocol 1, ECN 1, checksum 1, ends, from the transport header on
+//!  datagram  2: origin 2, protocol 1, ECN 1, bits 1, ends, from the transport header on
+//!  bits       : 1 checksum is verified, 2 somebody was not asked, 4 for nobody else
 //!  problem   3: protocol 1, what 1, MTU 4, quoted 8, ends
 //!  advert    4: a frame
 //!  ends       : 4 or 6 1, local 4 or 16, remote 4 or 16
@@ -20,7 +21,7 @@ use crate::device::Checksum;
 use crate::ip::{About, Cast, Problem, ProblemKind, Unreachable};
 
 /// Who speaks otherwise is no sibling.
-const VERSION: [u8; 8] = *b"demi-s01";
+const VERSION: [u8; 8] = *b"demi-s02";
 
 const HELLO: u8 = 1;
 const DATAGRAM: u8 = 2;
@@ -32,13 +33,28 @@ const UNREACHABLE: [Unreachable; 5] =
 const TOO_BIG: u8 = 16;
 const TIME_EXCEEDED: u8 = 17;
 
+const VERIFIED: u8 = 1;
+const SKIPPED: u8 = 2;
+const ASIDE: u8 = 4;
+
+/// How far a packet has got.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Round {
+    /// Who received it from the device.
+    pub(crate) origin: u16,
+    /// Somebody who may have a use for it has not been asked, so that nobody may refuse it.
+    pub(crate) skipped: bool,
+    /// It has gone to others as well: who has no use for it forgets it.
+    pub(crate) aside: bool,
+}
+
 /// One message.
 #[derive(Debug)]
 pub(crate) enum Message<'a> {
     /// The first on a connection.
     Hello { id: u16 },
-    /// A packet for one of us, and who received it from the device.
-    Datagram { origin: u16, about: About, data: &'a [u8] },
+    /// A packet for one of us.
+    Datagram { round: Round, about: About, data: &'a [u8] },
     /// An error about a packet of one of us.
     Problem(Problem),
     /// A frame by which a neighbour or a router makes something known.
@@ -70,11 +86,14 @@ pub(super) fn put_hello(out: &mut Vec<u8>, id: u16) {
     });
 }
 
-pub(super) fn put_datagram(out: &mut Vec<u8>, origin: u16, about: &About, data: &SgArray) {
+pub(super) fn put_datagram(out: &mut Vec<u8>, round: Round, about: &About, data: &SgArray) {
     put(out, DATAGRAM, |out| {
-        out.extend(origin.to_be_bytes());
+        out.extend(round.origin.to_be_bytes());
         // Where the rest of a sum was left to a device, there was none: it is as good as verified.
-        out.extend([about.protocol, about.ecn, u8::from(about.checksum != Checksum::Unknown)]);
+        let bits =
+            [(about.checksum != Checksum::Unknown, VERIFIED), (round.skipped, SKIPPED), (round.aside, ASIDE)];
+        let bits = bits.into_iter().filter(|(is, _)| *is).fold(0, |all, (_, bit)| all | bit);
+        out.extend([about.protocol, about.ecn, bits]);
         put_ends(out, about.local, about.remote);
         data.segments().iter().for_each(|segment| out.extend_from_slice(segment));
     });
@@ -130,12 +149,14 @@ fn take_message<'a>(packet: &mut &'a [u8]) -> Option<Message<'a>> {
         }
         DATAGRAM => {
             let origin = u16::from_be_bytes(take(body)?);
-            let [protocol, ecn, checksum] = take(body)?;
+            let [protocol, ecn, bits] = take(body)?;
             let (local, remote) = take_ends(body)?;
-            let checksum = if checksum == 0 { Checksum::Unknown } else { Checksum::Verified };
+            let is = |bit| bits & bit != 0;
+            let checksum = if is(VERIFIED) { Checksum::Verified } else { Checksum::Unknown };
+            let round = Round { origin, skipped: is(SKIPPED), aside: is(ASIDE) };
             let about = About { local, remote, protocol, ecn: ecn & 3, checksum, cast: Cast::Unicast };
             let fits = is_transport(protocol) && body.len() <= usize::from(u16::MAX);
-            fits.then_some(Message::Datagram { origin, about, data: body })
+            fits.then_some(Message::Datagram { round, about, data: body })
         }
         PROBLEM => {
             let [protocol, what] = take(body)?;

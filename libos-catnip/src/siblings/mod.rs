@@ -5,6 +5,9 @@
 //! a host without siblings would. So no directory of connections is needed, none can be out of date, and a segment is
 //! refused once, when nobody has its connection. News of neighbours, routers and errors goes to all.
 //!
+//! One who does not turn for a while holds nobody up: what it may have a use for is laid before it, the next is asked, and
+//! as it may have been its, nobody refuses it. Nor does anybody while somebody is coming who is not known yet.
+//!
 //! A queue that nobody has is served by the next in a circle of those who live, until its owner comes and all know it.
 //!
 //! Invariants: a message visits every instance once at the most, since each passes it on only to those that lie farther
@@ -16,9 +19,11 @@
 //! |---|---|
 //! | `mesh` | sockets between the instances, who is there |
 //! | `message` | what they tell each other |
+//! | `sys` | what was told and not read |
 
 mod mesh;
 mod message;
+mod sys;
 #[cfg(test)]
 mod tests;
 
@@ -32,7 +37,7 @@ use demi_api::time::Instant;
 use rustix::event::epoll;
 
 use self::mesh::Mesh;
-pub(crate) use self::message::{Message, is_advert, messages};
+pub(crate) use self::message::{Message, Round, is_advert, messages};
 
 use crate::device::xdp::Shares;
 use crate::ip::{About, Problem};
@@ -77,6 +82,7 @@ struct Counters {
     heard: u64,
     lost: u64,
     refused: u64,
+    unanswered: u64,
 }
 
 impl Siblings {
@@ -144,14 +150,38 @@ impl Siblings {
         self.attempt_at
     }
 
-    /// Passes a packet on to the next that may have a use for it. `origin`: who received it from the device, if it was not
-    /// this instance. False: there is nobody left to be asked.
-    pub(crate) fn pass_on(&mut self, origin: Option<u16>, about: &About, data: &SgArray) -> bool {
-        let origin = origin.unwrap_or(self.id);
-        let Some(next) = next(origin, self.id, self.mesh.ids()) else { return false };
-        self.counters.passed_on += 1;
-        self.tell(next, |batch| message::put_datagram(batch, origin, about, data));
-        true
+    /// Passes a packet on to the next that may have a use for it. `round`: how far it had got when it came, if it did not
+    /// come from the device. False: all have been asked, and this instance is the last.
+    pub(crate) fn pass_on(
+        &mut self,
+        now: Instant,
+        round: Option<Round>,
+        about: &About,
+        data: &SgArray,
+    ) -> bool {
+        let mut round = round.unwrap_or(Round { origin: self.id, skipped: false, aside: false });
+        let (mut at, mut welcomed) = (self.id, false);
+        // Each step asks somebody farther from the origin, and a newcomer is looked for once.
+        loop {
+            let Some(next) = next(round.origin, at, self.mesh.ids()) else {
+                if !std::mem::replace(&mut welcomed, true) && self.mesh.welcome(now) {
+                    continue;
+                }
+                let unanswered = round.skipped || self.mesh.has_strangers(now);
+                self.counters.unanswered += u64::from(unanswered);
+                return unanswered;
+            };
+            self.counters.passed_on += 1;
+            let deaf = self.mesh.is_deaf(next, now);
+            self.tell(next, |batch| {
+                message::put_datagram(batch, Round { aside: deaf, ..round }, about, data);
+            });
+            if !deaf {
+                return true;
+            }
+            round.skipped = true;
+            at = next;
+        }
     }
 
     /// Tells everyone of an error about a packet, whose connection may be a sibling's.
@@ -189,10 +219,10 @@ impl Siblings {
     }
 
     /// Sends what was told in this turn.
-    pub(crate) fn flush(&mut self) {
+    pub(crate) fn flush(&mut self, now: Instant) {
         for (id, batch) in &mut self.batches {
             if !batch.is_empty() {
-                self.counters.lost += u64::from(!self.mesh.send(*id, batch));
+                self.counters.lost += u64::from(!self.mesh.send(*id, batch, now));
                 batch.clear();
             }
         }
@@ -219,8 +249,8 @@ impl Siblings {
     }
 
     /// The next packet of messages: where it lies, and how many bytes it has. `None`: there are no more for now.
-    pub(crate) fn receive(&mut self) -> Option<(Vec<u8>, usize)> {
-        let packet = self.mesh.receive();
+    pub(crate) fn receive(&mut self, now: Instant) -> Option<(Vec<u8>, usize)> {
+        let packet = self.mesh.receive(now);
         self.counters.heard += u64::from(packet.is_some());
         packet
     }
@@ -236,13 +266,15 @@ impl Siblings {
     }
 
     pub(crate) fn counters(&self, visit: &mut dyn FnMut(&'static str, u64)) {
-        let Counters { passed_on, told, heard, lost, refused } = self.counters;
+        let Counters { passed_on, told, heard, lost, refused, unanswered } = self.counters;
         visit("siblings", self.mesh.ids().count() as u64);
         visit("siblings_passed_on", passed_on);
         visit("siblings_told", told);
         visit("siblings_heard", heard);
         visit("siblings_lost", lost);
         visit("siblings_refused", refused);
+        // Packets that nobody had a use for, but somebody may have who could not be asked.
+        visit("siblings_unanswered", unanswered);
     }
 }
 

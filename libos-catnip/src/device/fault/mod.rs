@@ -207,8 +207,8 @@ impl<D: Queue> Queue for Fault<D> {
         self.rx.next_due().is_none_or(|due| due > cx.now) && self.device.arm(cx)
     }
 
-    fn serve(&mut self, queues: &[u32]) -> bool {
-        self.device.serve(queues)
+    fn serve(&mut self, cx: &DeviceCx<'_>, queues: &[u32], inbox: &mut Vec<Frame>) -> bool {
+        self.device.serve(cx, queues, inbox)
     }
 
     fn counters(&self, visit: &mut dyn FnMut(&'static str, u64)) {

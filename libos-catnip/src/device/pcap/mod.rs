@@ -168,8 +168,8 @@ impl<D: Queue> Queue for Pcap<D> {
         sleep
     }
 
-    fn serve(&mut self, queues: &[u32]) -> bool {
-        self.device.serve(queues)
+    fn serve(&mut self, cx: &DeviceCx<'_>, queues: &[u32], inbox: &mut Vec<Frame>) -> bool {
+        self.device.serve(cx, queues, inbox)
     }
 
     fn counters(&self, visit: &mut dyn FnMut(&'static str, u64)) {

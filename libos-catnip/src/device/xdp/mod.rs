@@ -268,15 +268,18 @@ impl Queue for Xdp {
     /// Closing a socket waits for the frames that are just being received, some milliseconds: for other instances that come
     /// and go, not for what happens in every turn. A NIC that uses the heap itself would have to be waited for as well, so
     /// there queues stay as they were opened.
-    fn serve(&mut self, queues: &[u32]) -> bool {
+    fn serve(&mut self, cx: &DeviceCx<'_>, queues: &[u32], inbox: &mut Vec<Frame>) -> bool {
         if self.more_buffers == 0 || self.binding.zero_copy {
             return true;
         }
         let surplus = self.receivers.iter().skip(self.own).position(|one| !queues.contains(&one.queue));
         if let Some(place) = surplus {
-            let queue = self.receivers.remove(self.own + place).queue;
+            let mut receiver = self.receivers.remove(self.own + place);
+            receiver.empty(&mut self.umem, cx.heap, inbox, &mut self.counters);
+            let queue = receiver.queue;
+            drop(receiver);
             self.umem.take_back(queue);
-            return self.serve(queues);
+            return self.serve(cx, queues, inbox);
         }
         let held = |queue: &u32| self.receivers.iter().any(|one| one.queue == *queue);
         let missing: Vec<u32> = queues.iter().copied().filter(|queue| !held(queue)).collect();

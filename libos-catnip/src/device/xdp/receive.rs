@@ -94,6 +94,22 @@ impl Receiver {
         inbox.len() - before
     }
 
+    /// Takes all that has come, before the queue is given up.
+    pub(super) fn empty(
+        &mut self,
+        umem: &mut Umem,
+        heap: &Heap,
+        inbox: &mut Vec<Frame>,
+        counters: &mut Counters,
+    ) {
+        // No more than the ring holds: whoever sends does not stop.
+        for _ in 0..=self.target as usize / BURST {
+            if self.burst(umem, heap, inbox, BURST, counters) == 0 {
+                break;
+            }
+        }
+    }
+
     fn take_piece(&mut self, umem: &Umem, desc: &Desc, counters: &mut Counters) {
         let Some(piece) = umem.received(desc) else {
             counters.rx_invalid += 1;

@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use demi_api::memalloc::{Heap, HeapConfig, HugePages};
 use rustix::net::{
     AddressFamily, SendFlags, SocketAddrUnix, SocketType, bind, connect, listen, send, socket,
 };
@@ -13,7 +14,9 @@ use super::super::*;
 
 /// Long enough for nothing.
 const PAUSE: Duration = Duration::from_millis(1);
+use crate::device::Checksum;
 use crate::device::xdp::tests::net::announce;
+use crate::ip::Cast;
 
 /// An interface that there cannot be, of this process's own.
 fn interface() -> u32 {
@@ -28,7 +31,9 @@ fn join(interface: u32, own: &[u32], wait: Duration) -> Result<Box<Siblings>, Er
 /// What one has heard, with greetings and ends taken care of.
 fn hear(siblings: &mut Siblings) -> Vec<Vec<u8>> {
     siblings.look(Instant::default());
-    std::iter::from_fn(|| siblings.receive()).map(|(room, len)| room[..len].to_vec()).collect()
+    std::iter::from_fn(|| siblings.receive(Instant::default()))
+        .map(|(room, len)| room[..len].to_vec())
+        .collect()
 }
 
 fn ids(siblings: &Siblings) -> Vec<u16> {
@@ -54,7 +59,7 @@ fn those_who_come_meet_those_who_are_there() {
     }
     // Everyone is told, and once.
     all[1].tell_all(|batch| message::put_hello(batch, 77));
-    all[1].flush();
+    all[1].flush(Instant::default());
     for (place, one) in all.iter_mut().enumerate() {
         assert_eq!(hear(one).len(), usize::from(place != 1), "{place}");
     }
@@ -66,7 +71,7 @@ fn those_who_come_meet_those_who_are_there() {
     let mut back = join(interface, &[2, 6], Duration::ZERO).unwrap();
     assert_eq!(ids(&back), [0, 1, 3]);
     back.tell_all(|batch| message::put_hello(batch, 78));
-    back.flush();
+    back.flush(Instant::default());
     // The call, the greeting, what is told.
     let heard: usize = (0..3).map(|_| hear(&mut all[0]).len()).sum();
     assert_eq!((heard, ids(&all[0])), (1, vec![1, 2, 3]));
@@ -132,7 +137,7 @@ fn one_that_does_not_listen_loses_and_holds_nobody_up() {
         for _ in 0..3 {
             other.tell_all(|batch| batch.extend(frame));
         }
-        other.flush();
+        other.flush(Instant::default());
     }
     let lost = other.counters.lost;
     assert!((200..300).contains(&lost), "two of three exceed a batch, and most batches the buffer: {lost}");
@@ -140,8 +145,94 @@ fn one_that_does_not_listen_loses_and_holds_nobody_up() {
     assert_eq!(heard as u64, 300 - lost);
     // And goes on.
     other.tell_all(|batch| message::put_hello(batch, 5));
-    other.flush();
+    other.flush(Instant::default());
     assert_eq!(hear(&mut one).len(), 1);
+}
+
+fn packet() -> (About, SgArray) {
+    let (local, remote) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
+    let about =
+        About { local, remote, protocol: 6, ecn: 0, checksum: Checksum::Verified, cast: Cast::Unicast };
+    let heap = Heap::new(&HeapConfig { size: 2 << 20, huge_pages: HugePages::Never, lock: false }).unwrap();
+    (about, heap.copy_from(&[0; 20]).unwrap().into())
+}
+
+/// How far the datagrams had got that one has heard of.
+fn rounds(siblings: &mut Siblings) -> Vec<Round> {
+    let packets = hear(siblings);
+    let all = packets.iter().flat_map(|packet| messages(packet));
+    all.map(|message| match message {
+        Ok(Message::Datagram { round, .. }) => round,
+        other => panic!("{other:?}"),
+    })
+    .collect()
+}
+
+#[test]
+fn one_that_does_not_turn_is_passed_over_and_may_be_whom_it_is_for() {
+    let interface = interface();
+    let mut all = [0, 1, 2].map(|own| join(interface, &[own], Duration::ZERO).unwrap());
+    for one in &mut all {
+        (0..3).for_each(|_| assert!(hear(one).is_empty()));
+    }
+    let [zero, one, two] = &mut all;
+    let (about, data) = packet();
+    let at = |millis| Instant::from_nanos(1_000_000_000) + Duration::from_millis(millis);
+    let pass_on = |zero: &mut Siblings, millis, round| {
+        let passed = zero.pass_on(at(millis), round, &about, &data);
+        zero.flush(at(millis));
+        passed
+    };
+    let plain = Round { origin: 0, skipped: false, aside: false };
+    // The first is asked, and is given the time that a turn may take.
+    assert!(pass_on(zero, 0, None) && pass_on(zero, 4, None));
+    assert!(rounds(two).is_empty());
+    // Then the second is, too, and is not to refuse it.
+    assert!(pass_on(zero, 6, None));
+    assert_eq!(rounds(two), [Round { skipped: true, ..plain }]);
+    let over = rounds(two);
+    assert!(over.is_empty() && two.pass_on(at(6), Some(Round { skipped: true, ..plain }), &about, &data));
+    assert_eq!(two.counters.unanswered, 1);
+    // When both are deaf, there is nobody to be asked, and nobody refuses it either.
+    assert!(pass_on(zero, 7, None) && pass_on(zero, 13, None));
+    assert_eq!(zero.counters.unanswered, 1);
+    // Who turns again finds what may be its own, and is asked as before.
+    let aside = Round { aside: true, ..plain };
+    assert_eq!(rounds(one), [plain]);
+    let later: Vec<Round> = (0..4).flat_map(|_| rounds(one)).collect();
+    assert_eq!(later, [plain, aside, aside, aside]);
+    assert!(!rounds(two).is_empty());
+    assert!(pass_on(zero, 14, None));
+    assert_eq!(
+        (rounds(one), rounds(two)),
+        (vec![plain], vec![Round { skipped: true, aside: true, ..plain }])
+    );
+    // And one that is last refuses.
+    assert!(!two.pass_on(at(15), Some(plain), &about, &data));
+}
+
+#[test]
+fn nobody_refuses_what_may_be_a_newcomers() {
+    let interface = interface();
+    let mut one = join(interface, &[0], Duration::ZERO).unwrap();
+    let (about, data) = packet();
+    let at = Instant::from_nanos(1_000_000_000);
+    assert!(!one.pass_on(at, None, &about, &data));
+    // It has called and said who it is, and there was no look since.
+    let mut two = join(interface, &[1], Duration::ZERO).unwrap();
+    assert!(one.pass_on(at, None, &about, &data));
+    one.flush(at);
+    assert_eq!(rounds(&mut two), [Round { origin: 0, skipped: false, aside: false }]);
+    drop(two);
+    (0..2).for_each(|_| drop(hear(&mut one)));
+    assert!(!one.pass_on(at, None, &about, &data));
+    // One that has yet to say who it is holds refusals up for a while, and no longer.
+    let stranger = call(interface, 0);
+    assert!(one.pass_on(at, None, &about, &data));
+    assert!(one.pass_on(at + Duration::from_millis(900), None, &about, &data));
+    assert!(!one.pass_on(at + Duration::from_millis(1100), None, &about, &data));
+    assert_eq!(one.counters.unanswered, 2);
+    drop(stranger);
 }
 
 fn name(interface: u32, queue: u16) -> SocketAddrUnix {

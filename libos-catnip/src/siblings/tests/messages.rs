@@ -33,6 +33,7 @@ proptest! {
     fn what_is_told_is_what_is_heard(
         (local, remote) in addr(),
         (origin, ecn, summed) in (any::<u16>(), 0..4_u8, any::<bool>()),
+        (skipped, aside) in any::<(bool, bool)>(),
         bytes in prop::collection::vec(any::<u8>(), 0..3000),
         (quoted, kind) in (any::<[u8; 8]>(), kind()),
         cut in 0..3000_usize,
@@ -53,15 +54,16 @@ proptest! {
         let problem = Problem { local, remote, protocol: 17, quoted, kind };
         let mut packet = Vec::new();
         put_hello(&mut packet, origin);
-        put_datagram(&mut packet, origin, &about, &data);
+        let round = Round { origin, skipped, aside };
+        put_datagram(&mut packet, round, &about, &data);
         put_problem(&mut packet, &problem);
         let heard: Vec<_> = messages(&packet).map(Result::unwrap).collect();
-        let [Message::Hello { id }, Message::Datagram { origin: from, about: other, data }, Message::Problem(got)] =
+        let [Message::Hello { id }, Message::Datagram { round: from, about: other, data }, Message::Problem(got)] =
             &heard[..]
         else {
             panic!("{heard:?}");
         };
-        prop_assert_eq!((*id, *from, *data, got), (origin, origin, &bytes[..], &problem));
+        prop_assert_eq!((*id, *from, *data, got), (origin, round, &bytes[..], &problem));
         prop_assert_eq!(
             (other.local, other.remote, other.protocol, other.ecn, other.checksum),
             (local, remote, 6, ecn, checksum)

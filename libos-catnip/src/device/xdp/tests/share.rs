@@ -4,7 +4,6 @@ use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabiliti
 
 use super::net::{LINK, Net, announce, config, heap};
 use super::veth::{End, frame};
-use crate::device::Queue;
 use crate::device::xdp::holders::attached;
 use crate::device::xdp::interface::Interface;
 use crate::device::xdp::{Mode, Xdp, XdpConfig};
@@ -83,20 +82,34 @@ fn queues_are_taken_on_and_given_up() {
     let mut one = End::open(&net, 0, &shared(4));
     assert_eq!(queues(&one), [0]);
     // From outside of the namespace, where the interface's number may be another's.
-    assert!(one.xdp.serve(&[0, 1, 2, 3]));
+    assert!(one.serve(&[0, 1, 2, 3]));
     for round in 0..5 {
         assert_eq!(who_gets(&net, &mut [&mut one]), [Some(0); 4], "{round}");
-        assert!(one.xdp.serve(&[0, 2]), "its own, and one more");
+        assert!(one.serve(&[0, 2]), "its own, and one more");
         let mut two = End::open(&net, 0, &XdpConfig { queues: vec![1, 3], ..shared(4) });
         assert_eq!(who_gets(&net, &mut [&mut one, &mut two]), [Some(0), Some(1), Some(0), Some(1)]);
-        assert!(!one.xdp.serve(&[0, 1, 2, 3]), "somebody has them");
+        assert!(!one.serve(&[0, 1, 2, 3]), "somebody has them");
         assert_eq!(queues(&one), [0, 2]);
         two.close();
         let start = std::time::Instant::now();
-        while !one.xdp.serve(&[0, 1, 2, 3]) {
+        while !one.serve(&[0, 1, 2, 3]) {
             assert!(start.elapsed() < std::time::Duration::from_secs(5));
         }
     }
+    // What has come by a queue when it is given up is not lost.
+    let mut sender = End::open(&net, 1, &XdpConfig { queues: vec![3], mode: Mode::Native, ..config(1) });
+    for at in 0..50 {
+        sender.send(&frame(1, 100, at), &[]);
+    }
+    sender.turn();
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    assert!(one.serve(&[0, 1, 2]));
+    assert_eq!(one.inbox.len(), 50);
+    for (at, got) in (0..).zip(one.inbox.drain(..)) {
+        assert!(got.data == frame(1, 100, at)[..], "{at}");
+    }
+    sender.close();
+    assert!(one.serve(&[0, 1, 2, 3]));
     // More frames than there are buffers, on a queue that was taken on.
     let mut sender = End::open(&net, 1, &XdpConfig { queues: vec![3], mode: Mode::Native, ..config(1) });
     for at in 0..1000 {
@@ -108,7 +121,7 @@ fn queues_are_taken_on_and_given_up() {
     one.close();
     // What is not shared stays as it was opened.
     let mut alone = End::open(&net, 0, &XdpConfig { queues: vec![1], ..config(0) });
-    assert!(alone.xdp.serve(&[0, 1, 2]));
+    assert!(alone.serve(&[0, 1, 2]));
     assert_eq!(queues(&alone), [1]);
     alone.close();
 }

@@ -38,6 +38,12 @@ impl End {
         self.xdp.tx_burst(&cx, &mut self.outbox);
     }
 
+    /// Serves these queues; what has come by those that are given up is in the inbox.
+    pub(super) fn serve(&mut self, queues: &[u32]) -> bool {
+        let cx = DeviceCx { heap: &self.heap, now: Now::default() };
+        self.xdp.serve(&cx, queues, &mut self.inbox)
+    }
+
     pub(super) fn send(&mut self, bytes: &[u8], cuts: &[usize]) {
         self.outbox.push_back(Frame::new(cut(&self.heap, bytes, cuts)));
     }
