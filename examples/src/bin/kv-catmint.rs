@@ -1,0 +1,12 @@
+//! `kv` over RDMA.
+
+use std::process::ExitCode;
+
+use demi_examples::kv;
+use demi_libos_catmint::Catmint;
+
+type Demi = demi_api::Demikernel<Catmint>;
+
+fn main() -> ExitCode {
+    demi_examples::main(Demi::new, kv::run)
+}
