@@ -250,7 +250,7 @@ impl<'h> Bench<'h> {
             1 => Tail::Invalidate(place.key),
             _ => Tail::Plain,
         };
-        let immediate = (input.byte() % 4 == 0).then_some(9);
+        let immediate = input.byte().is_multiple_of(4).then_some(9);
         let operation = match kind % 11 {
             0 => Operation::SendFirst,
             1 => Operation::SendMiddle,
@@ -283,7 +283,7 @@ impl<'h> Bench<'h> {
         let syndrome = match input.byte() % 16 {
             0 => Syndrome::Nak(NakCode::Sequence),
             1 => Syndrome::RnrNak(RnrTimer::at_least(Duration::from_micros(input.byte().into()))),
-            2 if input.byte() % 8 == 0 => Syndrome::Nak(NakCode::RemoteAccess),
+            2 if input.byte().is_multiple_of(8) => Syndrome::Nak(NakCode::RemoteAccess),
             _ => Syndrome::Ack { credits: 31 },
         };
         let aeth = Aeth { syndrome, msn: input.word() & 0x00FF_FFFF };
