@@ -210,10 +210,14 @@ fn a_slow_application_has_its_peer_wait() {
     world.connect();
     let id = world.request();
     let start = world.now;
-    while world.now.since(start) < Duration::from_secs(15) {
+    let mut waits = 0;
+    while world.now.since(start) < Duration::from_secs(60) {
         assert!(world.step());
         assert_eq!(world.sides[0].events, []);
+        waits += 1;
     }
+    // It asks again seldom, as it knows for how long to wait.
+    assert!(waits < 80, "{waits} steps");
     world.accept(id);
     assert!(matches!(world.until(0), Event::Connected { .. }));
     assert!(matches!(world.until(1), Event::Connected { .. }));
@@ -267,6 +271,17 @@ fn a_packet_counts_as_the_word_that_all_is_ready() {
     assert!(matches!(world.until(1), Event::Connected { qp: Qp(6), .. }));
     world.settle();
     assert_eq!(world.sides[1].events, []);
+}
+
+#[test]
+fn the_last_word_is_said_again_when_it_is_lost() {
+    let mut world = World::new(1);
+    world.connect();
+    let id = world.request();
+    world.accept(id);
+    assert!(matches!(world.until(0), Event::Connected { .. }));
+    world.flying.clear();
+    assert!(matches!(world.until(1), Event::Connected { qp: Qp(6), .. }));
 }
 
 #[test]

@@ -39,7 +39,7 @@ pub(super) struct Responder {
 #[derive(Debug)]
 enum Incoming {
     Nothing,
-    Send { into: BufMut, room: usize, filled: usize },
+    Send { into: BufMut, filled: usize },
     Write { to: Remote, left: usize },
 }
 
@@ -128,8 +128,15 @@ impl Responder {
             Ok(packets) => {
                 self.expected += packets;
                 self.told = false;
-                // What it replaces may have stood for an acknowledgement, too.
-                if header.ack_request || self.word != Word::Nothing {
+                let is_answered = matches!(
+                    header.operation,
+                    Operation::ReadRequest(_) | Operation::CompareSwap(_) | Operation::FetchAdd(_)
+                );
+                // An answer acknowledges all before it. What a word is put in the place of may have stood for an
+                // acknowledgement, too.
+                if is_answered {
+                    self.word = Word::Nothing;
+                } else if header.ack_request || self.word != Word::Nothing {
                     self.word = Word::Acknowledge;
                 }
                 Ok(())
@@ -172,9 +179,8 @@ impl Responder {
             Operation::SendFirst => {
                 self.check(matches!(self.incoming, Incoming::Nothing) && whole)?;
                 let mut into = take_receive(payload.len(), host)?;
-                let room = into.len();
                 payload.copy(0, &mut into[..payload.len()]);
-                self.incoming = Incoming::Send { into, room, filled: payload.len() };
+                self.incoming = Incoming::Send { into, filled: payload.len() };
             }
             Operation::SendMiddle => {
                 self.check(whole)?;
@@ -398,8 +404,7 @@ impl Responder {
     /// Gives back the receive that a message has begun to fill.
     pub(super) fn fail(&mut self, host: &mut Host<'_>) {
         self.answers.clear();
-        if let Incoming::Send { mut into, room, .. } = self.taken() {
-            into.set_len(room);
+        if let Incoming::Send { into, .. } = self.taken() {
             host.receives.push_front(into);
         }
     }

@@ -149,6 +149,17 @@ fn a_gap_is_told_of_once() {
 }
 
 #[test]
+fn an_acknowledgement_that_is_owed_is_not_forgotten_over_a_gap() {
+    let mut bench = Bench::new(|_| ());
+    bench.host().post_receives(10, 300);
+    let first = bench.psn;
+    bench.give(first, only(), true, b"a");
+    bench.give(first + 2, only(), false, b"c");
+    bench.give(first + 1, only(), false, b"b");
+    assert_eq!(bench.said(), [ack(first + 1, 2)]);
+}
+
+#[test]
 fn what_comes_twice_is_carried_out_once_and_acknowledged_again() {
     let mut bench = Bench::new(|_| ());
     bench.host().post_receives(10, 300);
@@ -218,6 +229,24 @@ fn answers_go_out_in_order_and_acknowledgements_behind_them() {
     // No READ was that long.
     bench.give(first + 1, Operation::ReadRequest(reth(at, 5 * 256 + 1)), true, b"");
     assert_eq!(bench.said(), []);
+}
+
+#[test]
+fn repeated_answers_go_out_in_order_too() {
+    let mut bench = Bench::new(|_| ());
+    let at = bench.region(600);
+    let first = bench.psn;
+    let request = Operation::ReadRequest(reth(at, 600));
+    for number in 0..3 {
+        bench.give(first + 3 * number, request, true, b"");
+    }
+    assert_eq!(bench.said().len(), 9);
+    // They have overtaken each other, and the last one has come again in the middle of things.
+    for number in [2, 0, 1, 0] {
+        bench.give(first + 3 * number, request, true, b"");
+    }
+    let psns: Vec<_> = bench.said().into_iter().map(|(psn, _)| psn).collect();
+    assert_eq!(psns, (0..9).map(|number| first + number).collect::<Vec<_>>());
 }
 
 #[test]
@@ -382,6 +411,26 @@ fn what_is_missing_is_sent_again_from_there_on() {
     bench.send(10, Then::Tell(4));
     bench.give(first + 4, ack(first + 4, 5).1, false, b"");
     assert_eq!(bench.events().len(), 0);
+}
+
+#[test]
+fn what_is_sent_again_asks_at_its_end_and_a_gap_counts_anew_after_a_while() {
+    let mut bench = Bench::new(|_| ());
+    let first = bench.start();
+    for _ in 0..5 {
+        bench.send(10, Then::Quiet);
+    }
+    assert_eq!(bench.asked(), [false; 5]);
+    let missing = nak(first + 1, NakCode::Sequence, 1).1;
+    bench.give(first + 1, missing, false, b"");
+    assert_eq!(bench.asked(), [false, false, false, true]);
+    bench.give(first + 1, missing, false, b"");
+    assert_eq!(bench.said(), []);
+    // They are lost again, and then the first of them.
+    bench.pass(Duration::from_millis(67));
+    assert_eq!(bench.said().len(), 4);
+    bench.give(first + 1, missing, false, b"");
+    assert_eq!(bench.said().len(), 4);
 }
 
 #[test]
