@@ -45,7 +45,7 @@ use crate::device::{Atomic, Event, Fault, HEAD_MAX, NoRoom, Qp, Remote, Then};
 
 /// Most bytes of a message, or of what is read at once.
 pub const MAX_LEN: usize = 1 << 30;
-/// Most packets that one call of [`QueuePair::transmit`] sends.
+/// Most answers that one call of [`QueuePair::transmit`] sends, and most requests.
 pub const BUDGET: usize = 64;
 
 /// Where packets go.
@@ -150,6 +150,23 @@ impl Params {
     fn ask_every(&self) -> u32 {
         self.ask_every.min(self.depth as u32 / 4)
     }
+}
+
+/// What has happened that need not have, in packets unless otherwise said.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counters {
+    /// Sent again.
+    pub resent: u64,
+    /// Times that an answer did not come in time.
+    pub timeouts: u64,
+    /// Times that the peer had no receive.
+    pub peer_not_ready: u64,
+    /// Requests that had been carried out before.
+    pub repeated: u64,
+    /// Requests that came before others which belong before them.
+    pub early: u64,
+    /// Requests for which there was no receive.
+    pub not_ready: u64,
 }
 
 /// One end of a reliable connection.
@@ -262,15 +279,14 @@ impl QueuePair {
         self.responder.is_ready() || (self.failed.is_none() && self.requester.is_ready(&self.params))
     }
 
-    /// Sends what is to be sent: answers and acknowledgements first, then requests. At most [`BUDGET`] packets, and as many as the
-    /// link takes: while it [is ready](QueuePair::is_ready) afterwards there is more.
+    /// Sends what is to be sent: answers and acknowledgements first, then requests. At most [`BUDGET`] packets of either, and as
+    /// many as the link takes: while it [is ready](QueuePair::is_ready) afterwards there is more.
     pub fn transmit(&mut self, now: Instant, sink: &mut impl Sink, host: &mut Host<'_>) {
-        let mut budget = BUDGET;
-        if let Err(fault) = self.responder.transmit(&self.params, host.memory, sink, &mut budget) {
+        if let Err(fault) = self.responder.transmit(&self.params, host.memory, sink, BUDGET) {
             self.fail(fault, host);
         }
         if self.failed.is_none() {
-            self.requester.transmit(&self.params, now, sink, &mut budget);
+            self.requester.transmit(&self.params, now, sink, BUDGET);
         }
     }
 
@@ -284,6 +300,12 @@ impl QueuePair {
         if let Err(fault) = self.requester.tick(&self.params, now) {
             self.fail(fault, host);
         }
+    }
+
+    /// What has happened to it.
+    pub fn counters(&self) -> Counters {
+        let (asking, asked) = (self.requester.counters, self.responder.counters);
+        Counters { repeated: asked.repeated, early: asked.early, not_ready: asked.not_ready, ..asking }
     }
 
     /// Why nothing can be posted any more, if so. A last word to the peer may still be [ready](QueuePair::is_ready).

@@ -16,7 +16,7 @@ use super::super::wire::{
     Aeth, AtomicEth, Header, MAX_HEADER_LEN, NakCode, Operation, Psn, Reth, Syndrome, Tail,
 };
 use super::memory::Denied;
-use super::{Host, MAX_LEN, Memory, Params, Sink};
+use super::{Counters, Host, MAX_LEN, Memory, Params, Sink};
 use crate::device::{Atomic, Event, Fault, Remote};
 
 #[derive(Debug)]
@@ -33,6 +33,7 @@ pub(super) struct Responder {
     answers: VecDeque<Answer>,
     /// Results of the last atomic operations.
     results: VecDeque<(Psn, u64)>,
+    pub(super) counters: Counters,
 }
 
 /// The message of which some packets have come.
@@ -98,6 +99,7 @@ impl Responder {
             told: false,
             answers: VecDeque::with_capacity(2 * params.responder_resources),
             results: VecDeque::with_capacity(params.responder_resources),
+            counters: Counters::default(),
         }
     }
 
@@ -113,6 +115,7 @@ impl Responder {
         match header.psn.distance(self.expected) {
             0 => {}
             1.. => {
+                self.counters.early += 1;
                 if !self.told {
                     self.told = true;
                     self.word = Word::Missing;
@@ -120,6 +123,7 @@ impl Responder {
                 return Ok(());
             }
             _ => {
+                self.counters.repeated += 1;
                 self.again(params, header);
                 return Ok(());
             }
@@ -142,6 +146,7 @@ impl Responder {
                 Ok(())
             }
             Err(Refusal::NotReady) => {
+                self.counters.not_ready += 1;
                 self.told = true;
                 self.word = Word::NotReady;
                 Ok(())
@@ -366,11 +371,11 @@ impl Responder {
         params: &Params,
         memory: &Memory,
         sink: &mut impl Sink,
-        budget: &mut usize,
+        mut budget: usize,
     ) -> Result<(), Fault> {
         let mut outcome = Ok(());
         while let Some(answer) = self.answers.front_mut() {
-            if *budget == 0 {
+            if budget == 0 {
                 return outcome;
             }
             match step(params, answer, memory, sink) {
@@ -385,7 +390,7 @@ impl Responder {
                     outcome = Err(Fault::Local);
                 }
             }
-            *budget -= 1;
+            budget -= 1;
         }
         let (psn, syndrome) = match self.word {
             Word::Nothing => return outcome,

@@ -88,6 +88,11 @@ fn packets_of_each_kind_say_what_they_should() {
         look("atomic ack"),
         (Operation::AtomicAcknowledge(good(11), 0xF1EA_E3DC_D5CE_C7C0), 9487782, false, 0)
     );
+    let Operation::Acknowledge(Aeth { syndrome: Syndrome::Nak(NakCode::Sequence), .. }) =
+        look("packets are missing").0
+    else {
+        panic!("no NAK");
+    };
     assert_eq!(look("remote access error").0, bad(Syndrome::Nak(NakCode::RemoteAccess), 13));
     let Operation::Acknowledge(Aeth { syndrome: Syndrome::RnrNak(timer), msn: 12 }) =
         look("receiver not ready").0

@@ -187,6 +187,7 @@ impl Requester {
         if self.next == self.una {
             return Ok(());
         }
+        self.counters.peer_not_ready += 1;
         self.rnr_attempts += 1;
         if params.rnr_retries < 7 && self.rnr_attempts > params.rnr_retries.into() {
             return Err(Fault::NotReady);

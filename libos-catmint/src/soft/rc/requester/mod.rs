@@ -26,7 +26,7 @@ use demi_api::time::Instant;
 use super::super::wire::{Psn, Tail};
 use super::store::{Piece, Store};
 use super::work::{Kind, Work};
-use super::{MAX_LEN, Params};
+use super::{Counters, MAX_LEN, Params};
 use crate::device::{Atomic, Event, Fault, HEAD_MAX, NoRoom, Remote, Then};
 
 /// Most packets of all posted work together: no number may be ahead and behind at once.
@@ -62,6 +62,7 @@ pub(super) struct Requester {
     /// Attempts since something was last acknowledged.
     attempts: u32,
     rnr_attempts: u32,
+    pub(super) counters: Counters,
 }
 
 impl Requester {
@@ -86,6 +87,7 @@ impl Requester {
             paused: None,
             attempts: 0,
             rnr_attempts: 0,
+            counters: Counters::default(),
         }
     }
 

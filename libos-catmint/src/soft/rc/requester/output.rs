@@ -32,15 +32,15 @@ impl Requester {
         params: &Params,
         now: Instant,
         sink: &mut impl Sink,
-        budget: &mut usize,
+        mut budget: usize,
     ) {
         if self.paused.is_some() {
             return;
         }
         let was_asked = self.asked;
         let probed = !self.probe || self.resend_last(params, sink);
-        while probed && *budget > 0 && self.sendable(params).is_some() && self.send_next(params, sink) {
-            *budget -= 1;
+        while probed && budget > 0 && self.sendable(params).is_some() && self.send_next(params, sink) {
+            budget -= 1;
         }
         // Also when the link takes nothing, so that a peer that takes nothing is noticed.
         if self.una != self.end && (self.timer.is_none() || self.asked > was_asked) {
@@ -77,6 +77,7 @@ impl Requester {
             self.unasked += 1;
             self.since_asked += u32::from(is_last);
         }
+        self.counters.resent += u64::from(self.next < self.top);
         self.next = after;
         if self.top < after {
             self.top = after;
@@ -101,6 +102,7 @@ impl Requester {
         let sent = emit(params, psn, work.operation(index, params.mtu), true, &payload, sink);
         self.probe = !sent;
         if sent {
+            self.counters.resent += 1;
             self.asked = self.next;
             (self.since_asked, self.unasked) = (0, 0);
         }

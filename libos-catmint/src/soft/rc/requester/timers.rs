@@ -68,6 +68,7 @@ impl Requester {
         if self.attempts >= params.retries.into() {
             return Err(Fault::Timeout);
         }
+        self.counters.timeouts += 1;
         self.attempts += 1;
         self.went_back = false;
         self.go_back();

@@ -8,7 +8,7 @@ use demi_api::time::Instant;
 use super::super::super::wire::{
     Aeth, AtomicEth, Header, NakCode, Operation, Psn, Qpn, Reth, RnrTimer, Syndrome, Tail,
 };
-use super::super::{Host, MAX_LEN, Params};
+use super::super::{Counters, Host, MAX_LEN, Params};
 use super::world::{TestHost, World};
 use crate::device::{Access, Atomic, Event, Fault, Qp, Remote, Then};
 
@@ -146,6 +146,7 @@ fn a_gap_is_told_of_once() {
     bench.next(only(), b"b");
     bench.give(first + 3, only(), true, b"b");
     assert_eq!(bench.said(), [nak(first + 2, NakCode::Sequence, 2)]);
+    assert_eq!(bench.host().qp.counters(), Counters { early: 5, ..Counters::default() });
 }
 
 #[test]
@@ -179,6 +180,7 @@ fn what_comes_twice_is_carried_out_once_and_acknowledged_again() {
     assert_eq!(bench.said(), [answer(first + 1, 0), answer(first + 2, 3)]);
     assert_eq!(bench.events().len(), 1);
     assert_eq!(bench.host().memory.read(Qp(7), at, 8), Ok(&6_u64.to_ne_bytes()[..]));
+    assert_eq!(bench.host().qp.counters(), Counters { repeated: 4, ..Counters::default() });
 }
 
 #[test]
@@ -194,7 +196,7 @@ fn without_a_receive_the_peer_waits() {
     bench.give(first, only(), true, b"a");
     bench.give(first + 1, only(), true, b"b");
     assert_eq!(bench.said(), [(first + 1, Operation::Acknowledge(Aeth { syndrome: wait, msn: 1 }))]);
-    // That number comes only once the time is over.
+    assert_eq!(bench.host().qp.counters(), Counters { early: 1, not_ready: 2, ..Counters::default() });
     assert_eq!(bench.events().len(), 1);
 }
 
@@ -450,6 +452,8 @@ fn a_peer_that_does_not_answer_is_given_up() {
         bench.pass(wait);
     }
     assert_eq!(attempts, 4);
+    let counters = Counters { resent: 12, timeouts: 3, ..Counters::default() };
+    assert_eq!(bench.host().qp.counters(), counters);
     assert_eq!(bench.world.now.since(start), Duration::from_millis(67 * (1 + 2 + 4 + 8)));
     let events = bench.events();
     let flushed = Err(Fault::Flushed);
@@ -512,6 +516,8 @@ fn a_peer_without_receives_is_waited_for_as_often_as_agreed() {
     assert_eq!(bench.said(), [(first, only())]);
     bench.give(first, wait, false, b"");
     assert_eq!(bench.failed(), Some(Fault::NotReady));
+    let counters = Counters { resent: 2, peer_not_ready: 3, ..Counters::default() };
+    assert_eq!(bench.host().qp.counters(), counters);
 }
 
 #[test]
