@@ -133,6 +133,12 @@ impl Catmint {
         self.window
     }
 
+    /// So many connections come, or go; what each is granted follows.
+    pub(crate) fn count(&mut self, change: isize) {
+        self.connections = self.connections.saturating_add_signed(change);
+        self.window = self.policy.window(self.connections);
+    }
+
     /// Something waits that nothing will tell of.
     pub(crate) fn hurry(&mut self, cx: &Cx<'_>) {
         self.patience = IMPATIENT;
@@ -248,6 +254,7 @@ impl Catmint {
             let word = self.device.load(peer.region, 0);
             if let Ok(taken) = u32::try_from(word) {
                 self.note_taken(key, taken);
+                found += usize::from(self.peers.starved.get(index) != Some(&key));
             }
         }
         for _ in 0..self.stalled.len().min(WORDS_PER_TURN) {
@@ -329,9 +336,12 @@ impl Catmint {
             }
             return step;
         }
+        // Pushes see to their own going, and may wait for those behind them.
+        if let Op::Push { sga, to: None } = op {
+            return self.push(cx, token, key, sga);
+        }
         let step = match op {
-            Op::Push { sga, to: None } => self.push(cx, token, key, sga),
-            Op::Push { to: Some(_), .. } => match self.sockets.get(key) {
+            Op::Push { .. } => match self.sockets.get(key) {
                 Some(Socket::Connection(conn)) if conn.opening.is_none() => Err(Error::AlreadyConnected),
                 _ => Err(Error::NotConnected),
             },
@@ -493,7 +503,6 @@ impl LibOs for Catmint {
         }
         done += self.regions.poll(&mut *self.device, cx);
         self.unflushed |= self.regions.take_posted();
-        self.window = self.policy.window(self.connections);
         if self.unflushed {
             self.flush(cx);
         }

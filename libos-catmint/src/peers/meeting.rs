@@ -258,6 +258,8 @@ impl Catmint {
             Stage::Calling { at, .. } if at <= cx.now => {
                 let qp = peer.qp;
                 self.device.disconnect(&device_cx, qp);
+                // Whoever asks for that address from now on calls again.
+                self.peers.routes.retain(|_, other| *other != key);
                 for connection in std::mem::take(&mut peer.waiting) {
                     self.opening_failed(cx, connection, Error::TimedOut);
                 }

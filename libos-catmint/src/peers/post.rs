@@ -8,7 +8,7 @@ use demi_api::slab::Key;
 
 use crate::catmint::Catmint;
 use crate::device::{DeviceCx, RdmaDevice, Remote, Then};
-use crate::sockets::{Posted, Socket};
+use crate::sockets::{Posted, Reading, Socket};
 use crate::wire::{self, Head, Kind, Name, Refusal};
 
 use super::{Peer, Stage};
@@ -116,8 +116,12 @@ impl Catmint {
             self.write_grant(cx, key, connection);
             return Step::Done;
         }
-        if !peer.readers.is_empty() && self.read_next(cx, key) {
-            return Step::Done;
+        if !peer.readers.is_empty() {
+            match self.read_next(cx, key) {
+                Reading::Posted => return Step::Done,
+                Reading::Full => return Step::Full,
+                Reading::Enough => {}
+            }
         }
         let Some(peer) = self.peers.table.get_mut(key) else { return Step::Nothing };
         if peer.controls.is_empty() && peer.ready.is_empty() {

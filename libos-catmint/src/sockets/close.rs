@@ -69,9 +69,10 @@ impl Catmint {
         let linger = conn.linger.unwrap_or(linger);
         conn.abort |= !conn.inbox.is_empty() || linger.is_zero();
         conn.inbox.clear();
-        conn.held = 0;
+        (conn.held, conn.unread) = (0, 0);
         if conn.failed.is_some() || conn.peer == Key::NONE {
-            return self.remove(cx, key);
+            // What the device has yet to tell of is waited for.
+            return self.settle_close(cx, key);
         }
         if linger.is_zero() {
             self.drop_pushes(cx, key, &Error::ConnectionAborted);
@@ -110,9 +111,16 @@ impl Catmint {
         }
         if matches!(how, Shutdown::Read | Shutdown::Both) && !conn.deaf {
             conn.deaf = true;
-            let taken: u32 = conn.inbox.iter().map(Element::cost).fold(0, u32::wrapping_add);
+            let mut taken = 0_u32;
             // What is being read is dropped when it has been.
-            conn.inbox.retain(|element| matches!(element, Element::Offer(_)));
+            conn.inbox.retain(|element| match element {
+                Element::Whole(_, cost) => {
+                    taken = taken.wrapping_add(*cost);
+                    false
+                }
+                Element::Offer(_) => true,
+            });
+            conn.held = conn.inbox.iter().map(Element::len).sum();
             conn.recv.consumed = conn.recv.consumed.wrapping_add(taken);
             for token in conn.pops.drain(..) {
                 cx.done.post(token, Err(Error::EndOfStream));
@@ -193,7 +201,7 @@ impl Catmint {
         } else if let Some(first) = offered {
             conn.inbox.truncate(first);
         }
-        conn.held = conn.inbox.iter().map(Element::len).sum();
+        (conn.held, conn.unread) = (conn.inbox.iter().map(Element::len).sum(), 0);
         if reset || offered.is_some() {
             conn.failed = Some(Error::ConnectionReset);
         }
@@ -249,7 +257,7 @@ impl Catmint {
         if !conn.heard_close {
             conn.failed = Some(error.clone());
             conn.inbox.clear();
-            conn.held = 0;
+            (conn.held, conn.unread) = (0, 0);
         }
         conn.said_close = true;
         conn.reads = 0;
@@ -279,7 +287,7 @@ impl Catmint {
     pub(crate) fn remove(&mut self, cx: &mut Cx<'_>, key: Key) {
         self.give_up_name(key);
         let Some(Socket::Connection(mut conn)) = self.sockets.remove(key) else { return };
-        self.connections -= 1;
+        self.count(-1);
         if conn.bound {
             self.ports.leave(conn.here, key);
         }

@@ -19,7 +19,7 @@ use demi_api::time::Instant;
 use demi_api::token::QToken;
 
 use crate::device::Remote;
-use crate::wire::{Name, OFFER_COST};
+use crate::wire::Name;
 
 /// Windows further ahead than this are none.
 const FAR: u32 = 1 << 30;
@@ -48,8 +48,9 @@ pub(crate) struct Conn {
     /// How many of the pushes are posted.
     pub(crate) next: usize,
     pub(crate) inbox: VecDeque<Element>,
-    /// Bytes in the inbox, and being read.
+    /// Bytes in the inbox, and being read; and how many offers are in it that are not read whole.
     pub(crate) held: usize,
+    pub(crate) unread: u32,
     pub(crate) pops: VecDeque<QToken>,
     /// Reads under way.
     pub(crate) reads: u32,
@@ -240,6 +241,7 @@ impl Conn {
             next: 0,
             inbox: VecDeque::new(),
             held: 0,
+            unread: 0,
             pops: VecDeque::new(),
             reads: 0,
             linger: None,
@@ -312,13 +314,6 @@ impl Conn {
 }
 
 impl Element {
-    pub(crate) fn cost(&self) -> u32 {
-        match self {
-            Element::Whole(_, cost) => *cost,
-            Element::Offer(_) => OFFER_COST,
-        }
-    }
-
     pub(crate) fn len(&self) -> usize {
         match self {
             Element::Whole(sga, _) => sga.len(),

@@ -43,7 +43,7 @@ impl Catmint {
         if let Some(socket) = self.sockets.get_mut(key) {
             *socket = Socket::Connection(Box::new(conn));
         }
-        self.connections += 1;
+        self.count(1);
         self.deadlines.set(at, Of::Connection(key));
         match self.peers.routes.get(&to).copied() {
             Some(peer) => self.join(cx, key, peer),
@@ -149,7 +149,7 @@ impl Catmint {
     }
 
     fn restore(&mut self, key: Key, fresh: Fresh) {
-        self.connections -= 1;
+        self.count(-1);
         if let Some(socket) = self.sockets.get_mut(key) {
             *socket = Socket::Fresh(Box::new(fresh));
         }

@@ -151,7 +151,7 @@ impl Catmint {
                 if let Some(Socket::Connection(conn)) = self.sockets.get_mut(connection) {
                     conn.name = name;
                 }
-                self.connections += 1;
+                self.count(1);
                 Ok((listener, connection))
             }
             None => {

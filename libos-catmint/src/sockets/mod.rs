@@ -30,6 +30,7 @@ use demi_api::slab::Key;
 
 pub(crate) use self::conn::{Conn, Posted};
 pub(crate) use self::listen::{Listener, Question};
+pub(crate) use self::offer::Reading;
 pub(crate) use self::ports::Ports;
 use crate::catmint::Catmint;
 

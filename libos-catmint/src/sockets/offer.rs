@@ -111,6 +111,7 @@ impl Catmint {
         let offer = Offer { number, len, segments, parts: ArrayVec::new(), missing: 0 };
         conn.held += len;
         conn.inbox.push_back(Element::Offer(Box::new(offer)));
+        conn.unread += 1;
         if conn.deaf {
             self.refuse_offers(key);
             self.note_consumed(key);
@@ -133,6 +134,7 @@ impl Catmint {
             _ => true,
         });
         conn.held = conn.inbox.iter().map(Element::len).sum();
+        conn.unread -= numbers.len() as u32;
         conn.recv.consumed = conn.recv.consumed.wrapping_add(OFFER_COST.wrapping_mul(numbers.len() as u32));
         for number in numbers {
             self.peers.say(peer, Control::Done { to, number, read: false });
@@ -143,7 +145,7 @@ impl Catmint {
     pub(crate) fn want_reads(&mut self, key: Key) {
         let window = self.window as usize;
         let Some(Socket::Connection(conn)) = self.sockets.get_mut(key) else { return };
-        if conn.reader_listed || conn.next_to_read(window).is_none() {
+        if conn.unread == 0 || conn.reader_listed || conn.next_to_read(window).is_none() {
             return;
         }
         if let Some(peer) = self.peers.table.get_mut(conn.peer) {
@@ -153,31 +155,31 @@ impl Catmint {
         }
     }
 
-    /// Posts the next read of the next connection that wants one. False: none can be posted now.
-    pub(crate) fn read_next(&mut self, cx: &mut Cx<'_>, peer: Key) -> bool {
+    /// Posts the next read of the next connection that wants one.
+    pub(crate) fn read_next(&mut self, cx: &mut Cx<'_>, peer: Key) -> Reading {
         let (window, limit) = (self.window as usize, self.reads);
-        let Some(known) = self.peers.table.get_mut(peer) else { return false };
+        let Some(known) = self.peers.table.get_mut(peer) else { return Reading::Enough };
         // As many as the device has under way at a time: more would hold up what is posted behind them.
         if known.reading >= limit {
-            return false;
+            return Reading::Enough;
         }
-        let Some(key) = known.readers.pop_front() else { return false };
-        let Some(Socket::Connection(conn)) = self.sockets.get_mut(key) else { return true };
+        let Some(key) = known.readers.pop_front() else { return Reading::Enough };
+        let Some(Socket::Connection(conn)) = self.sockets.get_mut(key) else { return Reading::Posted };
         let Some(index) = conn.next_to_read(window).filter(|_| !conn.closing) else {
             conn.reader_listed = false;
-            return true;
+            return Reading::Posted;
         };
-        let Some(Element::Offer(offer)) = conn.inbox.get_mut(index) else { return true };
+        let Some(Element::Offer(offer)) = conn.inbox.get_mut(index) else { return Reading::Posted };
         if offer.parts.is_empty() && !offer.plan(cx.heap) {
             conn.reader_listed = false;
             self.hungry.push(key);
             self.hurry(cx);
-            return true;
+            return Reading::Posted;
         }
         let planned = offer.parts.iter().position(|part| matches!(part, Part::Planned(..)));
-        let Some(at) = planned else { return true };
+        let Some(at) = planned else { return Reading::Posted };
         let Part::Planned(from, into) = std::mem::replace(&mut offer.parts[at], Part::Reading) else {
-            return true;
+            return Reading::Posted;
         };
         let flight = Flight::Read { peer, connection: key, number: offer.number, part: at as u8 };
         let flight = self.flights.insert(flight);
@@ -189,13 +191,13 @@ impl Catmint {
                 known.posted = cx.now;
                 known.readers.push_back(key);
                 self.counters.reads += 1;
-                true
+                Reading::Posted
             }
             Err(into) => {
                 offer.parts[at] = Part::Planned(from, into);
                 self.flights.remove(flight);
                 known.readers.push_front(key);
-                false
+                Reading::Full
             }
         }
     }
@@ -231,6 +233,7 @@ impl Catmint {
                 self.counters.bytes_in += offer.len as u64;
                 let sga = std::mem::take(&mut offer.parts).into_iter().filter_map(Part::into_buf).collect();
                 conn.inbox[index] = Element::Whole(sga, OFFER_COST);
+                conn.unread -= 1;
                 let to = conn.remote;
                 if conn.deaf {
                     conn.held -= conn.inbox.remove(index).map_or(0, |element| element.len());
@@ -244,6 +247,16 @@ impl Catmint {
         }
         self.settle_close(cx, key);
     }
+}
+
+/// What posting a read came to.
+pub(crate) enum Reading {
+    /// It was posted, or is not to be: on to the next.
+    Posted,
+    /// The send queue is full.
+    Full,
+    /// As many are under way as the device has at a time.
+    Enough,
 }
 
 impl super::Conn {

@@ -31,6 +31,7 @@ impl Catmint {
             conn.held -= sga.len();
             conn.recv.consumed = conn.recv.consumed.wrapping_add(cost);
             self.note_consumed(key);
+            self.want_reads(key);
             return Ok(Step::Done(Ok(Done::Popped(sga))));
         }
         conn.pops.push_back(token);

@@ -23,6 +23,7 @@ pub(crate) type Host = Demikernel<Catmint>;
 const TURNS_PER_INSTANT: usize = 100_000;
 
 pub(crate) struct World {
+    config: (u64, usize, String),
     pub(crate) clock: Clock,
     pub(crate) fabric: Fabric,
     pub(crate) hosts: Vec<Host>,
@@ -45,7 +46,7 @@ impl World {
         let seed = conditions.seed;
         let fabric = Fabric::new(conditions);
         let hosts = (0..count).map(|number| host(&fabric, &clock, number, seed, heap_mib, more)).collect();
-        World { clock, fabric, hosts, asleep: vec![None; count] }
+        World { config: (seed, heap_mib, more.to_owned()), clock, fabric, hosts, asleep: vec![None; count] }
     }
 
     pub(crate) fn now(&self) -> Instant {
@@ -91,6 +92,25 @@ impl World {
         let Some(next) = deadlines.chain(self.fabric.next()).min() else { return false };
         self.clock.set(next.max(self.now()));
         true
+    }
+
+    /// Lets a while pass, in which a host is awake now and then: the device tells it of all that has come back.
+    pub(crate) fn pause(&mut self, host: usize) {
+        for _ in 0..10 {
+            let end = self.now() + Duration::from_micros(100);
+            while self.now() < end && self.step() {}
+            self.clock.set(self.now().max(end));
+            self.asleep[host] = None;
+            self.hosts[host].poll().unwrap();
+        }
+    }
+
+    /// An instance dies, and another begins at its address.
+    pub(crate) fn restart(&mut self, number: usize) {
+        let (seed, heap_mib, more) = &self.config;
+        let again = host(&self.fabric, &self.clock, number, seed + 1000, *heap_mib, more);
+        self.hosts[number] = again;
+        self.asleep[number] = None;
     }
 
     /// The application of a host does something: it is awake.

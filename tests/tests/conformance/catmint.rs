@@ -2,10 +2,16 @@
 
 use std::path::PathBuf;
 
-use demi_api::{Addr, Pair, QueueKind};
-use demi_libos_catmint::Catmint;
+use demi_api::desc::Tag;
+use demi_api::libos::Setup;
+use demi_api::{Addr, Error, Pair, QueueKind};
+use demi_libos_catmint::device::ideal::{Conditions, Fabric};
+use demi_libos_catmint::{Catmint, CatmintSection};
 use demi_libos_cattree::Cattree;
 use demi_tests::conformance::{Harness, Rig};
+
+use super::cables::{V4, V6};
+use super::facing::{Between, Facing};
 
 /// What the suite does before it counts: an instance keeps the receives of a peer for good.
 fn meet<H: Harness>(rig: &Rig<H>) {
@@ -70,6 +76,72 @@ mod inet6 {
     use super::*;
 
     demi_tests::conformance!(Alone<true>: messages);
+}
+
+/// Two instances, with perfect hardware between them.
+#[derive(Debug)]
+struct Perfect;
+
+impl Between for Perfect {
+    type Stack = Catmint;
+
+    fn stacks(setup: &Setup<'_>) -> Result<([Catmint; 2], Perfect), Error> {
+        let section = CatmintSection::load(setup.config)?;
+        // A send queue that is full now and then, and one that is short.
+        let fabric = Fabric::new(Conditions { depth: 24, full: 10, ..Conditions::default() });
+        let stack = |which: usize| {
+            let device = fabric.plug(&[V4[which].into(), V6[which].into()])?;
+            let tag = [Tag::First, Tag::Second][which];
+            let setup = Setup { config: setup.config, heap: setup.heap, tag };
+            Catmint::over(&setup, &section, Box::new(device), &mut fastrand::Rng::new())
+        };
+        Ok(([stack(0)?, stack(1)?], Perfect))
+    }
+}
+
+/// Whoever listens does so on the far instance, and whoever connects, on the near one.
+struct Across;
+
+impl Harness for Across {
+    type LibOs = Facing<Perfect>;
+
+    fn new() -> Self {
+        Across
+    }
+
+    fn config(&self) -> String {
+        "[catmint]\nreceives = 8\nreceive_bytes = 1024\nwindow = 16384\n".to_owned()
+    }
+
+    fn stream_addr(&self) -> Option<Addr> {
+        Some(std::net::SocketAddr::new(V4[1].into(), 0).into())
+    }
+
+    fn connections(&self) -> QueueKind {
+        QueueKind::Message
+    }
+
+    fn datagram_addr(&self) -> Option<Addr> {
+        None
+    }
+
+    fn path(&self) -> Option<PathBuf> {
+        None
+    }
+
+    fn warm_up(&self, rig: &Rig<Self>) {
+        meet(rig);
+    }
+
+    fn look_back(&self, rig: &Rig<Self>) {
+        nobody_was_expelled(rig);
+    }
+}
+
+mod across {
+    use super::*;
+
+    demi_tests::conformance!(Across: general messages);
 }
 
 /// Connections, and logs on a device in memory.

@@ -5,12 +5,14 @@ use std::marker::PhantomData;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-use demi_api::Addr;
-use demi_libos_catnip::Catnip;
+use demi_api::desc::Tag;
+use demi_api::libos::Setup;
+use demi_api::{Addr, Error};
+use demi_libos_catnip::{Catnip, CatnipSection};
 use demi_tests::conformance::{Harness, Rig};
 
 use super::cables::{Cable, Memory, V4, V6, Veth};
-use super::facing::Facing;
+use super::facing::{Between, Facing};
 
 /// One family's address of an instance without a NIC.
 pub(crate) struct Alone<const IPV6: bool>;
@@ -49,6 +51,22 @@ mod inet6 {
     use super::*;
 
     demi_tests::conformance!(Alone<true>: streams datagrams);
+}
+
+impl<C: Cable> Between for C {
+    type Stack = Catnip;
+
+    fn stacks(setup: &Setup<'_>) -> Result<([Catnip; 2], C), Error> {
+        let (cable, [near, far]) = C::plug(setup.heap)?;
+        let stack = |which: usize, device| {
+            let mut section = CatnipSection::load(setup.config)?;
+            section.ip.addresses = vec![format!("{}/24", V4[which]), format!("{}/64", V6[which])];
+            let tag = [Tag::First, Tag::Second][which];
+            let setup = Setup { config: setup.config, heap: setup.heap, tag };
+            Catnip::over(&setup, &section, device, &mut fastrand::Rng::new())
+        };
+        Ok(([stack(0, near)?, stack(1, far)?], cable))
+    }
 }
 
 /// Both stacks of [`Facing`], by one family's addresses.

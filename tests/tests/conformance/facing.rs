@@ -1,4 +1,4 @@
-//! Two stacks that face each other over a device, as one libOS: what the suite sends from one socket to another leaves
+//! Two stacks of one libOS that face each other over a device, as one libOS: what the suite sends from one socket to another leaves
 //! by one end of the device and comes in by the other.
 //!
 //! A stack delivers packets to its own addresses itself, so one stack with one device would keep them from it. Here each
@@ -19,18 +19,26 @@ use demi_api::time::Instant;
 use demi_api::{
     Addr, Domain, Error, LibOs, OptionName, QDesc, QToken, QueueKind, Shutdown, SocketKind, SocketOption,
 };
-use demi_libos_catnip::{Catnip, CatnipSection};
 use rustix::event::epoll;
 
-use super::cables::{Cable, V4, V6};
+use super::cables::{V4, V6};
 
 const NEAR: usize = 0;
 const FAR: usize = 1;
 
-/// Two stacks of catnip, at the ends of a cable.
+/// What makes two stacks, each with its address, and connects them.
+pub(crate) trait Between: Sized {
+    /// Of what.
+    type Stack: LibOs;
+
+    /// The near one and the far one; and what is between them, which is to go after them.
+    fn stacks(setup: &Setup<'_>) -> Result<([Self::Stack; 2], Self), Error>;
+}
+
+/// Two stacks, and what is between them.
 #[derive(Debug)]
-pub(crate) struct Facing<C> {
-    stacks: [Catnip; 2],
+pub(crate) struct Facing<C: Between> {
+    stacks: [C::Stack; 2],
     /// Sockets made by [`LibOs::socket`], by the near stack's descriptor.
     places: HashMap<QDesc, Place>,
     both: OwnedFd,
@@ -42,18 +50,18 @@ pub(crate) struct Facing<C> {
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Place {
     /// On the near stack, and still able to move.
-    Fresh,
+    Fresh(SocketKind),
     Near,
     /// On the far stack, by this descriptor; the near one is kept as the socket's name.
     Far(QDesc),
 }
 
-impl<C> Facing<C> {
+impl<C: Between> Facing<C> {
     /// The stack and the descriptor there that `qd` stands for. One that is nobody's is the near stack's to refuse.
     fn find(&self, qd: QDesc) -> (usize, QDesc) {
         match self.places.get(&qd) {
             Some(Place::Far(moved)) => (FAR, *moved),
-            Some(Place::Fresh | Place::Near) => (NEAR, qd),
+            Some(Place::Fresh(_) | Place::Near) => (NEAR, qd),
             // Connections that were accepted are on the stack whose descriptors they have.
             None if self.stacks[FAR].kind(qd).is_ok() => (FAR, qd),
             None => (NEAR, qd),
@@ -61,19 +69,11 @@ impl<C> Facing<C> {
     }
 }
 
-impl<C: Cable> LibOs for Facing<C> {
+impl<C: Between> LibOs for Facing<C> {
     const NAME: &'static str = "facing";
 
     fn create(setup: Setup<'_>) -> Result<Facing<C>, Error> {
-        let (cable, [near, far]) = C::plug(setup.heap)?;
-        let stack = |which: usize, device| {
-            let mut section = CatnipSection::load(setup.config)?;
-            section.ip.addresses = vec![format!("{}/24", V4[which]), format!("{}/64", V6[which])];
-            let tag = [Tag::First, Tag::Second][which];
-            let setup = Setup { config: setup.config, heap: setup.heap, tag };
-            Catnip::over(&setup, &section, device, &mut fastrand::Rng::new())
-        };
-        let stacks = [stack(NEAR, near)?, stack(FAR, far)?];
+        let (stacks, cable) = C::stacks(&setup)?;
         let failed = |errno: rustix::io::Errno| Error::System(errno.raw_os_error());
         let both = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed)?;
         for stack in &stacks {
@@ -85,7 +85,7 @@ impl<C: Cable> LibOs for Facing<C> {
 
     fn socket(&mut self, cx: &mut Cx<'_>, domain: Domain, kind: SocketKind) -> Result<QDesc, Error> {
         let qd = self.stacks[NEAR].socket(cx, domain, kind)?;
-        self.places.insert(qd, Place::Fresh);
+        self.places.insert(qd, Place::Fresh(kind));
         Ok(qd)
     }
 
@@ -94,13 +94,12 @@ impl<C: Cable> LibOs for Facing<C> {
             IpAddr::V4(ip) => ip == V4[FAR],
             IpAddr::V6(ip) => ip == V6[FAR],
         });
-        if !is_far || self.places.get(&qd) != Some(&Place::Fresh) {
-            let (stack, qd) = self.find(qd);
-            return self.stacks[stack].bind(cx, qd, addr);
-        }
-        let kind = match self.stacks[NEAR].kind(qd)? {
-            QueueKind::Stream => SocketKind::Stream,
-            QueueKind::Message => SocketKind::Datagram,
+        let kind = match self.places.get(&qd) {
+            Some(Place::Fresh(kind)) if is_far => *kind,
+            _ => {
+                let (stack, qd) = self.find(qd);
+                return self.stacks[stack].bind(cx, qd, addr);
+            }
         };
         let moved = self.stacks[FAR].socket(cx, Domain::from(addr), kind)?;
         if let Err(error) = self.stacks[FAR].bind(cx, moved, addr) {
@@ -174,7 +173,7 @@ impl<C: Cable> LibOs for Facing<C> {
         let (stack, there) = self.find(qd);
         let step = self.stacks[stack].start(cx, token, there, op)?;
         // What has been used stays where it is.
-        if let Some(place @ Place::Fresh) = self.places.get_mut(&qd) {
+        if let Some(place @ Place::Fresh(_)) = self.places.get_mut(&qd) {
             *place = Place::Near;
         }
         Ok(step)
