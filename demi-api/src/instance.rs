@@ -190,6 +190,12 @@ impl<L: LibOs> Demikernel<L> {
         self.at_base(qd, |libos, _, qd| libos.option(qd, name))
     }
 
+    /// What a socket has failed with, if that was not told by an operation. It may be told once only, as of the kernel's sockets,
+    /// or for as long as the socket is open.
+    pub fn socket_error(&self, qd: QDesc) -> Result<Option<Error>, Error> {
+        self.at_base(qd, |libos, _, qd| libos.socket_error(qd))
+    }
+
     /// The local address of a socket.
     pub fn local_addr(&self, qd: QDesc) -> Result<Addr, Error> {
         self.at_base(qd, |libos, _, qd| libos.local_addr(qd))

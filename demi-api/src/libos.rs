@@ -143,6 +143,13 @@ pub trait LibOs: Sized {
         Err(Error::NotSupported("option"))
     }
 
+    /// What a socket has failed with, if that was not told by an operation. A connection that is lost may have the error that it
+    /// is lost by for as long as it is open.
+    fn socket_error(&self, qd: QDesc) -> Result<Option<Error>, Error> {
+        self.kind(qd)?;
+        Err(Error::NotSupported("socket_error"))
+    }
+
     /// The local address of a socket.
     fn local_addr(&self, qd: QDesc) -> Result<Addr, Error> {
         self.kind(qd)?;
@@ -259,8 +266,9 @@ pub struct OpenOptions {
 }
 
 /// A socket option with its value.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
+#[expect(clippy::large_enum_variant, reason = "figures of a connection are asked for seldom")]
 pub enum SocketOption {
     /// How long `close` goes on delivering what was pushed; `None`: the configured default.
     Linger(Option<Duration>),
@@ -288,11 +296,8 @@ pub enum SocketOption {
     UserTimeout(Duration),
     /// Send datagrams to broadcast addresses.
     Broadcast(bool),
-    /// To be read only: what the socket has failed with, if that was not told by an operation. A connection that is lost has
-    /// the error that it is lost by for as long as it is open.
-    Error(Option<Error>),
     /// To be read only: figures of a connection.
-    TcpInfo(Box<TcpInfo>),
+    TcpInfo(TcpInfo),
 }
 
 /// Which option to read.
@@ -313,6 +318,5 @@ pub enum OptionName {
     MaxSegment,
     UserTimeout,
     Broadcast,
-    Error,
     TcpInfo,
 }

@@ -128,6 +128,14 @@ impl<N: LibOs, S: LibOs> LibOs for Pair<N, S> {
         }
     }
 
+    fn socket_error(&self, qd: QDesc) -> Result<Option<Error>, Error> {
+        match qd.tag() {
+            Some(Tag::First) => self.network.socket_error(qd),
+            Some(Tag::Second) => self.storage.socket_error(qd),
+            Some(Tag::Graph) | None => Err(Error::BadDescriptor),
+        }
+    }
+
     fn peer_addr(&self, qd: QDesc) -> Result<Addr, Error> {
         match qd.tag() {
             Some(Tag::First) => self.network.peer_addr(qd),

@@ -124,6 +124,10 @@ impl LibOs for Catnap {
         self.net.option(self.socket_key(qd)?, name)
     }
 
+    fn socket_error(&self, qd: QDesc) -> Result<Option<Error>, Error> {
+        self.net.error(self.socket_key(qd)?)
+    }
+
     fn local_addr(&self, qd: QDesc) -> Result<Addr, Error> {
         self.net.local_addr(self.socket_key(qd)?)
     }

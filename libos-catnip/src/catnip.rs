@@ -359,6 +359,13 @@ impl LibOs for Catnip {
         }
     }
 
+    fn socket_error(&self, qd: QDesc) -> Result<Option<Error>, Error> {
+        match *self.queues.get(qd)? {
+            Queue::Stream(key) => self.tcp.error(key),
+            Queue::Datagram(key) => self.udp.error(key),
+        }
+    }
+
     fn local_addr(&self, qd: QDesc) -> Result<Addr, Error> {
         match *self.queues.get(qd)? {
             Queue::Stream(key) => self.tcp.local_addr(key),

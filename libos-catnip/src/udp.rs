@@ -483,9 +483,13 @@ impl Udp {
             OptionName::Broadcast => Ok(SocketOption::Broadcast(socket.broadcast)),
             OptionName::ReusePort => Ok(SocketOption::ReusePort(socket.reuse_port)),
             OptionName::RecvBuffer => Ok(SocketOption::RecvBuffer(socket.recv_buffer)),
-            OptionName::Error => Ok(SocketOption::Error(socket.error.clone())),
             _ => Err(Error::NotSupported("this option on a datagram socket of catnip")),
         }
+    }
+
+    /// What the next operation will be told.
+    pub(crate) fn error(&self, key: Key) -> Result<Option<Error>, Error> {
+        Ok(self.sockets.get(key).ok_or(Error::BadDescriptor)?.error.clone())
     }
 
     // --- the network's side

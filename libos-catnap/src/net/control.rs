@@ -106,9 +106,8 @@ impl Net {
         match option {
             SocketOption::Linger(linger) => socket.linger = linger,
             other => {
-                let reuse_chosen = matches!(other, SocketOption::ReuseAddr(_));
                 options::set(&socket.fd, other)?;
-                socket.reuse_chosen |= reuse_chosen;
+                socket.reuse_chosen |= matches!(other, SocketOption::ReuseAddr(_));
             }
         }
         Ok(())
@@ -120,6 +119,10 @@ impl Net {
             OptionName::Linger => Ok(SocketOption::Linger(socket.linger)),
             other => options::get(&socket.fd, other),
         }
+    }
+
+    pub(crate) fn error(&self, key: Key) -> Result<Option<Error>, Error> {
+        options::error(&self.sockets.get(key).ok_or(Error::BadDescriptor)?.fd)
     }
 
     pub(crate) fn local_addr(&self, key: Key) -> Result<Addr, Error> {

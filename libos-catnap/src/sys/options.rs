@@ -46,18 +46,18 @@ pub(crate) fn get(fd: &Fd, name: OptionName) -> Result<SocketOption, Error> {
         OptionName::UserTimeout => call(|| sockopt::tcp_user_timeout(fd))
             .map(|millis| SocketOption::UserTimeout(Duration::from_millis(millis.into()))),
         OptionName::Broadcast => call(|| sockopt::socket_broadcast(fd)).map(SocketOption::Broadcast),
-        OptionName::Error => match call(|| sockopt::socket_error(fd)) {
-            Ok(Ok(())) => Ok(SocketOption::Error(None)),
-            Ok(Err(errno)) => Ok(SocketOption::Error(Some(translate(errno)))),
-            Err(error) => Err(error),
-        },
         OptionName::TcpInfo => {
             let mut bytes = [0; TcpInfo::BYTES];
             let len = call(|| tcp_info(fd, &mut bytes))?;
-            Ok(SocketOption::TcpInfo(Box::new(TcpInfo::from_bytes(&bytes[..len]))))
+            Ok(SocketOption::TcpInfo(TcpInfo::from_bytes(&bytes[..len])))
         }
         OptionName::Linger | _ => Err(Error::NotSupported("this socket option")),
     }
+}
+
+/// What the socket has failed with since it was asked last.
+pub(crate) fn error(fd: &Fd) -> Result<Option<Error>, Error> {
+    Ok(call(|| sockopt::socket_error(fd))?.err().map(translate))
 }
 
 /// Makes the coming close of a connection an abort: unsent bytes are dropped and the peer gets a reset.

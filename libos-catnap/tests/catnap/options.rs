@@ -26,7 +26,7 @@ fn options_read_back_as_set() {
         (OptionName::UserTimeout, SocketOption::UserTimeout(Duration::from_millis(1500))),
         (OptionName::Broadcast, SocketOption::Broadcast(true)),
     ] {
-        demi.set_option(qd, option.clone()).unwrap();
+        demi.set_option(qd, option).unwrap();
         assert_eq!(demi.option(qd, name), Ok(option));
     }
     for (name, option) in [
@@ -60,7 +60,7 @@ fn accepted_queues_have_their_listeners_options() {
     let demi = demi();
     let (listening, addr) = listener(&demi, Domain::Inet);
     let linger = SocketOption::Linger(Some(Duration::from_secs(1)));
-    demi.set_option(listening, linger.clone()).unwrap();
+    demi.set_option(listening, linger).unwrap();
     demi.set_option(listening, SocketOption::NoDelay(false)).unwrap();
     let _client = connect(&demi, &addr).unwrap();
     let (server, _) = accept(&demi, listening);

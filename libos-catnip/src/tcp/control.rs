@@ -110,10 +110,8 @@ impl Tcp {
             return Ok(SocketOption::MaxSegment(entry.conn.mss.into()));
         }
         let socket = self.sockets.get(key).ok_or(Error::BadDescriptor)?;
-        match name {
-            OptionName::Error => return Ok(SocketOption::Error(error(socket))),
-            OptionName::TcpInfo => return Ok(SocketOption::TcpInfo(Box::new(super::info::of(socket)))),
-            _ => {}
+        if name == OptionName::TcpInfo {
+            return Ok(SocketOption::TcpInfo(super::info::of(socket)));
         }
         let settings = match socket {
             Socket::Fresh(fresh) => &fresh.settings,
@@ -136,12 +134,13 @@ impl Tcp {
             _ => return Err(Error::NotSupported("this option on a stream socket of catnip")),
         })
     }
-}
 
-/// What a connection is lost by.
-fn error(socket: &Socket) -> Option<Error> {
-    match socket {
-        Socket::Connection(entry) => entry.conn.error.clone(),
-        Socket::Fresh(_) | Socket::Listener(_) | Socket::TimeWait(_) => None,
+    /// What a connection is lost by.
+    pub(crate) fn error(&self, key: Key) -> Result<Option<Error>, Error> {
+        match self.sockets.get(key).ok_or(Error::BadDescriptor)? {
+            Socket::Connection(entry) => Ok(entry.conn.error.clone()),
+            Socket::Fresh(_) | Socket::Listener(_) => Ok(None),
+            Socket::TimeWait(_) => Err(Error::BadDescriptor),
+        }
     }
 }

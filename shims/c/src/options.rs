@@ -34,7 +34,6 @@ fn name(level: c_int, option: c_int) -> Option<OptionName> {
         (libc::IPPROTO_TCP, libc::TCP_KEEPINTVL) => OptionName::KeepInterval,
         (libc::IPPROTO_TCP, libc::TCP_KEEPCNT) => OptionName::KeepCount,
         (libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT) => OptionName::UserTimeout,
-        (libc::SOL_SOCKET, libc::SO_ERROR) => OptionName::Error,
         (libc::IPPROTO_TCP, libc::TCP_INFO) => OptionName::TcpInfo,
         _ => return None,
     })
@@ -92,6 +91,10 @@ impl<L: LibOs + 'static> Instance<L> {
             let stream = self.demi.kind(qd)? == QueueKind::Stream;
             return Ok(put(out, if stream { libc::SOCK_STREAM } else { libc::SOCK_DGRAM }));
         }
+        if (level, option) == (libc::SOL_SOCKET, libc::SO_ERROR) {
+            let error = self.demi.socket_error(qd)?;
+            return Ok(put(out, error.map_or(0, |error| Errno::from(error).0)));
+        }
         let name = name(level, option).ok_or(Errno(libc::ENOPROTOOPT))?;
         let capped = |value: u128| c_int::try_from(value).unwrap_or(c_int::MAX);
         let value = match self.demi.option(qd, name)? {
@@ -110,7 +113,6 @@ impl<L: LibOs + 'static> Instance<L> {
             SocketOption::MaxSegment(count) | SocketOption::KeepCount(count) => capped(count.into()),
             SocketOption::KeepIdle(time) | SocketOption::KeepInterval(time) => capped(time.as_secs().into()),
             SocketOption::UserTimeout(time) => capped(time.as_millis()),
-            SocketOption::Error(error) => error.map_or(0, |error| Errno::from(error).0),
             SocketOption::TcpInfo(info) => {
                 *out = info.to_bytes();
                 return Ok(LARGEST);
