@@ -4,15 +4,15 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
-use clap::ValueEnum;
+use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use super::Session;
 use super::stats::Spread;
-use super::{Session, number};
+use super::turns::{Libos, Reports, Turns};
 use crate::process::output_of;
-use crate::{compile, setup, term};
+use crate::{compile, setup};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -23,105 +23,58 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// pop is waited for. Needs a C compiler.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Only this libOS
-    #[arg(long, value_enum)]
-    libos: Option<Libos>,
-    /// Bytes per message
-    #[arg(long, default_value_t = 64)]
-    size: usize,
+    #[command(flatten)]
+    turns: Turns,
     /// Turns that each subject gets
     #[arg(long, default_value_t = 24)]
     alternations: usize,
-    /// Seconds to measure in each turn
-    #[arg(long, default_value_t = 0.4)]
-    seconds: f64,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-enum Libos {
-    Catnap,
-    Catnip,
-}
-
-impl Libos {
-    fn name(self) -> &'static str {
-        match self {
-            Libos::Catnap => "catnap",
-            Libos::Catnip => "catnip",
-        }
-    }
-
-    fn address(self) -> &'static str {
-        match self {
-            Libos::Catnap => "127.0.0.1",
-            Libos::Catnip => "10.61.0.1",
-        }
-    }
 }
 
 /// The control, and the subject.
 const SUBJECTS: [&str; 2] = ["rust", "c"];
 
 pub(super) fn run(args: &Args, session: &Session) -> Result<()> {
-    ensure!(args.alternations > 0, "--alternations must be at least 1");
     setup::ensure(&[setup::GCC]).map_err(|missing| anyhow!("no C compiler: {missing}"))?;
-    for libos in [Libos::Catnap, Libos::Catnip] {
-        if args.libos.is_none_or(|named| named == libos) {
-            compare(args, session, libos)?;
-        }
+    for libos in args.turns.liboses() {
+        compare(&args.turns, args.alternations, session, libos)?;
     }
     Ok(())
 }
 
-fn compare(args: &Args, session: &Session, libos: Libos) -> Result<()> {
+fn compare(args: &Turns, alternations: usize, session: &Session, libos: Libos) -> Result<()> {
     let program = Program::build(libos)?;
-    let progress = session.progress(args.alternations * 2);
-    let mut reports: [Vec<Value>; 2] = Default::default();
-    for index in 0..args.alternations {
-        for step in 0..2 {
-            let side = (index + step) % 2;
-            progress.set_message(format!("{}, {}", libos.name(), SUBJECTS[side]));
-            let cacheline = session.roles.cacheline()?;
-            // Of a socket that a memif has left, the next server must not hear.
-            let at = format!("@demi-bench-c-{}-{index}-{step}", std::process::id());
-            let mut report = match side {
-                0 => in_rust(args, session, libos, &at)?,
-                _ => program.measure(args, session, libos, &at)?,
-            };
-            report["subject"] = format!("{} in {}", libos.name(), SUBJECTS[side]).into();
-            report["alternation"] = index.into();
-            report["cacheline_ns"] = cacheline.into();
-            session.emit(&report);
-            reports[side].push(report);
-            progress.inc(1);
+    let reports = Reports::gather(session, SUBJECTS, alternations, libos.name(), |index, side| {
+        // Of a socket that a memif has left, the next server must not hear.
+        let at = format!("@demi-bench-c-{}-{index}-{side}", std::process::id());
+        match side {
+            0 => in_rust(args, session, libos, &at),
+            _ => program.measure(args, session, libos, &at),
         }
-    }
-    progress.finish_and_clear();
-    let p50 =
-        |side: usize| reports[side].iter().map(|report| number(report, "p50_ns")).collect::<Result<Vec<_>>>();
-    let (control, subject) = (p50(0)?, p50(1)?);
+    })?;
+    let [control, subject] = reports.p50()?;
     let ratio = Spread::of(subject.iter().zip(&control).map(|(subject, control)| subject / control));
     session.emit(&json!({
         "subject": libos.name(),
         "size": args.size,
-        "alternations": args.alternations,
+        "alternations": alternations,
         "ratio_p50": ratio.median,
         "ratio_p50_quartiles": ratio.quartiles(),
     }));
-    if session.json {
-        return Ok(());
+    if !session.json {
+        println!("{}: echo in C and in Rust, {} B, {alternations} alternations", libos.name(), args.size);
+        reports.show(session, [control, subject], &ratio);
     }
-    println!("{}: echo in C and in Rust, {} B, {} alternations", libos.name(), args.size, args.alternations);
-    let bars: Vec<_> = SUBJECTS.into_iter().zip([control, subject]).collect();
-    let bars: Vec<_> =
-        bars.into_iter().map(|(name, p50)| (name.to_owned(), Spread::of(p50).median)).collect();
-    term::bars("median of p50", &bars, term::time);
-    println!("ratio_p50 {ratio}");
-    session.warn_of_company(reports.iter().flatten());
     Ok(())
 }
 
-fn in_rust(args: &Args, session: &Session, libos: Libos, at: &str) -> Result<Value> {
+fn address(libos: Libos) -> &'static str {
+    match libos {
+        Libos::Catnap => "127.0.0.1",
+        Libos::Catnip => "10.61.0.1",
+    }
+}
+
+fn in_rust(args: &Turns, session: &Session, libos: Libos, at: &str) -> Result<Value> {
     let [near, far] = session.roles.cores();
     let nic = match libos {
         Libos::Catnap => String::new(),
@@ -165,10 +118,10 @@ impl Program {
     }
 
     /// One turn: a server and a client, started afresh.
-    fn measure(&self, args: &Args, session: &Session, libos: Libos, at: &str) -> Result<Value> {
+    fn measure(&self, args: &Turns, session: &Session, libos: Libos, at: &str) -> Result<Value> {
         let [near, far] = session.roles.cores();
         let server =
-            self.command(libos, "server", at, &[far.to_string(), libos.address().into(), "0".into()])?;
+            self.command(libos, "server", at, &[far.to_string(), address(libos).into(), "0".into()])?;
         let mut server = session.roles.start_as(server, "the server in C")?;
         let address = server.address("listening")?;
         let Some((ip, port)) = address.rsplit_once(':') else { bail!("{address} is no address") };

@@ -22,6 +22,7 @@ mod relay;
 mod role;
 mod space;
 pub(crate) mod stats;
+mod turns;
 mod unreaped;
 mod wait;
 
