@@ -83,6 +83,8 @@ mod peers;
 mod regions;
 mod sockets;
 pub mod soft;
+#[cfg(feature = "verbs")]
+pub mod verbs;
 pub mod wire;
 
 pub use self::catmint::Catmint;
