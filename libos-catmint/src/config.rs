@@ -12,6 +12,8 @@ use crate::device::RdmaDevice;
 use crate::device::ideal::{Conditions, Fabric};
 use crate::regions::Limits;
 use crate::soft::SoftSection;
+#[cfg(feature = "verbs")]
+use crate::verbs::{Verbs, VerbsConfig};
 use crate::wire::{HEAD, RECEIVE_BYTES, RECEIVES, cost};
 
 /// Keys of `[catmint]`, all optional.
@@ -31,7 +33,8 @@ use crate::wire::{HEAD, RECEIVE_BYTES, RECEIVES, cost};
 #[serde(deny_unknown_fields, default)]
 pub struct CatmintSection {
     /// Which device: `"loopback"` (default): none; the instance can talk to itself, at 127.0.0.1 and ::1. `"soft"`: RDMA in user
-    /// space, as `[catmint.soft]` says.
+    /// space, as `[catmint.soft]` says. `"verbs"`: a real device, as `[catmint.verbs]` says, if this was built with the feature
+    /// `verbs`.
     pub device: DeviceChoice,
     /// Messages of one peer that there is room for before the application looks; default 128, 4 to 32768. Each takes
     /// `receive_bytes` of the heap for as long as the peer is known. More keep many small messages under way.
@@ -58,6 +61,9 @@ pub struct CatmintSection {
     pub connect_timeout_ms: u64,
     /// `[catmint.soft]`
     pub soft: SoftSection,
+    /// `[catmint.verbs]`
+    #[cfg(feature = "verbs")]
+    pub verbs: VerbsConfig,
 }
 
 /// Values of `catmint.device`.
@@ -68,6 +74,7 @@ pub enum DeviceChoice {
     #[default]
     Loopback,
     Soft,
+    Verbs,
 }
 
 impl Default for CatmintSection {
@@ -84,6 +91,8 @@ impl Default for CatmintSection {
             region_users: 1024,
             connect_timeout_ms: 10_000,
             soft: SoftSection::default(),
+            #[cfg(feature = "verbs")]
+            verbs: VerbsConfig::default(),
         }
     }
 }
@@ -112,13 +121,22 @@ impl CatmintSection {
     }
 
     /// Opens the device.
-    pub(crate) fn open(&self, _heap: &Heap, seed: u64) -> Result<Box<dyn RdmaDevice>, Error> {
+    #[cfg_attr(not(feature = "verbs"), expect(unused_variables, reason = "real devices need the heap"))]
+    pub(crate) fn open(&self, heap: &Heap, seed: u64) -> Result<Box<dyn RdmaDevice>, Error> {
         match self.device {
             DeviceChoice::Loopback => {
                 let ips = [IpAddr::from([127, 0, 0, 1]), IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1])];
                 Ok(Box::new(Fabric::new(Conditions::default()).plug(&ips)?))
             }
             DeviceChoice::Soft => self.soft.open(seed),
+            #[cfg(feature = "verbs")]
+            DeviceChoice::Verbs => Ok(Box::new(Verbs::open(heap, &self.verbs)?)),
+            #[cfg(not(feature = "verbs"))]
+            DeviceChoice::Verbs => Err(Error::Config(
+                "catmint.device = \"verbs\": this was built without it; build with `--features demi-libos-catmint/verbs`, \
+                 which needs what `cargo xtask setup` installs"
+                    .into(),
+            )),
         }
     }
 

@@ -13,10 +13,10 @@ use crate::step::{self, Outcome};
 
 const LIMIT: Duration = Duration::from_secs(300);
 
-/// A program or a library, and the Debian package that it comes in.
+/// A program or a library, and the Debian packages that it comes in.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tool {
-    /// The program's name, or what pkg-config calls the library.
+    /// The program's name, what pkg-config calls the library, or the file's name, of a library of LLVM's.
     pub(crate) program: &'static str,
     package: &'static str,
     purpose: &'static str,
@@ -25,6 +25,11 @@ pub(crate) struct Tool {
 impl Tool {
     /// Where it lies; nothing if it is not there.
     fn place(&self) -> Option<String> {
+        if self.program.ends_with(".so") {
+            let versions = std::fs::read_dir("/usr/lib").ok()?.filter_map(|entry| Some(entry.ok()?.path()));
+            let mut files = versions.map(|version| version.join("lib").join(self.program));
+            return files.find(|file| file.exists()).map(|file| file.display().to_string());
+        }
         if self.program.starts_with("lib") {
             let mut command = Command::new(find(PKG_CONFIG.program)?);
             let output = command.args(["--variable=libdir", self.program]).output().ok()?;
@@ -105,6 +110,28 @@ const fn vm(program: &'static str, package: &'static str, purpose: &'static str)
     Tool { program, package, purpose }
 }
 
+/// What programs over real RDMA devices are built with.
+pub(crate) const RDMA: [Tool; 4] = [
+    PKG_CONFIG,
+    rdma(
+        "libibverbs",
+        "libibverbs-dev ibverbs-providers",
+        "reaches RDMA devices in catmint with feature `verbs`",
+    ),
+    rdma("librdmacm", "librdmacm-dev", "connects RDMA devices in catmint with feature `verbs`"),
+    rdma("libclang.so", "libclang-dev", "reads the RDMA libraries' headers"),
+];
+
+/// What makes an RDMA device of a network interface in the virtual machine, and measures it.
+pub(crate) const RDMA_VM: [Tool; 2] = [
+    rdma("rdma", "iproute2", "makes RDMA devices in the virtual machine"),
+    rdma("ib_send_lat", "perftest", "measures RDMA devices beside catmint"),
+];
+
+const fn rdma(program: &'static str, package: &'static str, purpose: &'static str) -> Tool {
+    Tool { program, package, purpose }
+}
+
 /// Install the packages that the other commands use.
 ///
 /// As root: installs them with apt-get, without a question. Otherwise: prints the one line to run, and exits
@@ -138,6 +165,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let mut tools = vec![REDIS, VALGRIND, IP, PING, NETCAT, CURL, IPERF3, GCC, PKG_CONFIG, DPDK];
     tools.extend(SUBJECTS.into_iter().filter(|tool| tool.program != GCC.program));
     tools.extend(VM.into_iter().filter(|tool| tool.program != IP.program));
+    tools.extend(RDMA.into_iter().filter(|tool| tool.program != PKG_CONFIG.program));
+    tools.extend(RDMA_VM);
     let missing = if args.check { None } else { ensure(&tools).err() };
     for tool in &tools {
         let place = tool.place().unwrap_or_else(|| "missing".to_owned());

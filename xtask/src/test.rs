@@ -19,6 +19,8 @@ const MIRI_FETCH_LIMIT: Duration = Duration::from_secs(60);
 const MIRI_LIMIT: Duration = Duration::from_secs(420);
 /// Making the guest included.
 const VM_LIMIT: Duration = Duration::from_secs(300);
+/// Building the libraries' bindings included.
+const RDMA_LIMIT: Duration = Duration::from_secs(600);
 const ALL_LIMIT: Duration = Duration::from_secs(1800);
 
 /// Less time than this is not worth starting Miri for.
@@ -27,8 +29,8 @@ const MIRI_LEAST: Duration = Duration::from_secs(90);
 /// Run everything that must pass.
 ///
 /// Unit and integration tests, documentation tests (among them those that must not compile), memalloc's
-/// tests once more in release mode, and under Miri where a nightly toolchain is installed; the NVMe driver in a virtual
-/// machine, where that can be had. Ends with a list
+/// tests once more in release mode, and under Miri where a nightly toolchain is installed; the NVMe driver, and RDMA by
+/// verbs, in virtual machines, where they can be had. Ends with a list
 /// of steps and, as the very last line, `N passed, N failed, N skipped`: counted from the test runners'
 /// output; a step that fails without a result counts as one failed test, a step left out as one skipped.
 #[derive(clap::Args)]
@@ -60,6 +62,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let mut docs = cargo(&["test", "--workspace", "--doc", "--no-fail-fast"]);
     steps.run_counted("documentation tests", &mut docs, DOCS_LIMIT, AtLimit::Fail);
     in_vm(&mut steps);
+    rdma_in_vm(&mut steps);
     if args.quick {
         steps.skip("memalloc in release mode", "as --quick asks");
         steps.skip("memalloc under Miri", "as --quick asks");
@@ -88,6 +91,23 @@ fn in_vm(steps: &mut Steps) {
     let mut tests = cargo(&["test", "-p", "demi-libos-cattree", "-p", "demi-tests", "--test", "nvme"]);
     tests.args(["--no-fail-fast", "--config", &runner]);
     steps.run_counted(NAME, &mut tests, VM_LIMIT, AtLimit::Fail);
+}
+
+/// Catmint on the kernel's soft-RoCE.
+fn rdma_in_vm(steps: &mut Steps) {
+    const NAME: &str = "RDMA in a virtual machine";
+    if let Err(why) = vm::ensure() {
+        return steps.skip(NAME, why);
+    }
+    if let Err(missing) = setup::ensure(&setup::RDMA).and_then(|()| setup::ensure(&setup::RDMA_VM)) {
+        return steps.skip(NAME, missing.to_string());
+    }
+    let scripts = root().join("tests/vm/with-rdma");
+    let runner = format!("cargo xtask vm --limit 300 -- {}", scripts.display());
+    let runner = format!("target.'cfg(unix)'.runner = {runner:?}");
+    let mut tests = cargo(&["test", "-p", "demi-libos-catmint", "--features", "verbs", "--test", "verbs"]);
+    tests.args(["-p", "demi-tests", "--test", "rdma", "--no-fail-fast", "--config", &runner]);
+    steps.run_counted(NAME, &mut tests, RDMA_LIMIT, AtLimit::Fail);
 }
 
 fn under_miri(steps: &mut Steps, left: Duration) {
