@@ -1,6 +1,9 @@
 //! What is asked of another instance's region, and what is under way.
 //!
 //! An operation learns where it goes when it is posted, as the cursor stands then: what is recalled before has not moved it.
+//!
+//! Devices read and change words in order, and write in order, but what is written may overtake what reads (IBA 10.8.3.3, the
+//! table of work request ordering). Where the two overlap the later one is held back until the earlier has ended.
 
 use demi_api::error::Error;
 use demi_api::libos::Cx;
@@ -43,9 +46,28 @@ pub(super) struct Flying {
 #[derive(Clone, Copy, Debug)]
 enum Kind {
     Write { at: u64, len: u64 },
-    Read,
-    Atomic,
+    Read { at: u64, len: u64 },
+    Atomic { at: u64 },
     Flush,
+}
+
+impl Kind {
+    /// Whether this must have ended before `later` begins.
+    fn precedes(self, later: Kind) -> bool {
+        let overlap = |at: u64, len: u64, other: u64, others: u64| at < other + others && other < at + len;
+        match (self, later) {
+            (Kind::Read { at, len }, Kind::Write { at: other, len: others }) => {
+                overlap(at, len, other, others)
+            }
+            (Kind::Read { at, len }, Kind::Atomic { at: other }) => overlap(at, len, other, 8),
+            (Kind::Atomic { at }, Kind::Read { at: other, len } | Kind::Write { at: other, len }) => {
+                overlap(at, 8, other, len)
+            }
+            (Kind::Read { .. }, Kind::Read { .. } | Kind::Flush)
+            | (Kind::Atomic { .. }, Kind::Atomic { .. } | Kind::Flush)
+            | (Kind::Write { .. } | Kind::Flush, _) => false,
+        }
+    }
 }
 
 /// What a posting has yielded beside its end.
@@ -64,11 +86,13 @@ enum Posted {
     /// It cannot be.
     Refused(Error, What),
     NoRoom(What),
+    /// Something before it must have ended.
+    Fenced(What),
 }
 
 impl Flying {
     pub(super) fn is_pop(&self) -> bool {
-        matches!(self.kind, Kind::Read)
+        matches!(self.kind, Kind::Read { .. })
     }
 }
 
@@ -123,10 +147,13 @@ impl Regions {
                     what.give_back(op);
                     return Err(error);
                 }
-                Posted::NoRoom(refused) => what = refused,
-            }
-            if !std::mem::replace(&mut remote.starved, true) {
-                self.starved.push(key);
+                Posted::Fenced(refused) => what = refused,
+                Posted::NoRoom(refused) => {
+                    what = refused;
+                    if !std::mem::replace(&mut remote.starved, true) {
+                        self.starved.push(key);
+                    }
+                }
             }
         }
         remote.asked.push_back(Asked { token: Some(token), what });
@@ -144,6 +171,10 @@ impl Regions {
                 Posted::Flying => self.posted = true,
                 Posted::Done(result) => remote.finish(cx, token, Ok(result)),
                 Posted::Refused(error, _) => remote.finish(cx, token, Err(error)),
+                Posted::Fenced(what) => {
+                    remote.asked.push_front(Asked { token, what });
+                    break;
+                }
                 Posted::NoRoom(what) => {
                     remote.asked.push_front(Asked { token, what });
                     remote.starved = true;
@@ -213,11 +244,15 @@ impl Remote {
                 if len > max_len {
                     return Posted::Refused(Error::TooLarge { len, limit: max_len }, What::Push(sga));
                 }
+                let kind = Kind::Write { at, len: len as u64 };
+                if self.is_fenced(kind) {
+                    return Posted::Fenced(What::Push(sga));
+                }
                 if let Err(sga) = device.write(&cx, qp, place(at.min(found.len)), sga, Then::Tell(cookie)) {
                     return Posted::NoRoom(What::Push(sga));
                 }
                 self.cursor += len as u64;
-                Kind::Write { at, len: len as u64 }
+                kind
             }
             What::Pop(limit) => {
                 if !found.access.read {
@@ -226,7 +261,12 @@ impl Remote {
                 let most = if limit == usize::MAX { POP_BYTES } else { limit }.min(max_len);
                 let len = left.min(most as u64) as usize;
                 if len == 0 {
-                    return self.behind(token, Kind::Read, Done::Popped(SgArray::new()));
+                    let kind = Kind::Read { at: 0, len: 0 };
+                    return self.behind(token, kind, Done::Popped(SgArray::new()));
+                }
+                let kind = Kind::Read { at: self.cursor, len: len as u64 };
+                if self.is_fenced(kind) {
+                    return Posted::Fenced(What::Pop(limit));
                 }
                 let into = match cx.heap.alloc(len) {
                     Ok(into) => into,
@@ -236,7 +276,7 @@ impl Remote {
                     return Posted::NoRoom(What::Pop(limit));
                 }
                 self.cursor += len as u64;
-                Kind::Read
+                kind
             }
             What::Atomic(position, change) => {
                 if !found.access.atomic {
@@ -246,10 +286,14 @@ impl Remote {
                     Ok(at) => at,
                     Err(error) => return Posted::Refused(error, What::Atomic(position, change)),
                 };
+                let kind = Kind::Atomic { at };
+                if self.is_fenced(kind) {
+                    return Posted::Fenced(What::Atomic(position, change));
+                }
                 if device.atomic(&cx, qp, place(at), change, cookie).is_err() {
                     return Posted::NoRoom(What::Atomic(position, change));
                 }
-                Kind::Atomic
+                kind
             }
             // A write of no bytes is done when everything before it is.
             What::Flush => {
@@ -265,6 +309,11 @@ impl Remote {
         };
         self.flying.push_back(Flying { token, kind, outcome: None });
         Posted::Flying
+    }
+
+    /// Whether something under way must have ended before this begins.
+    fn is_fenced(&self, later: Kind) -> bool {
+        self.flying.iter().any(|flying| flying.outcome.is_none() && flying.kind.precedes(later))
     }
 
     /// Something that needs no posting is done behind what is under way.
@@ -304,12 +353,12 @@ impl Counters {
                 self.region_writes += 1;
                 self.region_bytes_written += len;
             }
-            (Kind::Read, Some(Yield::Bytes(into))) => {
+            (Kind::Read { .. }, Some(Yield::Bytes(into))) => {
                 self.region_reads += 1;
                 self.region_bytes_read += into.len() as u64;
             }
-            (Kind::Atomic, _) => self.region_atomics += 1,
-            (Kind::Read | Kind::Flush, _) => {}
+            (Kind::Atomic { .. }, _) => self.region_atomics += 1,
+            (Kind::Read { .. } | Kind::Flush, _) => {}
         }
     }
 }
@@ -319,8 +368,8 @@ impl Flying {
         Ok(match (self.kind, yielded) {
             (Kind::Write { at, .. }, None) => Done::Pushed(Position(at)),
             (Kind::Flush, None) => Done::Flushed,
-            (Kind::Read, Some(Yield::Bytes(into))) => Done::Popped(into.into()),
-            (Kind::Atomic, Some(Yield::Word(word))) => Done::Fetched(word),
+            (Kind::Read { .. }, Some(Yield::Bytes(into))) => Done::Popped(into.into()),
+            (Kind::Atomic { .. }, Some(Yield::Word(word))) => Done::Fetched(word),
             // An event of another kind than what was posted.
             (_, _) => return Err(Error::Io),
         })

@@ -101,6 +101,55 @@ fn many_operations_are_under_way_and_complete_in_order() {
 }
 
 #[test]
+fn what_writes_does_not_overtake_what_reads_the_same_bytes() {
+    let conditions = Conditions { delay: 10_000..=20_000, ..Conditions::default() };
+    let world = World::with(2, conditions, "");
+    let _here = world.export(0, "table?size=64");
+    let there = world.find(1, "table");
+    let demi = world.demi(1);
+    world.push(1, there, b"before__");
+    let at = |at| demi.seek(there, SeekTo::Position(Position(at))).unwrap();
+    let posts = || world.counter(1, "ideal_posts");
+    let push = |bytes: &[u8]| demi.push(there, world.array(1, bytes)).unwrap();
+    let begin = posts();
+    at(0);
+    let read = demi.pop_n(there, 16).unwrap();
+    at(16);
+    let beside = push(b"elsewhere");
+    assert_eq!(posts() - begin, 2, "what lies elsewhere goes at once");
+    at(15);
+    let over = push(b"after");
+    let word = demi.fetch_and_add(there, Position(16), 0).unwrap();
+    assert_eq!(posts() - begin, 2, "this waits, and what is behind it too");
+    assert_eq!(world.wait(1, read).popped().unwrap().to_vec(), b"before__\0\0\0\0\0\0\0\0");
+    assert_eq!(posts() - begin, 4);
+    world.wait(1, beside).pushed().unwrap();
+    world.wait(1, over).pushed().unwrap();
+    assert_eq!(world.wait(1, word).fetched(), Ok(u64::from_ne_bytes(*b"fterwher")));
+    // Words among themselves are in order; reading or writing them is another matter.
+    let begin = posts();
+    let words = [
+        demi.fetch_and_add(there, Position(40), 1).unwrap(),
+        demi.fetch_and_add(there, Position(40), 1).unwrap(),
+    ];
+    assert_eq!(posts() - begin, 2);
+    at(41);
+    let read = demi.pop_n(there, 1).unwrap();
+    assert_eq!(posts() - begin, 2);
+    assert_eq!(words.map(|word| world.wait(1, word).fetched().unwrap()), [0, 1]);
+    world.wait(1, read).popped().unwrap();
+    // Writes are in order, with whatever is behind them.
+    let begin = posts();
+    at(0);
+    let push = push(b"w");
+    at(0);
+    let read = demi.pop_n(there, 1).unwrap();
+    assert_eq!(posts() - begin, 2);
+    world.wait(1, push).pushed().unwrap();
+    assert_eq!(world.wait(1, read).popped().unwrap().to_vec(), b"w");
+}
+
+#[test]
 fn bounds_are_known_here_and_nothing_is_posted_beyond_them() {
     let world = World::new(2);
     let _here = world.export(0, "table?size=100&access=r");
