@@ -225,7 +225,7 @@ impl Stack {
                 }
             }
             Ok(Done::Pushed(_)) => socket.acknowledge(),
-            Ok(Done::Batch(_) | Done::Flushed | Done::Moved(_)) => {}
+            Ok(Done::Batch(_) | Done::Flushed | Done::Moved(_) | Done::Fetched(_)) => {}
             Err(Error::Cancelled) => socket.popping = false,
             Err(error) => {
                 // All that is outstanding fails with it; what is told is the first reason.

@@ -130,7 +130,7 @@ impl<C: Carrier> State<C> {
         let Some(demi) = self.demi.clone() else { return };
         let Ok(socket) = self.socket(key) else { return };
         for qd in socket.queues().into_iter().flatten() {
-            let _ = demi.set_option(qd, option.clone());
+            let _ = demi.set_option(qd, option);
         }
     }
 
