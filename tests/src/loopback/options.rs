@@ -36,7 +36,7 @@ impl Options {
             _ => return Err(Error::NotSupported("this socket option")),
         };
         let same = |option: &&SocketOption| discriminant(*option) == discriminant(&default);
-        Ok(self.chosen.iter().find(same).copied().unwrap_or(default))
+        Ok(self.chosen.iter().find(same).cloned().unwrap_or(default))
     }
 
     pub(super) fn linger(&self) -> Option<Duration> {
