@@ -44,9 +44,13 @@ pub(super) enum Peer {
 impl<P> Entry<P> {
     /// It is connected on the side that accepted, too.
     pub(super) fn rise(&mut self, qp: Qp, events: &mut Vec<Event>) {
-        if let Stage::Answering(pair) = std::mem::replace(&mut self.stage, Stage::Calling) {
-            self.stage = Stage::Up(pair);
-            events.push(Event::Established { qp, hello: Vec::new() });
+        match std::mem::replace(&mut self.stage, Stage::Calling) {
+            Stage::Answering(pair) => {
+                self.stage = Stage::Up(pair);
+                events.push(Event::Established { qp, hello: Vec::new() });
+            }
+            // A packet has said so before the connection manager did.
+            other => self.stage = other,
         }
     }
 }
