@@ -102,7 +102,7 @@ pub fn a_cancelled_pop_keeps_its_place<H: Harness>(rig: &Rig<H>) {
 /// A push that waits for its reader can be recalled, and is not sent; those around it are.
 pub fn a_push_that_waits_can_be_recalled<H: Harness>(rig: &Rig<H>) {
     let (near, far) = rig.connected();
-    let block = rig.sga(&[b'a'; 1500]);
+    let block = rig.sga(&[b'a'; 700]);
     let mut pushes = Vec::new();
     while rig.demi.counters().unwrap().operations_pending < 2 {
         pushes.push(rig.demi.push(near, block.clone()).unwrap());
@@ -114,7 +114,7 @@ pub fn a_push_that_waits_can_be_recalled<H: Harness>(rig: &Rig<H>) {
     rig.demi.cancel(doomed).unwrap();
     assert_eq!(rig.failure(doomed), Error::Cancelled);
     for _ in &pushes {
-        assert!(rig.pop(far).unwrap() == [b'a'; 1500]);
+        assert!(rig.pop(far).unwrap() == [b'a'; 700]);
     }
     assert_eq!(rig.pop(far).unwrap(), b"c");
     for push in pushes.into_iter().chain([last]) {

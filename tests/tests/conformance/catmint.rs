@@ -1,5 +1,8 @@
-//! Catmint over perfect hardware: talking to itself, two instances facing each other, and paired with cattree.
+//! Catmint over perfect hardware: talking to itself, two instances facing each other, and paired with cattree; and two
+//! facing each other over soft devices.
 
+use std::marker::PhantomData;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use demi_api::desc::Tag;
@@ -9,6 +12,7 @@ use demi_libos_catmint::device::ideal::{Conditions, Fabric};
 use demi_libos_catmint::{Catmint, CatmintSection};
 use demi_libos_cattree::Cattree;
 use demi_tests::conformance::{Harness, Rig};
+use tempfile::TempDir;
 
 use super::cables::{V4, V6};
 use super::facing::{Between, Facing};
@@ -99,14 +103,38 @@ impl Between for Perfect {
     }
 }
 
-/// Whoever listens does so on the far instance, and whoever connects, on the near one.
-struct Across;
+/// Two instances on soft devices, with shared memory between them, in a directory that goes with them.
+#[derive(Debug)]
+struct Shared {
+    _directory: TempDir,
+}
 
-impl Harness for Across {
-    type LibOs = Facing<Perfect>;
+impl Between for Shared {
+    type Stack = Catmint;
+
+    fn stacks(setup: &Setup<'_>) -> Result<([Catmint; 2], Shared), Error> {
+        let directory = tempfile::tempdir().map_err(|error| Error::Config(error.to_string()))?;
+        let stack = |which: usize| {
+            let mut section = CatmintSection::load(setup.config)?;
+            section.soft.shm.directory = directory.path().to_owned();
+            section.soft.shm.address = V4[which].into();
+            let device = section.soft.open(fastrand::u64(..))?;
+            let tag = [Tag::First, Tag::Second][which];
+            let setup = Setup { config: setup.config, heap: setup.heap, tag };
+            Catmint::over(&setup, &section, device, &mut fastrand::Rng::new())
+        };
+        Ok(([stack(0)?, stack(1)?], Shared { _directory: directory }))
+    }
+}
+
+/// Whoever listens does so on the far instance, and whoever connects, on the near one.
+struct Across<B>(PhantomData<B>);
+
+impl<B: Between + 'static> Harness for Across<B> {
+    type LibOs = Facing<B>;
 
     fn new() -> Self {
-        Across
+        Across(PhantomData)
     }
 
     fn config(&self) -> String {
@@ -114,7 +142,7 @@ impl Harness for Across {
     }
 
     fn stream_addr(&self) -> Option<Addr> {
-        Some(std::net::SocketAddr::new(V4[1].into(), 0).into())
+        Some(SocketAddr::new(V4[1].into(), 0).into())
     }
 
     fn connections(&self) -> QueueKind {
@@ -141,7 +169,13 @@ impl Harness for Across {
 mod across {
     use super::*;
 
-    demi_tests::conformance!(Across: general messages);
+    demi_tests::conformance!(Across<Perfect>: general messages);
+}
+
+mod soft {
+    use super::*;
+
+    demi_tests::conformance!(Across<Shared>: general messages);
 }
 
 /// Connections, and logs on a device in memory.

@@ -12,7 +12,6 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use demi_api::desc::Tag;
 use demi_api::libos::{Cx, Setup};
 use demi_api::op::{Op, Step};
 use demi_api::time::Instant;
