@@ -5,7 +5,7 @@ use demi_api::sga::SgArray;
 use demi_libos_catmint::device::{Event, RdmaDevice, Then};
 use libtest_mimic::Failed;
 
-use super::ends::{Pair, RECEIVE, pattern};
+use super::ends::{End, Pair, RECEIVE, pattern};
 use super::{Place, Test};
 
 pub(super) fn tests() -> Vec<(&'static str, Test)> {
@@ -13,6 +13,8 @@ pub(super) fn tests() -> Vec<(&'static str, Test)> {
         ("messages_of_all_sizes_arrive_whole_and_in_order", messages_of_all_sizes_arrive_whole_and_in_order),
         ("a_gather_becomes_one_message", a_gather_becomes_one_message),
         ("what_is_posted_together_rings_once", what_is_posted_together_rings_once),
+        ("an_echo_makes_no_more_calls_than_it_must", an_echo_makes_no_more_calls_than_it_must),
+        ("memory_comes_back_also_if_nothing_follows", memory_comes_back_also_if_nothing_follows),
         ("a_full_queue_gives_back_and_recovers", a_full_queue_gives_back_and_recovers),
         ("both_sides_talk_for_long", both_sides_talk_for_long),
         ("messages_before_an_end_come_before_it", messages_before_an_end_come_before_it),
@@ -120,6 +122,51 @@ fn what_is_posted_together_rings_once(place: &Place) -> Result<(), Failed> {
     let after = calls(&pair);
     assert!((1..=3).contains(&(after[2] - before[2])), "{} of 50", after[2] - before[2]);
     assert_eq!(after[1] - before[1], 50);
+    Ok(())
+}
+
+/// As a ping-pong by verbs alone: of each message one send, one receive, each handed over by one call. Completions of sends are
+/// asked for by one in 32.
+fn an_echo_makes_no_more_calls_than_it_must(place: &Place) -> Result<(), Failed> {
+    const COUNT: u64 = 320;
+    let mut pair = Pair::new(place);
+    let (qa, qb) = (pair.qa, pair.qb);
+    pair.a.receives(8);
+    pair.b.receives(8);
+    let names = ["verbs_posts", "verbs_doorbells", "verbs_receives", "verbs_receive_calls"];
+    let calls = |end: &End| names.map(|name| end.counter(name));
+    let before = [calls(&pair.a), calls(&pair.b)];
+    let signalled = pair.a.counter("verbs_signalled");
+    for round in 0..COUNT {
+        pair.a.send(qa, &[round as u8; 64], SgArray::new(), Then::Quiet);
+        let (_, message) = pair.until("a message", |_, b| b.message());
+        let (device, cx) = pair.b.both();
+        device.receive(&cx, message.try_into_mut().expect("the device keeps no reference")).expect("room");
+        pair.b.send(qb, &[round as u8; 64], SgArray::new(), Then::Quiet);
+        let (_, message) = pair.until("its echo", |a, _| a.message());
+        assert_eq!(message[..], [round as u8; 64]);
+        let (device, cx) = pair.a.both();
+        device.receive(&cx, message.try_into_mut().expect("the device keeps no reference")).expect("room");
+    }
+    pair.a.turn();
+    for (end, before) in [&pair.a, &pair.b].into_iter().zip(before) {
+        let made: Vec<_> = calls(end).iter().zip(before).map(|(after, before)| after - before).collect();
+        assert_eq!(made, [COUNT; 4], "{names:?}");
+    }
+    assert_eq!(pair.a.counter("verbs_signalled") - signalled, COUNT / 32);
+    Ok(())
+}
+
+fn memory_comes_back_also_if_nothing_follows(place: &Place) -> Result<(), Failed> {
+    let mut pair = Pair::new(place);
+    pair.b.receives(8);
+    for at in 0..5 {
+        let data = pair.a.filled(1000, at).freeze();
+        pair.a.send(pair.qa, b"", data.into(), Then::Quiet);
+    }
+    pair.until("no more memory in use", |a, _| (a.heap.stats().bytes_live == 0).then_some(()));
+    assert_eq!(pair.a.counter("verbs_signalled"), 1, "for all of them");
+    assert!(pair.a.events.is_empty());
     Ok(())
 }
 

@@ -6,7 +6,8 @@
 //! until that is done, or the queue pair destroyed.
 //!
 //! Completions are asked for by those that want to tell, and otherwise by one in [`EVERY`]th of the places, and by the one
-//! that leaves no room: so room comes back by a completion, which can be slept for.
+//! that leaves no room: so room comes back by a completion, which can be slept for. Where memory of the heap was posted
+//! quietly, the last of what is handed over together asks for one, so that it comes back also if nothing follows.
 
 #[allow(unsafe_code, reason = "each block states its proof")]
 pub(super) mod raw;
@@ -60,6 +61,8 @@ pub(super) struct SendQueue {
     done: u32,
     /// The last number whose completion was asked for, plus one.
     signalled: u32,
+    /// Whether memory of the heap was posted since.
+    is_lent: bool,
     /// Places that are promised to the ends of grants.
     reserved: u32,
 }
@@ -75,6 +78,7 @@ impl SendQueue {
             posted: 0,
             done: 0,
             signalled: 0,
+            is_lent: false,
             reserved: 0,
         })
     }
@@ -151,6 +155,7 @@ impl SendQueue {
         self.next = number.wrapping_add(1);
         let is_due = self.next.wrapping_sub(self.signalled) >= self.depth() / EVERY;
         let signalled = wants || is_due || self.room() == 0;
+        self.is_lent = !signalled && (self.is_lent || matches!(held, Held::Data { .. }));
         if signalled {
             self.signalled = self.next;
             counters.signalled += 1;
@@ -174,6 +179,11 @@ impl SendQueue {
         counters: &mut Counters,
     ) -> std::result::Result<(), Errno> {
         counters.doorbells += 1;
+        if std::mem::take(&mut self.is_lent) {
+            self.requests.signal(self.next.wrapping_sub(1));
+            self.signalled = self.next;
+            counters.signalled += 1;
+        }
         match self.requests.post(qp, self.posted, self.next) {
             Ok(()) => {
                 self.posted = self.next;

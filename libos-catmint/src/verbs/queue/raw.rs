@@ -161,6 +161,13 @@ impl Requests {
         }
     }
 
+    /// Asks for a completion of a request that was written and not posted.
+    #[inline]
+    pub(in crate::verbs) fn signal(&mut self, number: u32) {
+        let at = self.at(number);
+        self.requests[at].send_flags |= ib::ibv_send_flags::IBV_SEND_SIGNALED.0;
+    }
+
     /// Posts the requests `from..to`, which were written, with one call.
     ///
     /// # Errors
