@@ -38,14 +38,11 @@ impl Stranger<'_> {
     /// Asks at the first instance's address.
     fn ask(&mut self, hello: &[u8]) -> Result<(Qp, Found), Vec<u8>> {
         let qp = self.with(|device, cx| device.connect(cx, AT.parse().unwrap(), hello)).unwrap();
-        for event in self.events() {
-            match event {
-                Event::Established { hello, .. } => return Ok((qp, hello::parse_found(&hello).unwrap())),
-                Event::Refused { hello, .. } => return Err(hello),
-                other => panic!("{other:?}"),
-            }
+        match self.events().into_iter().next() {
+            Some(Event::Established { hello, .. }) => Ok((qp, hello::parse_found(&hello).unwrap())),
+            Some(Event::Refused { hello, .. }) => Err(hello),
+            other => panic!("{other:?}"),
         }
-        panic!("no answer")
     }
 
     /// Posts something that must not be, and sees the queue pair fail.
