@@ -69,6 +69,36 @@ fn hellos_are_exchanged_and_messages_arrive_whole_and_in_order() {
 }
 
 #[test]
+fn a_first_message_right_behind_the_last_word_of_the_connection_manager_is_heard_and_answered() {
+    // Where nothing is lost: what is would have to be asked for again by the side that does not look.
+    for mut world in worlds().into_iter().filter(|world| !world.is_bad) {
+        let (_, at) = world.listen(1);
+        let now = world.now;
+        (0..2).for_each(|side| world.sides[side].receives(now, 8, 1024));
+        let ours = world.sides[0].call(now, |device, cx| device.connect(cx, at, b"")).unwrap();
+        let (request, _) = world.request(1);
+        let now = world.now;
+        let theirs = world.sides[1].call(now, |device, cx| device.accept(cx, request, b"")).unwrap();
+        // The side that accepted does not look until both are there.
+        while world.sides[0].device.room(ours) == 0 {
+            let now = world.now;
+            world.sides[0].turn(now);
+            world.pass();
+        }
+        let now = world.now;
+        assert!(world.sides[0].send(now, ours, b"", b"ping", Then::Quiet));
+        world.sides[0].turn(now);
+        assert_eq!(world.until("message", |world| world.sides[1].messages().pop()), b"ping");
+        world.established(1, theirs);
+        let now = world.now;
+        assert!(world.sides[1].send(now, theirs, b"", b"pong", Then::Quiet));
+        assert_eq!(world.until("answer", |world| world.sides[0].messages().pop()), b"pong");
+        let established = |event: &Event| matches!(event, Event::Established { .. }).then_some(());
+        assert_eq!(world.sides[1].take(established), None, "told once");
+    }
+}
+
+#[test]
 fn many_messages_at_once_arrive_in_order() {
     for mut world in worlds() {
         let [ours, _] = world.connect();

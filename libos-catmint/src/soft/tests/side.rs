@@ -150,6 +150,11 @@ impl World {
         for side in &mut self.sides {
             side.turn(self.now);
         }
+        self.pass();
+    }
+
+    /// Time goes on.
+    pub(super) fn pass(&mut self) {
         let Some(wire) = &self.wire else {
             self.now = self.now + Duration::from_micros(100);
             return;
