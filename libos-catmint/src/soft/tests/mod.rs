@@ -3,3 +3,4 @@
 mod calls;
 mod net;
 mod side;
+mod sleep;

@@ -384,6 +384,8 @@ impl Link for Shm {
     fn receive(&mut self, now: Instant, most: usize, mut each: impl FnMut(ShmPath, &Arrived<'_>)) -> usize {
         if self.armed {
             self.sleep(false);
+            // What has woken us may lie in a socket.
+            self.look_at = now;
         }
         let (mut count, paths) = (0, self.places.len());
         for turn in 0..paths {
