@@ -38,6 +38,11 @@ pub trait Harness {
         QueueKind::Stream
     }
 
+    /// Whether there are regions of memory that others can reach.
+    fn has_regions(&self) -> bool {
+        false
+    }
+
     /// An address that a datagram socket can be bound to. `None`: no datagram sockets.
     fn datagram_addr(&self) -> Option<Addr>;
 

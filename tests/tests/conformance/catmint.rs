@@ -196,6 +196,10 @@ impl Harness for Both {
         QueueKind::Message
     }
 
+    fn has_regions(&self) -> bool {
+        true
+    }
+
     fn datagram_addr(&self) -> Option<Addr> {
         None
     }
