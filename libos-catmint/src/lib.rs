@@ -43,7 +43,8 @@
 //!
 //! A push writes at the cursor, and is done when the other's device has it; a pop reads there, 64 KiB unless it says how many bytes, and at
 //! the end of the region none; both move it. Atomic operations change words. What is asked of a queue takes effect in that order; between queues there is
-//! no order, and only words change as a whole. When its last queue here is closed the region is taken from everybody:
+//! no order, and only words change as a whole. Hardware does all this by itself; `soft` does it in the turns of the exporting instance, which
+//! therefore must wait for something, or poll. When its last queue here is closed the region is taken from everybody:
 //! what others ask of it then fails as [`Revoked`](demi_api::Error::Revoked).
 //!
 //! ```
