@@ -53,6 +53,9 @@ impl Stage {
 pub(super) struct Table<P> {
     places: Vec<Place<P>>,
     free: Vec<u16>,
+    /// Names that have ended; then those of which that was told. Who was told is done with it when the next turn begins.
+    ended: Vec<u16>,
+    told: Vec<u16>,
     most: usize,
 }
 
@@ -65,7 +68,13 @@ struct Place<P> {
 
 impl<P> Table<P> {
     pub(super) fn new(most: usize) -> Table<P> {
-        Table { places: Vec::new(), free: Vec::new(), most: most.min(MOST) }
+        Table {
+            places: Vec::new(),
+            free: Vec::new(),
+            ended: Vec::new(),
+            told: Vec::new(),
+            most: most.min(MOST),
+        }
     }
 
     /// A name that is not in use, and the number that goes with it. It is taken with [`insert`](Table::insert).
@@ -96,13 +105,29 @@ impl<P> Table<P> {
         }
     }
 
-    /// Ends a name.
+    /// Ends a name. It is used again when that was told, and the turn after it has begun.
     pub(super) fn remove(&mut self, qp: Qp) -> Option<Entry<P>> {
         let place = self.places.get_mut(qp.0 as usize)?;
         let entry = place.entry.take()?;
         place.generation = place.generation.checked_add(1).unwrap_or(1);
-        self.free.push(qp.0 as u16);
+        self.ended.push(qp.0 as u16);
         Some(entry)
+    }
+
+    /// A turn begins.
+    #[inline]
+    pub(super) fn begin_turn(&mut self) {
+        if !self.told.is_empty() {
+            self.free.append(&mut self.told);
+        }
+    }
+
+    /// A turn ends, and has told of everything.
+    #[inline]
+    pub(super) fn end_turn(&mut self) {
+        if !self.ended.is_empty() {
+            self.told.append(&mut self.ended);
+        }
     }
 
     #[inline]
@@ -184,6 +209,13 @@ mod tests {
             assert_eq!(table.find(stale), Some(first));
             table.remove(first).unwrap();
             assert!(table.find(stale).is_none() && table.remove(first).is_none());
+            // Whoever has it does not know yet, and then has what he was told still before him.
+            assert!(table.vacancy(&mut rng).is_none());
+            table.begin_turn();
+            assert!(table.vacancy(&mut rng).is_none());
+            table.end_turn();
+            assert!(table.vacancy(&mut rng).is_none());
+            table.begin_turn();
             let (again, number) = table.vacancy(&mut rng).unwrap();
             assert_eq!(again, first);
             table.insert(entry());

@@ -64,6 +64,7 @@ impl<L: Link> Sink for Way<'_, L> {
 impl<L: Link> Soft<L> {
     pub(super) fn turn(&mut self, now: Instant, inbox: &mut Vec<Event>) -> usize {
         let before = inbox.len();
+        self.table.begin_turn();
         if !self.pending.is_empty() {
             inbox.append(&mut self.pending);
         }
@@ -85,6 +86,7 @@ impl<L: Link> Soft<L> {
             self.is_up = !self.is_up;
             inbox.push(if self.is_up { Event::Up } else { Event::Down(Fault::Down) });
         }
+        self.table.end_turn();
         inbox.len() - before
     }
 
