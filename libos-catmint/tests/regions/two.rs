@@ -15,8 +15,16 @@ struct Two {
 
 impl Two {
     fn new(link: Link) -> Two {
+        Two::with(link, "")
+    }
+
+    /// With more in the section of catmint.
+    fn with(link: Link, catmint: &str) -> Two {
         let folder = tempfile::tempdir().unwrap();
-        let places = [(); 2].map(|()| Place::new(link, folder.path()));
+        let mut places = [(); 2].map(|()| Place::new(link, folder.path()));
+        for place in &mut places {
+            place.text = place.text.replace("[catmint]\n", &format!("[catmint]\n{catmint}"));
+        }
         let demis = [places[0].demi(), places[1].demi()];
         Two { places, demis, _folder: folder }
     }
@@ -161,4 +169,35 @@ fn a_revoked_region_harms_no_connection() {
         assert_eq!(count(&two.demis[1], "peers_lost"), Some(0));
         assert_eq!(count(&two.demis[0], "region_users"), Some(5));
     });
+}
+
+#[test]
+fn an_exporter_that_takes_no_turn_is_given_up_and_forgets_who_asked() {
+    for two in [Link::Shm, Link::Udp].map(|link| Two::with(link, "connect_timeout_ms = 200\n")) {
+        let _here = two.demis[0].open(two.places[0].path("table?size=64"), &create()).unwrap();
+        let demi = &two.demis[1];
+        // More often than there may be users.
+        for _ in 0..4 {
+            let there = demi.open(two.places[0].path("table"), &Default::default()).unwrap();
+            let pop = demi.pop(there).unwrap();
+            let late = demi.wait(pop, Some(Duration::from_secs(30))).unwrap().result;
+            assert_eq!(late.unwrap_err(), Error::TimedOut);
+            demi.close(there).unwrap();
+        }
+        // What it is told of now, it is told of again: that nobody asks any more.
+        let begin = Instant::now();
+        let found = loop {
+            assert!(begin.elapsed() < Duration::from_secs(30), "it takes those for users who have gone");
+            two.demis.iter().for_each(|demi| demi.poll().unwrap());
+            let there = demi.open(two.places[0].path("table"), &Default::default()).unwrap();
+            let flush = demi.flush(there).unwrap();
+            match two.wait(1, flush).result {
+                Ok(_) => break there,
+                Err(Error::InUse(_) | Error::TimedOut) => demi.close(there).unwrap(),
+                Err(error) => panic!("{error}"),
+            }
+        };
+        let add = demi.fetch_and_add(found, Position(0), 1).unwrap();
+        assert_eq!(two.wait(1, add).fetched(), Ok(0));
+    }
 }
