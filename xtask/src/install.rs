@@ -13,7 +13,8 @@ use anyhow::{Context, Result, ensure};
 use crate::compile;
 
 /// Packages of libraries for programs in C, without `demi-c-`.
-const LIBRARIES: [&str; 5] = ["catnap", "catnip", "cattree", "catnap-cattree", "catnip-cattree"];
+const LIBRARIES: [&str; 7] =
+    ["catnap", "catnip", "catmint", "cattree", "catnap-cattree", "catnip-cattree", "catmint-cattree"];
 
 /// Packages of libraries that are loaded into programs, without `demi-preload-`; each comes with that for programs in C.
 const PRELOADS: [&str; 2] = ["catnap", "catnip"];

@@ -126,10 +126,16 @@ UNUSED static void streams(int qd, const char *text, size_t len)
     }
 }
 
-/* Pops the end of a stream. */
+/* Pops the end of a connection: of bytes an array without any, of messages a failure, as any array may be a message. */
 UNUSED static void ends(int qd)
 {
-    demi_qresult_t qr = done(start_pop(qd), DEMI_OPC_POP);
+    demi_qresult_t qr;
+    OK(demi_wait(&qr, start_pop(qd), &patience));
+    if (qr.qr_opcode == DEMI_OPC_FAILED) {
+        RETURNS(ENODATA, (int)qr.qr_ret);
+        return;
+    }
+    CHECK(qr.qr_opcode == DEMI_OPC_POP);
     CHECK(qr.qr_value.sga.sga_numsegs == 1 && qr.qr_value.sga.sga_segs[0].sgaseg_len == 0);
     OK(demi_sgafree(&qr.qr_value.sga));
 }

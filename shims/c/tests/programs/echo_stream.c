@@ -26,13 +26,17 @@ static void push_wait(int qd, demi_sgarray_t *sga, demi_qresult_t *qr)
     assert(qr->qr_opcode == DEMI_OPC_PUSH);
 }
 
-static void pop_wait(int qd, demi_qresult_t *qr)
+/* Pops; zero where a connection of messages has ended. Of one of bytes the end is an array without any. */
+static int pop_wait(int qd, demi_qresult_t *qr)
 {
     demi_qtoken_t qt = -1;
     assert(demi_pop(&qt, qd) == 0);
     assert(demi_wait(qr, qt, NULL) == 0);
+    if (qr->qr_opcode == DEMI_OPC_FAILED && qr->qr_ret == ENODATA)
+        return 0;
     assert(qr->qr_opcode == DEMI_OPC_POP);
     assert(qr->qr_value.sga.sga_numsegs == 1);
+    return 1;
 }
 
 static void server(const struct sockaddr_in *local)
@@ -58,7 +62,8 @@ static void server(const struct sockaddr_in *local)
 
     for (;;) {
         demi_sgarray_t sga;
-        pop_wait(qd, &qr);
+        if (!pop_wait(qd, &qr))
+            break;
         memcpy(&sga, &qr.qr_value.sga, sizeof(demi_sgarray_t));
         if (sga.sga_segs[0].sgaseg_len == 0) {
             assert(demi_sgafree(&sga) == 0);
@@ -93,7 +98,7 @@ static void client(const struct sockaddr_in *remote, int count)
 
         uint32_t received = 0;
         while (received < DATA_SIZE) {
-            pop_wait(qd, &qr);
+            assert(pop_wait(qd, &qr));
             demi_sgaseg_t *seg = &qr.qr_value.sga.sga_segs[0];
             assert(seg->sgaseg_len > 0 && received + seg->sgaseg_len <= DATA_SIZE);
             assert(memcmp(seg->sgaseg_buf, expected + received, seg->sgaseg_len) == 0);

@@ -26,8 +26,10 @@ use self::toolchain::{LIBRARIES, Library, Tools};
 enum Needs {
     /// Nothing: queues in memory will do.
     Queues,
-    /// Sockets.
+    /// Connections, whether of bytes or of messages.
     Sockets,
+    /// Connections that are streams of bytes.
+    Streams,
     /// Kernel sockets.
     Kernel,
     /// Logs of cattree.
@@ -37,27 +39,31 @@ enum Needs {
 /// The programs of one process, and what they need.
 const PROGRAMS: [(&str, Needs); 28] = [
     ("streams", Needs::Sockets),
-    ("datagrams", Needs::Sockets),
+    // There are no datagrams beside messages.
+    ("datagrams", Needs::Streams),
     ("wait_any", Needs::Sockets),
     ("wait_next", Needs::Sockets),
     ("wait_all", Needs::Sockets),
     ("timeouts", Needs::Queues),
     ("cancel", Needs::Sockets),
     ("operators", Needs::Queues),
-    ("frame", Needs::Sockets),
+    // Messages need no framing, and are refused it; pops are of whole ones, not by the byte.
+    ("frame", Needs::Streams),
     ("proxy", Needs::Sockets),
     ("memory", Needs::Sockets),
     ("segments", Needs::Queues),
     ("misuse", Needs::Sockets),
     ("threads", Needs::Sockets),
     ("fork", Needs::Queues),
-    ("options", Needs::Sockets),
-    ("tcp_info", Needs::Sockets),
+    // Options of TCP, and of datagrams.
+    ("options", Needs::Streams),
+    ("tcp_info", Needs::Streams),
     ("wait_fd", Needs::Sockets),
     ("reentry", Needs::Queues),
     ("leaves", Needs::Sockets),
     ("poison", Needs::Queues),
-    ("watch", Needs::Sockets),
+    // It sends a datagram.
+    ("watch", Needs::Streams),
     ("log", Needs::Logs),
     ("file", Needs::Kernel),
     ("unix", Needs::Kernel),
@@ -87,7 +93,7 @@ fn main() -> ExitCode {
             trials.push(trial(tools, &name, move |tools| talk(tools, "echo_stream", library)));
         }
     }
-    let [catnap, catnip, _, catnap_cattree, _] = &LIBRARIES;
+    let [catnap, catnip, _, catnap_cattree, ..] = &LIBRARIES;
     trials.extend([
         trial(tools, "a program that is linked statically", others::linked_statically),
         trial(tools, "example echo", move |tools| others::echo(tools, catnap)),

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use libtest_mimic::Failed;
 use tempfile::TempDir;
 
-use super::toolchain::{Library, Tools};
+use super::toolchain::{Between, Library, Tools};
 
 /// Longer than anything takes on a machine that is busy with other tests; under valgrind, too.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -113,14 +113,18 @@ impl<'a> Run<'a> {
 /// A server and a client of a program, each a process.
 pub(crate) fn talk(tools: &Tools, program: &'static str, library: &'static Library) -> Result<(), Failed> {
     let socket = tempfile::tempdir()?;
-    let device = |role: &str, addr: &str| match library.needs_device() {
-        true => format!(
+    let device = |role: &str, addr: &str| match library.between() {
+        Between::Memif => format!(
             "[catnip.ip]\naddresses = [\"{addr}/24\"]\n[catnip.device]\nkind = \"memif\"\nsocket = \"{}\"\nrole = \"{role}\"\n",
             socket.path().join("memif").display()
         ),
-        false => String::new(),
+        Between::Rdma => format!(
+            "[catmint]\ndevice = \"soft\"\n[catmint.soft.shm]\ndirectory = \"{}\"\naddress = \"{addr}\"\n",
+            socket.path().join("rdma").display()
+        ),
+        Between::Kernel => String::new(),
     };
-    let addr = if library.needs_device() { "10.0.0.1" } else { "127.0.0.1" };
+    let addr = if let Between::Kernel = library.between() { "127.0.0.1" } else { "10.0.0.1" };
     // It is kept for as long as the program may read its configuration.
     let run = Run::new(tools, program, library)?.config(&device("server", "10.0.0.1"));
     let run = run.args(&["--server", addr, "0", "0"]);

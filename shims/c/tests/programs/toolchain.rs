@@ -19,17 +19,28 @@ use super::Needs;
 pub(crate) struct Library {
     name: &'static str,
     network: bool,
+    /// Its connections are streams of bytes; those of others are queues of messages.
+    streams: bool,
     kernel: bool,
     logs: bool,
     files: bool,
 }
 
-pub(crate) const LIBRARIES: [Library; 5] = [
-    Library { name: "catnap", network: true, kernel: true, logs: false, files: true },
-    Library { name: "catnip", network: true, kernel: false, logs: false, files: false },
-    Library { name: "cattree", network: false, kernel: false, logs: true, files: false },
-    Library { name: "catnap_cattree", network: true, kernel: true, logs: true, files: false },
-    Library { name: "catnip_cattree", network: true, kernel: false, logs: true, files: false },
+pub(crate) const LIBRARIES: [Library; 7] = [
+    Library { name: "catnap", network: true, streams: true, kernel: true, logs: false, files: true },
+    Library { name: "catnip", network: true, streams: true, kernel: false, logs: false, files: false },
+    Library { name: "cattree", network: false, streams: false, kernel: false, logs: true, files: false },
+    Library { name: "catnap_cattree", network: true, streams: true, kernel: true, logs: true, files: false },
+    Library { name: "catnip_cattree", network: true, streams: true, kernel: false, logs: true, files: false },
+    Library { name: "catmint", network: true, streams: false, kernel: false, logs: false, files: false },
+    Library {
+        name: "catmint_cattree",
+        network: true,
+        streams: false,
+        kernel: false,
+        logs: true,
+        files: false,
+    },
 ];
 
 impl Library {
@@ -37,15 +48,29 @@ impl Library {
         match needs {
             Needs::Queues => true,
             Needs::Sockets => self.network,
+            Needs::Streams => self.streams,
             Needs::Kernel => self.kernel && self.files,
             Needs::Logs => self.logs,
         }
     }
 
-    /// Whether processes need a device between them.
-    pub(crate) fn needs_device(&self) -> bool {
-        !self.kernel
+    /// What processes need between them.
+    pub(crate) fn between(&self) -> Between {
+        match (self.kernel, self.streams) {
+            (true, _) => Between::Kernel,
+            (false, true) => Between::Memif,
+            (false, false) => Between::Rdma,
+        }
     }
+}
+
+/// What carries packets from one process to another.
+pub(crate) enum Between {
+    Kernel,
+    /// A memif between two TCP stacks.
+    Memif,
+    /// Shared memory between two instances of RDMA in user space.
+    Rdma,
 }
 
 impl fmt::Display for Library {
