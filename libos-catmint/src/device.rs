@@ -185,8 +185,8 @@ pub struct Caps {
     pub reads: usize,
 }
 
-/// Names a queue pair of this device. A small number, to be used as an index; it is used again once the queue pair has gone or
-/// was refused.
+/// Names a queue pair of this device. A small number, to be used as an index; it is used again once it was told that the
+/// queue pair has gone or was refused, and the next poll has begun: whoever was told may have other things to look at before.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Qp(pub u32);
 

@@ -44,6 +44,8 @@ pub struct Ideal {
     /// Memory that peers may read, by the number of its grant.
     grants: Vec<Option<Buf>>,
     regions: Vec<Option<u32>>,
+    /// Queue pairs whose end was told, perhaps behind something that is looked at before: their names are free with the next poll.
+    gone: Vec<u32>,
     posts: u64,
     flushes: u64,
     polls: u64,
@@ -67,6 +69,7 @@ impl Ideal {
             posted: Vec::new(),
             grants: Vec::new(),
             regions: Vec::new(),
+            gone: Vec::new(),
             posts: 0,
             flushes: 0,
             polls: 0,
@@ -141,12 +144,12 @@ impl Ideal {
             }
             Ready::Established { qp, hello } => Event::Established { qp: Qp(qp), hello },
             Ready::Refused { qp, hello } => {
-                self.fabric.lock().release(self.end, qp);
+                self.gone.push(qp);
                 Event::Refused { qp: Qp(qp), hello }
             }
             Ready::Gone { qp, why } => {
                 assert!(self.queue(Qp(qp)).is_empty(), "all postings end before their queue pair");
-                self.fabric.lock().release(self.end, qp);
+                self.gone.push(qp);
                 Event::Gone { qp: Qp(qp), why }
             }
             Ready::Port(true) => Event::Up,
@@ -355,6 +358,9 @@ impl RdmaDevice for Ideal {
 
     fn poll(&mut self, cx: &DeviceCx<'_>, inbox: &mut Vec<Event>) -> usize {
         self.polls += 1;
+        for qp in self.gone.drain(..) {
+            self.fabric.lock().release(self.end, qp);
+        }
         self.fabric.lock().advance(cx.now);
         let before = inbox.len();
         while inbox.len() - before < BURST {
