@@ -1,5 +1,7 @@
-/* Atomic operations: every queue that is not a region refuses them, above operators too, and goes on. */
+/* Atomic operations: every queue that is not a region refuses them, above operators too, and goes on; a region does not. */
 #include "common.h"
+
+#include <fcntl.h>
 
 static void refuses(int qd)
 {
@@ -44,6 +46,29 @@ int main(int argc, char *const argv[])
         OK(demi_close(ends[1]));
     }
     /* Where there are files or logs: the path of a region is none of theirs. */
-    CHECK(demi_open(&queue, "rdma:///words", 0, 0) == EOPNOTSUPP);
+    int region, opened = demi_open(&region, "rdma:///words?size=64", O_RDWR | O_CREAT, 0);
+    if (opened == EOPNOTSUPP)
+        return 0;
+
+    /* Where there are regions. */
+    OK(opened);
+    OK(demi_fetch_and_add(&qt, region, 8, 5));
+    CHECK(done(qt, DEMI_OPC_FETCHED).qr_value.word == 0);
+    OK(demi_compare_and_swap(&qt, region, 8, 5, UINT64_MAX));
+    CHECK(done(qt, DEMI_OPC_FETCHED).qr_value.word == 5);
+    OK(demi_compare_and_swap(&qt, region, 8, 5, 6));
+    CHECK(done(qt, DEMI_OPC_FETCHED).qr_value.word == UINT64_MAX);
+    RETURNS(EINVAL, demi_fetch_and_add(&qt, region, 4, 1));
+    RETURNS(EINVAL, demi_fetch_and_add(&qt, region, 64, 1));
+    OK(demi_lseek(NULL, region, 59, SEEK_SET));
+    push(region, "bytes");
+    OK(demi_lseek(NULL, region, 59, SEEK_SET));
+    streams(region, "bytes", 5);
+    ends(region);
+    demi_sgarray_t sga = array("no", 2);
+    RETURNS(ENOSPC, demi_push(&qt, region, &sga));
+    OK(demi_sgafree(&sga));
+    OK(demi_close(region));
+    RETURNS(ENOENT, demi_open(&region, "rdma:///words", O_RDWR, 0));
     return 0;
 }
