@@ -16,6 +16,7 @@ fn help_is_as_recorded() {
         (ECHO, &["server", "--help"], "echo-server"),
         (ECHO, &["client", "--help"], "echo-client"),
         (KV, &["--help"], "kv"),
+        (KV, &["client", "--help"], "kv-client"),
         (IPERF3, &["--help"], "iperf3"),
         (RELAY, &["--help"], "relay"),
         (PIPELINE, &["--help"], "pipeline"),

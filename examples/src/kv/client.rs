@@ -6,15 +6,19 @@
 //!
 //! With a log, replies that tell of changes which are not durable are held, and those behind them too; the client is
 //! read from meanwhile.
+//!
+//! On a stream requests are framed, and replies are bytes. Where the connection carries messages, one is popped at a time and its
+//! requests are executed from first to last; each message that goes back holds whole replies.
 
 use std::collections::VecDeque;
 
 use demi_api::graph::frame::Codec;
-use demi_api::{Demikernel, Error, LibOs, QDesc, QToken, SgArray};
+use demi_api::{Demikernel, Error, LibOs, QDesc, QToken, QueueKind, SgArray};
 
 use super::command::{Context, Flow, Session, execute};
 use super::info::Server;
 use super::log::Refusal;
+use super::message::Message;
 use super::reply::Replies;
 use super::request::Request;
 use super::store::Store;
@@ -27,6 +31,9 @@ const GATHER: usize = 64 << 10;
 
 /// Requests that one pop takes at the most.
 const BATCH: usize = 64;
+
+/// Bytes of the longest reply to one request for many keys that goes into a message.
+const LONGEST_MESSAGE: usize = 16 << 20;
 
 /// What all clients share.
 pub(super) struct Shared<'a, L: LibOs> {
@@ -44,7 +51,11 @@ pub(super) struct Shared<'a, L: LibOs> {
 /// A connection and what is under way on it.
 pub(super) struct Client {
     stream: QDesc,
+    /// Yields whole requests, or messages of them: then it is the connection itself.
     framed: QDesc,
+    carries: QueueKind,
+    /// What is left of the message that was popped last.
+    message: Option<Message>,
     pop: Option<QToken>,
     /// Pushes in the order in which they will complete, with their bytes.
     pushes: VecDeque<(QToken, usize)>,
@@ -84,10 +95,16 @@ pub(super) struct Gone;
 impl Client {
     /// A client on a new connection; nothing is asked of it yet.
     pub(super) fn new<L: LibOs>(demi: &Demikernel<L>, stream: QDesc, id: u64) -> Result<Client, Error> {
-        let framed = demi.frame(stream, Codec::Resp)?;
+        let carries = demi.kind(stream)?;
+        let framed = match carries {
+            QueueKind::Stream => demi.frame(stream, Codec::Resp)?,
+            QueueKind::Message => stream,
+        };
         Ok(Client {
             stream,
             framed,
+            carries,
+            message: None,
             pop: None,
             pushes: VecDeque::new(),
             unsent: 0,
@@ -109,7 +126,8 @@ impl Client {
 
     /// Whether all is done that there was to do.
     pub(super) fn is_finished(&self) -> bool {
-        self.leaving && self.requests.is_empty() && self.pushes.is_empty() && self.held.is_empty()
+        let is_asked = !self.requests.is_empty() || self.message.is_some();
+        self.leaving && !is_asked && self.pushes.is_empty() && self.held.is_empty()
     }
 
     /// Its number among all clients that there were.
@@ -152,6 +170,36 @@ impl Client {
         self.executed = 0;
     }
 
+    /// Takes in a message.
+    pub(super) fn received_message(&mut self, array: SgArray) {
+        self.message = Some(Message::new(array));
+    }
+
+    /// Takes the next requests out of the message, if all that are here are executed; whether there are any.
+    fn refill<L: LibOs>(&mut self, shared: &mut Shared<'_, L>) -> Result<bool, Gone> {
+        let Some(message) = self.message.as_mut().filter(|_| self.requests.is_empty()) else {
+            return Ok(false);
+        };
+        self.executed = 0;
+        while self.requests.len() < BATCH {
+            match message.next() {
+                Ok(Some(request)) => self.requests.push(request),
+                Ok(None) => {
+                    self.message = None;
+                    break;
+                }
+                // What stands before it is executed first.
+                Err(_) if !self.requests.is_empty() => break,
+                Err(error) => {
+                    self.message = None;
+                    self.failed(shared, &error)?;
+                    break;
+                }
+            }
+        }
+        Ok(!self.requests.is_empty())
+    }
+
     /// The pop has failed: the peer is gone, or what it sends is no request.
     pub(super) fn failed<L: LibOs>(&mut self, shared: &mut Shared<'_, L>, error: &Error) -> Result<(), Gone> {
         tracing::debug!(client = self.session.id, %error, "no further request");
@@ -171,6 +219,30 @@ impl Client {
         shared: &mut Shared<'_, L>,
         server: &dyn Server,
     ) -> Result<(), Gone> {
+        loop {
+            self.execute_all(shared, server)?;
+            if self.executed >= self.requests.len() {
+                self.requests.clear();
+            }
+            if self.unsent >= MOST_UNSENT || self.stalled || !self.refill(shared)? {
+                break;
+            }
+        }
+        shared.request.clear();
+        self.send(shared)?;
+        let is_idle = self.pop.is_none() && self.requests.is_empty() && self.message.is_none();
+        if is_idle && !self.leaving && self.unsent < MOST_UNSENT {
+            let pop = match self.carries {
+                QueueKind::Stream => shared.demi.pop_n(self.framed, BATCH),
+                QueueKind::Message => shared.demi.pop(self.framed),
+            };
+            self.pop = Some(pop.map_err(|_| Gone)?);
+        }
+        Ok(())
+    }
+
+    /// Executes the requests that are here, as far as may be.
+    fn execute_all<L: LibOs>(&mut self, shared: &mut Shared<'_, L>, server: &dyn Server) -> Result<(), Gone> {
         while self.unsent < MOST_UNSENT
             && let Some(message) = self.requests.get_mut(self.executed)
         {
@@ -188,14 +260,6 @@ impl Client {
                 self.leave_early();
                 break;
             }
-        }
-        if self.executed >= self.requests.len() {
-            self.requests.clear();
-        }
-        shared.request.clear();
-        self.send(shared)?;
-        if self.pop.is_none() && self.requests.is_empty() && !self.leaving && self.unsent < MOST_UNSENT {
-            self.pop = Some(shared.demi.pop_n(self.framed, BATCH).map_err(|_| Gone)?);
         }
         Ok(())
     }
@@ -215,6 +279,7 @@ impl Client {
     /// Executes no request any more, not even of those that are here.
     fn leave_early(&mut self) {
         self.requests.clear();
+        self.message = None;
         self.leaving = true;
     }
 
@@ -225,7 +290,10 @@ impl Client {
             out: &mut shared.replies,
             server,
             session: &mut self.session,
-            enough: GATHER,
+            enough: match self.carries {
+                QueueKind::Stream => GATHER,
+                QueueKind::Message => LONGEST_MESSAGE,
+            },
         };
         let from = std::mem::take(&mut self.resume);
         let flow = execute(&mut context, &shared.request, from);
@@ -236,6 +304,8 @@ impl Client {
         }
         match flow {
             Flow::Done => shared.commands += 1,
+            // Half a reply is no message.
+            Flow::More(_) if self.carries == QueueKind::Message => return Err(Gone),
             Flow::More(from) => {
                 self.executed -= 1;
                 self.requests[self.executed] = shared.request.bytes().into();
@@ -253,6 +323,14 @@ impl Client {
             return if shared.replies.take_starved() { Err(Gone) } else { Ok(()) };
         }
         (self.answered, self.cut) = (0, false);
+        self.push_all(shared)
+    }
+
+    /// Pushes what was written: on a stream in as many arrays as it takes, else as one message.
+    fn push_all<L: LibOs>(&mut self, shared: &mut Shared<'_, L>) -> Result<(), Gone> {
+        if self.carries == QueueKind::Message {
+            shared.replies.join();
+        }
         let mut sent = Ok(());
         for array in shared.replies.take() {
             sent = sent.and(self.push(shared.demi, array));
@@ -272,6 +350,9 @@ impl Client {
     fn hold<L: LibOs>(&mut self, shared: &mut Shared<'_, L>, number: u64) {
         let is_known = self.held.back().is_some_and(|held| held.number == number);
         let before = self.held.len();
+        if self.carries == QueueKind::Message {
+            shared.replies.join();
+        }
         for array in shared.replies.take() {
             self.unsent += array.len();
             let (replies, cut) = (std::mem::take(&mut self.answered), self.cut);
@@ -301,11 +382,7 @@ impl Client {
                 Err(why) => (0..replies).for_each(|_| shared.replies.error(&why.text())),
             }
         }
-        let mut sent = Ok(());
-        for array in shared.replies.take() {
-            sent = sent.and(self.push(shared.demi, array));
-        }
-        if shared.replies.take_starved() { Err(Gone) } else { sent }
+        self.push_all(shared)
     }
 
     fn complain<L: LibOs>(&mut self, shared: &mut Shared<'_, L>, why: &str) -> Result<(), Gone> {

@@ -5,16 +5,23 @@
 //! arrived together is answered together. Values larger than a threshold are never copied: they stay in the buffer
 //! they were received into, and a reply sends that very buffer.
 //!
+//! Over a libOS whose connections carry messages, a message to the server holds one or more whole requests, and one from
+//! it one or more whole replies, in the order of the requests. A message that ends inside a request, or holds what is none, is answered up to
+//! there, then by an error, and the connection is closed. So it is, without one, where a reply is longer than a message may be.
+//! `redis-cli` needs a libOS with streams; `client` measures over any.
+//!
 //! | module | what it holds |
 //! |---|---|
 //! | `server` | the wait loop |
 //! | `clients` | the table of connections |
 //! | `client` | one connection: requests not executed yet, replies not sent yet, both bounded |
 //! | `request`, `reply` | the two sides of the protocol |
+//! | `message` | requests and replies where connections carry messages |
 //! | `command` | the table of commands, and a file per family |
 //! | `store` | keys, values, expiry, the limit of memory |
 //! | `log` | what was changed, on its way to the log and back; compaction |
 //! | `info` | what INFO tells |
+//! | `load` | the client that measures and verifies |
 //!
 //! Not in here: other data types, databases other than 0.
 
@@ -22,7 +29,9 @@ mod client;
 mod clients;
 mod command;
 mod info;
+mod load;
 mod log;
+mod message;
 mod number;
 mod reply;
 mod request;
@@ -40,17 +49,21 @@ use crate::net::Endpoint;
 #[derive(Debug, clap::Parser)]
 #[command(
     version,
-    about = "Key-value server in memory that speaks Redis' protocol (RESP2)",
+    about = "Key-value server in memory that speaks Redis' protocol (RESP2), and a client that measures it",
+    args_conflicts_with_subcommands = true,
     after_help = "Examples:\n  \
         {bin} --listen 127.0.0.1:6380\n  \
         {bin} --listen '[::1]:6380' --maxmemory 64\n  \
         {bin} --listen unix:/tmp/kv.sock\n  \
-        {bin} --log /var/lib/kv.log --log-size 4096   (needs a binary whose name ends in -cattree)\n\n\
+        {bin} --log /var/lib/kv.log --log-size 4096   (needs a binary whose name ends in -cattree)\n  \
+        {bin} client --connect 127.0.0.1:6380 --requests mixed --pipeline 16 --histogram\n\n\
         and then\n  \
         redis-cli -p 6380 set greeting hello\n  \
         redis-benchmark -p 6380 -t ping,set,get,incr,mset -n 100000 -c 50 -P 16"
 )]
 pub struct Args {
+    #[command(subcommand)]
+    role: Option<Role>,
     /// Where to listen: IP:PORT, [IPv6]:PORT or unix:PATH; port 0 picks a free one
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:6380")]
     listen: Endpoint,
@@ -69,6 +82,12 @@ pub struct Args {
     common: Common,
 }
 
+#[derive(Debug, clap::Subcommand)]
+enum Role {
+    /// Set and get keys over many connections, verify the replies, report latencies
+    Client(load::Client),
+}
+
 impl Arguments for Args {
     fn common(&self) -> &Common {
         &self.common
@@ -79,8 +98,11 @@ impl Arguments for Args {
     }
 }
 
-/// Serves until a signal comes.
+/// Serves until a signal comes, or measures a server.
 pub fn run<L: LibOs>(demi: &Demikernel<L>, args: Args) -> anyhow::Result<()> {
+    if let Some(Role::Client(client)) = &args.role {
+        return load::run(demi, client);
+    }
     let heap = demi.heap().region().len;
     let limit = args.maxmemory.map_or(heap / 4 * 3, |mib| (mib as usize) << 20);
     ensure!(

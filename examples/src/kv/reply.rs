@@ -75,6 +75,31 @@ impl Replies {
         self.ready.drain(..)
     }
 
+    /// Makes one array of all that was written, which takes a copy if it is several.
+    pub(super) fn join(&mut self) {
+        self.cut();
+        if self.ready.is_empty() {
+            return;
+        }
+        self.close_array();
+        if let [_] = &self.ready[..] {
+            return;
+        }
+        let joined = self.heap.alloc(self.bytes).map(|mut whole| {
+            let mut at = 0;
+            for segment in self.ready.iter().flat_map(SgArray::segments) {
+                whole[at..at + segment.len()].copy_from_slice(segment);
+                at += segment.len();
+            }
+            whole.freeze()
+        });
+        self.ready.clear();
+        match joined {
+            Ok(joined) => self.ready.push(joined.into()),
+            Err(_) => self.starved = true,
+        }
+    }
+
     pub(super) fn status(&mut self, text: &str) {
         self.line(b'+', text.as_bytes());
     }
@@ -253,6 +278,24 @@ mod tests {
         let shared = arrays[0].segments().iter().filter(|it| it.shares_object_with(&value));
         assert_eq!(shared.count(), 2);
         assert_eq!(arrays[0].to_vec(), [&b"$4000\r\n"[..], &value, b"\r\n"].concat().repeat(16));
+    }
+
+    #[test]
+    fn a_message_is_one_array() {
+        let heap = heap();
+        let mut replies = replies(&heap);
+        let value = heap.copy_from(&[b'v'; 20_000]).unwrap();
+        (0..10).for_each(|_| replies.value(&value));
+        let expected = [&b"$20000\r\n"[..], &value, b"\r\n"].concat();
+        replies.join();
+        let arrays: Vec<SgArray> = replies.take().collect();
+        assert_eq!(arrays.len(), 1);
+        assert_eq!(arrays[0].to_vec(), expected.repeat(10));
+        // What fits into one array stays where it is.
+        replies.value(&value);
+        replies.join();
+        let arrays: Vec<SgArray> = replies.take().collect();
+        assert!(arrays.len() == 1 && arrays[0].segments()[1].shares_object_with(&value));
     }
 
     #[test]

@@ -203,7 +203,7 @@ impl<L: LibOs> Kv<'_, L> {
         } else if client.ends_pop(completion.token) {
             match completion.result {
                 Ok(Done::Batch(batch)) => client.received(batch),
-                Ok(Done::Popped(sga)) => client.received(vec![sga]),
+                Ok(Done::Popped(message)) => client.received_message(message),
                 Ok(_) => {}
                 Err(error) => {
                     if let Err(Gone) = client.failed(&mut self.shared, &error) {
