@@ -52,7 +52,8 @@ const PROGRAMS: [(&str, Needs); 28] = [
     ("proxy", Needs::Sockets),
     ("memory", Needs::Sockets),
     ("segments", Needs::Queues),
-    ("misuse", Needs::Sockets),
+    // It pushes to the peer of a stream by its address.
+    ("misuse", Needs::Streams),
     ("threads", Needs::Sockets),
     ("fork", Needs::Queues),
     // Options of TCP, and of datagrams.
