@@ -26,9 +26,12 @@ impl Catmint {
         let window = self.window;
         let Some(Socket::Connection(conn)) = self.sockets.get_mut(key) else { return false };
         let len = sga.len();
+        // Lengths beyond 32 bits have no cost.
+        if len + HEAD > self.inline {
+            return false;
+        }
         let cost = cost(len);
         let goes = conn.pushes.is_empty()
-            && len + HEAD <= self.inline
             && conn.send.covers(cost)
             && cost <= conn.send.most
             && !(conn.end_wanted | conn.heard_close)
