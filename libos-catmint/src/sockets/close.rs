@@ -313,6 +313,10 @@ impl Catmint {
                     // Its number goes to the next, which is not posted either.
                     Some(at) => {
                         conn.pushes.remove(at);
+                        // What comes next may be small enough for the window.
+                        if at == conn.next {
+                            self.unstall(key);
+                        }
                         true
                     }
                     None => take(&mut conn.pops, token),
