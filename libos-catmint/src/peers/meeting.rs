@@ -264,7 +264,12 @@ impl Catmint {
                     self.opening_failed(cx, connection, Error::TimedOut);
                 }
             }
-            Stage::Calling { .. } | Stage::Answering => {}
+            Stage::Calling { .. } => {}
+            // Something may be open on it before it is known to be connected.
+            Stage::Answering => {
+                peer.look = None;
+                self.watch_over(cx, key);
+            }
             Stage::Up => {
                 if peer.look.is_none_or(|at| at > cx.now) {
                     return;
