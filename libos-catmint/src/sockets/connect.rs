@@ -75,16 +75,20 @@ impl Catmint {
     /// Asks a peer for a connection.
     pub(crate) fn open_on(&mut self, cx: &mut Cx<'_>, key: Key, peer: Key) {
         let limit = self.policy.connections;
-        let Some(Socket::Connection(conn)) = self.sockets.get_mut(key) else { return };
+        let Some(Socket::Connection(conn)) = self.sockets.get(key) else { return };
         if conn.closing {
             // Closed before it came to this.
             return self.remove(cx, key);
         }
-        let Some(known) = self.peers.table.get_mut(peer) else { return };
+        if self.peers.table.get(peer).is_none() {
+            return;
+        }
         // The peer's slots are its credit words.
-        let Some(name) = known.name(key, limit) else {
+        let Some(name) = self.take_name(peer, key) else {
             return self.opening_failed(cx, key, Error::TooManyQueues(limit.into()));
         };
+        let Some(Socket::Connection(conn)) = self.sockets.get_mut(key) else { return };
+        let Some(known) = self.peers.table.get(peer) else { return };
         conn.peer = peer;
         conn.name = name;
         if let Some(local) = known.local {

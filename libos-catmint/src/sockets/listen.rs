@@ -134,8 +134,7 @@ impl Catmint {
             return Err(Refusal::Backlog);
         }
         let linger = found.linger;
-        let connections = self.policy.connections;
-        let Some(peer) = self.peers.table.get_mut(key) else { return Err(Refusal::TooMany) };
+        let Some(peer) = self.peers.table.get(key) else { return Err(Refusal::TooMany) };
         // Where it says it is, is where its queue pair comes from.
         let ip = peer.remote.map_or(super::unspecified(demi_api::Domain::Inet), |addr| addr.ip());
         let there = SocketAddr::new(ip, question.from);
@@ -146,7 +145,7 @@ impl Catmint {
         conn.send.granted = question.granted.min(1 << 30);
         conn.send.most = conn.send.granted / 2;
         let connection = self.sockets.insert(Socket::Connection(Box::new(conn)));
-        match peer.name(connection, connections) {
+        match self.take_name(key, connection) {
             Some(name) => {
                 if let Some(Socket::Connection(conn)) = self.sockets.get_mut(connection) {
                     conn.name = name;

@@ -33,6 +33,7 @@ pub(crate) use self::listen::{Listener, Question};
 pub(crate) use self::offer::Reading;
 pub(crate) use self::ports::Ports;
 use crate::catmint::Catmint;
+use crate::wire::Name;
 
 /// What a descriptor names.
 #[derive(Debug)]
@@ -67,6 +68,15 @@ pub(crate) enum Flight {
 }
 
 impl Catmint {
+    /// A name for a connection with a peer.
+    pub(crate) fn take_name(&mut self, peer: Key, occupant: Key) -> Option<Name> {
+        let peer = self.peers.table.get_mut(peer)?;
+        let name = peer.name(occupant, self.policy.connections)?;
+        // Generations run round: what was granted to an earlier connection of that name is not this one's.
+        self.device.copy_in(peer.region, 8 * (name.slot() + 1), &[0; 8]);
+        Some(name)
+    }
+
     pub(crate) fn new_socket(&mut self, domain: Domain) -> Result<QDesc, Error> {
         let fresh = Fresh { qd: None, domain, bound: None, chosen: false, linger: None };
         let key = self.sockets.insert(Socket::Fresh(Box::new(fresh)));
