@@ -237,7 +237,8 @@ impl Catmint {
         let nothing = self.peers.starved.is_empty()
             && self.peers.owing.is_empty()
             && self.stalled.is_empty()
-            && self.hungry.is_empty();
+            && self.hungry.is_empty()
+            && !self.receives.is_short();
         if nothing {
             self.retry = None;
             return 0;
@@ -267,7 +268,8 @@ impl Catmint {
         }
         // What was found, or not, is told by who is still on a list.
         let waiting =
-            !(self.peers.starved.is_empty() && self.peers.owing.is_empty() && self.hungry.is_empty());
+            !(self.peers.starved.is_empty() && self.peers.owing.is_empty() && self.hungry.is_empty())
+                || self.receives.is_short();
         if found > 0 {
             self.patience = IMPATIENT;
         } else if self.retry.is_some_and(|at| at <= cx.now) {

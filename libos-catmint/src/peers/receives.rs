@@ -1,7 +1,8 @@
 //! The shared receive queue: as many receives as all peers together were promised.
 //!
-//! Invariant: `posted` and what is owed are together at least what is promised. A receive that there is no memory for is owed to the
-//! peer whose message took it, who is not told that it was taken before it is replaced.
+//! Invariant: where there is memory for it, `posted` and what is owed are together at least what is promised. A receive that there is
+//! no memory for is owed to the peer whose message took it, who is not told that it was taken before it is replaced; if it was
+//! nobody's, it is replaced after all that is owed.
 
 use demi_api::error::Error;
 use demi_api::memalloc::{BufMut, Heap};
@@ -46,6 +47,12 @@ impl Receives {
     /// Takes a promise back. What is posted stays, for the next.
     pub(crate) fn withdraw(&mut self, count: u16) {
         self.promised -= usize::from(count);
+    }
+
+    /// Whether there are fewer than were promised.
+    #[inline]
+    pub(crate) fn is_short(&self) -> bool {
+        self.posted < self.promised
     }
 
     /// A message took one.
