@@ -191,10 +191,9 @@ impl Catmint {
             }
             Event::Received { qp, message } => self.received(cx, qp, message),
             Event::Sent { cookie, result, .. } => {
-                // What has failed is told of with its queue pair.
                 let flight = cookie.and_then(|cookie| self.flights.remove(Key::from_u64(cookie)));
-                if let (Some(Flight::Push(connection, number)), Ok(())) = (flight, result) {
-                    self.push_sent(cx, connection, number);
+                if let Some(Flight::Push(connection, number)) = flight {
+                    self.push_sent(cx, connection, number, result.is_ok());
                 }
             }
             Event::Read { cookie, into, result, .. } => {

@@ -205,13 +205,14 @@ impl Catmint {
         }
     }
 
-    /// A push of which the device has told that it is done.
-    pub(crate) fn push_sent(&mut self, cx: &mut Cx<'_>, key: Key, number: u32) {
+    /// A push of which the device has told that it is done, or has failed: its connection's name may be given up already, and
+    /// then nothing else tells of it.
+    pub(crate) fn push_sent(&mut self, cx: &mut Cx<'_>, key: Key, number: u32, well: bool) {
         let Some(Socket::Connection(conn)) = self.sockets.get_mut(key) else { return };
         if let Some(push) = conn.push_mut(number)
             && matches!(push.state, PushState::Flying)
         {
-            push.state = PushState::Done;
+            push.state = if well { PushState::Done } else { PushState::Failed(Error::ConnectionReset) };
         }
         conn.complete(cx);
         if conn.closing {
