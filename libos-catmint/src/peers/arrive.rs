@@ -71,8 +71,9 @@ impl Catmint {
     fn heard_on(&mut self, key: Key, head: &Head, cost: u32) -> Option<Key> {
         let connection = self.peers.table.get(key)?.find(head.to)?;
         let Some(Socket::Connection(conn)) = self.sockets.get_mut(connection) else { return None };
-        let sound =
-            !(conn.heard_end | conn.heard_close) && conn.opening.is_none() && conn.recv.note_used(cost);
+        let sound = !(conn.heard_end | conn.heard_close | conn.unanswered)
+            && conn.opening.is_none()
+            && conn.recv.note_used(cost);
         if !sound {
             return None;
         }
@@ -181,7 +182,7 @@ impl Catmint {
         let connection = peer.find(head.to)?;
         let named = !matches!(kind, Kind::Accept { name } if !is_name(name));
         let Some(Socket::Connection(conn)) = self.sockets.get_mut(connection) else { return None };
-        if conn.heard_close || !named {
+        if conn.heard_close || conn.unanswered || !named {
             return None;
         }
         // Nothing but an answer comes before the answer, and nothing of the kind behind it.

@@ -9,7 +9,7 @@ use demi_api::slab::Key;
 use crate::catmint::Catmint;
 use crate::device::{DeviceCx, RdmaDevice, Remote, Then};
 use crate::sockets::{Posted, Reading, Socket};
-use crate::wire::{self, Head, Kind, Name, Refusal};
+use crate::wire::{self, Head, Kind, Name, OFFER_COST, Refusal};
 
 use super::{Peer, Stage};
 
@@ -29,7 +29,9 @@ pub(crate) enum Control {
         reset: bool,
         used: u32,
     },
+    /// Of a connection, by the peer's name for it.
     Done {
+        of: Key,
         to: Name,
         number: u32,
         read: bool,
@@ -241,7 +243,7 @@ impl Catmint {
                 head.to = to;
                 Kind::Close { reset, used }
             }
-            Control::Done { to, number, read } => {
+            Control::Done { to, number, read, .. } => {
                 head.to = to;
                 Kind::Done { number, read }
             }
@@ -275,7 +277,27 @@ impl Catmint {
             head.granted = 0;
         }
         self.counters.sent += 1;
-        post(&mut *self.device, cx, peer, head, &kind)
+        let posted = post(&mut *self.device, cx, peer, head, &kind);
+        if posted {
+            self.note_said(control);
+        }
+        posted
+    }
+
+    /// What was to be said is on its way.
+    fn note_said(&mut self, control: &Control) {
+        let (Control::Accept(key) | Control::Grant(key) | Control::Done { of: key, .. }) = *control else {
+            return;
+        };
+        let Some(Socket::Connection(conn)) = self.sockets.get_mut(key) else { return };
+        match control {
+            Control::Accept(_) => conn.unanswered = false,
+            Control::Grant(_) => conn.grant_said = false,
+            _ => {
+                conn.recv.unsaid = conn.recv.unsaid.wrapping_sub(OFFER_COST);
+                self.note_consumed(key);
+            }
+        }
     }
 }
 

@@ -67,6 +67,10 @@ pub(crate) struct Conn {
     pub(crate) blocked_said: bool,
     /// The peer sleeps until it is granted more.
     pub(crate) wake: bool,
+    /// A grant is among what waits to be said.
+    pub(crate) grant_said: bool,
+    /// The acceptance waits to be said: the peer cannot know the name yet.
+    pub(crate) unanswered: bool,
     /// No more is pushed here; that was said; no more comes.
     pub(crate) end_wanted: bool,
     pub(crate) end_said: bool,
@@ -127,6 +131,8 @@ pub(crate) struct Receiving {
     pub(crate) used: u32,
     /// What was taken of it.
     pub(crate) consumed: u32,
+    /// What of it is not granted again yet: offers to which the answer waits to be said.
+    pub(crate) unsaid: u32,
     /// What the peer was told.
     pub(crate) granted: u32,
 }
@@ -140,7 +146,7 @@ impl Receiving {
     }
 
     fn untold(&self, window: u32) -> u32 {
-        let ahead = self.consumed.wrapping_add(window).wrapping_sub(self.granted);
+        let ahead = self.consumed.wrapping_sub(self.unsaid).wrapping_add(window).wrapping_sub(self.granted);
         // More was granted than would be now.
         if ahead > FAR * 2 { 0 } else { ahead }
     }
@@ -253,6 +259,8 @@ impl Conn {
             stalled: false,
             blocked_said: false,
             wake: false,
+            grant_said: false,
+            unanswered: false,
             end_wanted: false,
             end_said: false,
             heard_end: false,
@@ -330,7 +338,7 @@ mod tests {
     fn windows_run_round() {
         let start = u32::MAX - 100;
         let mut send = Sending { spent: start, granted: start, most: 0 };
-        let mut recv = Receiving { used: start, consumed: start, granted: start };
+        let mut recv = Receiving { used: start, consumed: start, unsaid: 0, granted: start };
         assert!(recv.is_due(4096) && !send.covers(128));
         assert!(send.note_granted(recv.grant(4096)) && send.covers(4096) && !send.covers(4097));
         send.spent = send.spent.wrapping_add(4000);
@@ -341,6 +349,19 @@ mod tests {
         assert!(!recv.is_due(64));
         assert!(send.note_granted(recv.grant(4096)) && send.covers(4096));
         assert!(!recv.note_used(4097), "more than was granted");
+    }
+
+    #[test]
+    fn offers_are_granted_again_once_they_are_answered() {
+        let mut recv = Receiving::default();
+        recv.grant(4096);
+        recv.note_used(4096);
+        recv.unsaid = 4096;
+        assert_eq!(recv.grant(4096), 4096);
+        recv.consumed = 4096;
+        assert!(!recv.is_due(4096) && recv.grant(4096) == 4096);
+        recv.unsaid = 0;
+        assert!(recv.is_due(4096) && recv.grant(4096) == 8192);
     }
 
     #[test]

@@ -141,6 +141,7 @@ impl Catmint {
         let mut conn = Conn::new(key, here, there);
         conn.remote = question.name;
         conn.listener = listener;
+        conn.unanswered = true;
         conn.linger = linger;
         conn.send.granted = question.granted.min(1 << 30);
         conn.send.most = conn.send.granted / 2;

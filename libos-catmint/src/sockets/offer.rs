@@ -136,8 +136,9 @@ impl Catmint {
         conn.held = conn.inbox.iter().map(Element::len).sum();
         conn.unread -= numbers.len() as u32;
         conn.recv.consumed = conn.recv.consumed.wrapping_add(OFFER_COST.wrapping_mul(numbers.len() as u32));
+        conn.recv.unsaid = conn.recv.unsaid.wrapping_add(OFFER_COST.wrapping_mul(numbers.len() as u32));
         for number in numbers {
-            self.peers.say(peer, Control::Done { to, number, read: false });
+            self.peers.say(peer, Control::Done { of: key, to, number, read: false });
         }
     }
 
@@ -240,7 +241,8 @@ impl Catmint {
                     conn.recv.consumed = conn.recv.consumed.wrapping_add(OFFER_COST);
                 }
                 if conn.peer != Key::NONE {
-                    self.peers.say(peer, Control::Done { to, number, read: true });
+                    conn.recv.unsaid = conn.recv.unsaid.wrapping_add(OFFER_COST);
+                    self.peers.say(peer, Control::Done { of: key, to, number, read: true });
                 }
                 self.serve_pops(cx, key);
             }

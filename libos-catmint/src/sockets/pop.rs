@@ -82,14 +82,13 @@ impl Catmint {
         if !conn.recv.is_due(window) || conn.grant_listed || !conn.speaks() || conn.heard_close {
             return;
         }
-        let peer = conn.peer;
         if std::mem::take(&mut conn.wake) {
-            return self.peers.say(peer, Control::Grant(key));
+            return self.say_grant(key);
         }
-        if let Some(known) = self.peers.table.get_mut(peer) {
+        if let Some(known) = self.peers.table.get_mut(conn.peer) {
             conn.grant_listed = true;
             known.grants.push_back(key);
-            self.peers.rouse(peer);
+            self.peers.rouse(conn.peer);
         }
     }
 
@@ -102,7 +101,15 @@ impl Catmint {
             return;
         }
         // What was written into its memory it may not have seen.
-        let peer = conn.peer;
-        self.peers.say(peer, Control::Grant(key));
+        self.say_grant(key);
+    }
+
+    /// Says what is granted, once: a grant that waits tells the newest when it goes.
+    fn say_grant(&mut self, key: Key) {
+        let Some(Socket::Connection(conn)) = self.sockets.get_mut(key) else { return };
+        if !std::mem::replace(&mut conn.grant_said, true) {
+            let peer = conn.peer;
+            self.peers.say(peer, Control::Grant(key));
+        }
     }
 }
