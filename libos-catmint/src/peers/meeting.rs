@@ -29,10 +29,11 @@ impl Catmint {
 
     /// What a peer takes of this side, whoever calls: its receives and its credit words.
     fn prepare(&mut self, cx: &DeviceCx<'_>) -> Result<Region, Error> {
-        if self.peers.count >= self.policy.peers {
+        let full = self.peers.count >= self.policy.peers;
+        if full || self.receives.promise(&mut *self.device, cx, self.policy.receives).is_err() {
+            self.part_with_one(cx);
             return Err(Error::NoBuffers);
         }
-        self.receives.promise(&mut *self.device, cx, self.policy.receives)?;
         let words = 8 * (usize::from(self.policy.connections) + 1);
         let region = self.device.region(words, Access { write: true, ..Access::default() });
         if region.is_err() {
@@ -40,6 +41,17 @@ impl Catmint {
         }
         self.peers.count += usize::from(region.is_ok());
         region
+    }
+
+    /// Ends the queue pair that was used least lately of those that carry no connection: whoever comes later has room.
+    fn part_with_one(&mut self, cx: &DeviceCx<'_>) {
+        let idle = self.peers.table.entries_mut().filter(|(_, peer)| peer.is_idle());
+        let Some((_, key)) = idle.map(|(key, peer)| (peer.posted, key)).min() else { return };
+        self.peers.routes.retain(|_, other| *other != key);
+        if let Some(peer) = self.peers.table.get_mut(key) {
+            peer.expelled = true;
+            self.device.disconnect(cx, peer.qp);
+        }
     }
 
     /// Gives back what `prepare` took.
@@ -143,7 +155,7 @@ impl Catmint {
 
     fn knows(&self, theirs: &Hello) -> bool {
         let known = self.peers.by_id.get(&theirs.id).and_then(|key| self.peers.table.get(*key));
-        theirs.word & Word::RENEW == 0 && known.is_some_and(Peer::is_up)
+        theirs.word & Word::RENEW == 0 && known.is_some_and(|peer| peer.is_up() && !peer.expelled)
     }
 
     /// A queue pair is connected.
@@ -275,9 +287,6 @@ impl Catmint {
                     return;
                 }
                 peer.look = None;
-                if peer.open == 0 {
-                    return;
-                }
                 if cx.now.since(peer.posted) >= self.policy.keepalive {
                     self.keep_alive(cx, key);
                 }
@@ -286,7 +295,7 @@ impl Catmint {
         }
     }
 
-    /// Has a peer with open connections looked at in a while.
+    /// Has a peer looked at in a while.
     pub(crate) fn watch_over(&mut self, cx: &Cx<'_>, key: Key) {
         let Some(peer) = self.peers.table.get_mut(key) else { return };
         if peer.look.is_none() {

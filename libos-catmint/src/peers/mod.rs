@@ -98,6 +98,11 @@ impl Peer {
         matches!(self.stage, Stage::Up)
     }
 
+    /// Whether nothing goes by it, and nothing waits for it.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.is_up() && !self.expelled && self.open == 0 && self.waiting.is_empty() && !self.has_work()
+    }
+
     /// Whether a push may go past everything: nothing else waits.
     #[inline]
     pub(crate) fn is_clear(&self) -> bool {

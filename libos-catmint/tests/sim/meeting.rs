@@ -135,3 +135,35 @@ fn connections_are_bounded() {
     let connect = world.hosts[0].connect(fourth, addr(1, 80)).unwrap();
     assert!(matches!(world.completion(0, connect).result, Ok(Done::Connected)));
 }
+
+/// Whoever has met as many as it may, and has no connection with one of them any more, has room for another soon.
+#[test]
+fn peers_without_connections_make_room() {
+    let mut world = world(4, "receives = 16\npeers = 2\nkeepalive_ms = 50");
+    let listener = world.listener(0, 80);
+    let kept = world.connected(1, 0, listener, 80);
+    let [near, far] = world.connected(2, 0, listener, 80);
+    world.wake(0);
+    world.wake(3);
+    let late = world.socket(3);
+    let connect = world.hosts[3].connect(late, addr(0, 80)).unwrap();
+    assert_eq!(world.completion(3, connect).result.map(|_| ()), Err(Error::ConnectionRefused));
+    world.wake(0);
+    world.wake(2);
+    world.hosts[0].close(far).unwrap();
+    world.hosts[2].close(near).unwrap();
+    world.run(LIMIT, |world| world.counter(0, "connections") == 1 && world.counter(2, "connections") == 0);
+    world.wake(3);
+    let connect = world.hosts[3].connect(late, addr(0, 80)).unwrap();
+    assert_eq!(world.completion(3, connect).result.map(|_| ()), Err(Error::ConnectionRefused));
+    world.run(LIMIT, |world| world.counter(0, "peers") == 1);
+    world.wake(3);
+    let connect = world.hosts[3].connect(late, addr(0, 80)).unwrap();
+    assert!(matches!(world.completion(3, connect).result, Ok(Done::Connected)));
+    world.wake(1);
+    world.wake(0);
+    let push = world.hosts[1].push(kept[0], world.hosts[1].copy_from(b"x").unwrap()).unwrap();
+    let pop = world.hosts[0].pop(kept[1]).unwrap();
+    assert_eq!(world.completion(0, pop).popped().unwrap().to_vec(), b"x");
+    world.completion(1, push).pushed().unwrap();
+}
