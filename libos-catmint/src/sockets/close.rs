@@ -5,6 +5,7 @@
 
 use demi_api::error::Error;
 use demi_api::libos::{Cx, Shutdown};
+use demi_api::op::{Done, Position};
 use demi_api::sga::SgArray;
 use demi_api::slab::Key;
 use demi_api::token::QToken;
@@ -94,8 +95,10 @@ impl Catmint {
         if conn.opening.is_some() {
             return self.abandon(cx, key, Error::TimedOut, true);
         }
-        if conn.closing && !conn.said_close {
-            self.counters.linger_expired += 1;
+        if conn.closing {
+            // Close may have been said with pushes left: their fate must not depend on the peer's.
+            let late = conn.pushes.iter().any(|push| push.token.is_some());
+            self.counters.linger_expired += u64::from(late);
             conn.abort = true;
             self.drop_pushes(cx, key, &Error::TimedOut);
             self.settle_close(cx, key);
@@ -151,8 +154,10 @@ impl Catmint {
     fn drop_pushes(&mut self, cx: &mut Cx<'_>, key: Key, error: &Error) {
         let Some(Socket::Connection(conn)) = self.sockets.get_mut(key) else { return };
         for push in &mut conn.pushes {
+            // What the peer has read has arrived.
+            let read = matches!(&push.state, PushState::Offered(offered) if offered.read);
             if let Some(token) = push.token.take() {
-                cx.done.post(token, Err(error.clone()));
+                cx.done.post(token, if read { Ok(Done::Pushed(Position(0))) } else { Err(error.clone()) });
             }
             if matches!(push.state, PushState::Waiting) {
                 push.sga = SgArray::new();
