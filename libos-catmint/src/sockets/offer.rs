@@ -262,7 +262,8 @@ pub(crate) enum Reading {
 }
 
 impl super::Conn {
-    /// The first offer that is not read and should be: somebody waits for it, or it fits what may be kept.
+    /// The first offer that is not read and should be: somebody waits for it, or it fits what may be kept. One that is begun is
+    /// read to its end, as the peer waits for the answer.
     fn next_to_read(&self, window: usize) -> Option<usize> {
         let mut before = 0;
         for (index, element) in self.inbox.iter().enumerate() {
@@ -270,8 +271,10 @@ impl super::Conn {
                 && (offer.parts.is_empty()
                     || offer.parts.iter().any(|part| matches!(part, Part::Planned(..))))
             {
-                let wanted = index < self.pops.len() || before + offer.len <= window;
-                return (wanted && !self.deaf && !self.closing).then_some(index);
+                let begun = !offer.parts.is_empty();
+                let fits = index < self.pops.len() || before + offer.len <= window;
+                let wanted = begun || (fits && !self.deaf);
+                return (wanted && !self.closing).then_some(index);
             }
             before += element.len();
         }
