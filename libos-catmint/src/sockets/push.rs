@@ -221,9 +221,9 @@ impl Catmint {
     }
 }
 
-/// Whether an array goes as a message, or is offered.
+/// Whether an array goes as a message, or is offered. An empty one has nothing to be read, and so no end as an offer.
 fn fits(peer: &Peer, most: u32, len: usize) -> bool {
-    len + HEAD <= peer.receive_bytes && cost(len) <= most
+    len == 0 || (len + HEAD <= peer.receive_bytes && cost(len) <= most)
 }
 
 pub(super) fn more(conn: &Conn) -> Posted {
