@@ -179,6 +179,7 @@ impl Catmint {
         for connection in waiting {
             self.open_on(cx, connection, key);
         }
+        self.watch_over(cx, key);
         self.peers.rouse(key);
     }
 
