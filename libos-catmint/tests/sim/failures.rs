@@ -207,3 +207,53 @@ fn linger_takes_back_what_is_not_read() {
     let pop = world.hosts[1].pop(far).unwrap();
     assert_eq!(world.completion(1, pop).result.map(|_| ()), Err(Error::ConnectionReset));
 }
+
+/// Linger holds when Close was said at once, as something had come that nobody read, and the peer never answers.
+#[test]
+fn linger_ends_what_a_stopped_peer_holds_up() {
+    let conditions = Conditions { seed: 6, delay: 1_000..=2_000, ..Conditions::default() };
+    let mut world = World::new(2, conditions, 8, SMALL);
+    let listener = world.listener(1, 80);
+    let [near, far] = world.connected(0, 1, listener, 80);
+    world.wake(1);
+    world.hosts[1].push(far, world.hosts[1].copy_from(b"unread").unwrap()).unwrap();
+    world.run(LIMIT, |world| world.counter(0, "received") > 1);
+    world.wake(0);
+    let push = world.hosts[0].push(near, world.hosts[0].copy_from(&[1; 20_000]).unwrap()).unwrap();
+    let linger = demi_api::SocketOption::Linger(Some(Duration::from_millis(30)));
+    world.hosts[0].set_option(near, linger).unwrap();
+    world.hosts[0].close(near).unwrap();
+    // From here on the peer does nothing.
+    let end = world.now() + Duration::from_millis(40);
+    while world.now() < end {
+        world.clock.set(world.now() + Duration::from_millis(1));
+        world.fabric.advance(world.now());
+        world.hosts[0].poll().unwrap();
+    }
+    let done = world.take(0, push).expect("within the linger time");
+    assert_eq!(done.result.map(|_| ()), Err(Error::TimedOut));
+}
+
+/// The peer closes, and the queue pair fails before the device has told of a push: its name is free by then, or not.
+#[test]
+fn a_push_under_way_when_the_peer_closes_and_the_network_breaks_meets_its_fate() {
+    for steps in 0..40 {
+        let conditions = Conditions { seed: steps, delay: 5_000..=50_000, ..Conditions::default() };
+        let mut world = World::new(2, conditions, 8, "receives = 16");
+        let listener = world.listener(1, 80);
+        let [near, far] = world.connected(0, 1, listener, 80);
+        world.wake(0);
+        world.wake(1);
+        world.hosts[1].close(far).unwrap();
+        let push = world.hosts[0].push(near, world.hosts[0].copy_from(&[1; 2000]).unwrap()).unwrap();
+        for _ in 0..steps {
+            world.step();
+        }
+        world.fabric.cut(ip(0), ip(1), Fault::Timeout);
+        let done = world.completion(0, push).result.map(|_| ());
+        assert!(matches!(done, Ok(()) | Err(Error::ConnectionReset)), "{done:?}");
+        world.wake(0);
+        world.hosts[0].close(near).unwrap();
+        world.run(LIMIT, |world| world.counter(0, "connections") == 0);
+    }
+}
