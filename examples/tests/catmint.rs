@@ -214,7 +214,7 @@ fn messages_hold_whole_requests_and_whole_replies() {
     let mut pongs = 0;
     while pongs < 200_000 {
         let replies = reply(&demi, qd).unwrap();
-        assert!(replies.len() % 7 == 0 && replies.chunks(7).all(|pong| pong == b"+PONG\r\n"));
+        assert!(replies.len().is_multiple_of(7) && replies.chunks(7).all(|pong| pong == b"+PONG\r\n"));
         pongs += replies.len() / 7;
     }
 
