@@ -127,6 +127,12 @@ impl Catmint {
     }
 
     fn consider(&mut self, key: Key, question: &Question) -> Result<(Key, Key), Refusal> {
+        // The question came to one address of this device, and goes to listeners that are there.
+        let entry = self.peers.table.get(key).ok_or(Refusal::TooMany)?;
+        let local = entry.local.or_else(|| self.device.addrs(entry.qp).map(|(local, _)| local));
+        if local.is_none_or(|local| local.ip() != question.ip) {
+            return Err(Refusal::Nobody);
+        }
         let here = SocketAddr::new(question.ip, question.port);
         let listener = self.ports.find(here).ok_or(Refusal::Nobody)?;
         let Some(Socket::Listener(found)) = self.sockets.get(listener) else { return Err(Refusal::Nobody) };

@@ -293,7 +293,9 @@ impl RdmaDevice for Verbs {
     }
 
     fn addrs(&self, qp: Qp) -> Option<(SocketAddr, SocketAddr)> {
-        self.pairs.get(qp)?.addrs
+        // Who was called knows them before both may send.
+        let pair = self.pairs.get(qp)?;
+        pair.addrs.or_else(|| pair.id.addrs())
     }
 
     #[inline]
