@@ -50,7 +50,7 @@ pub struct Catmint {
     pub(crate) window: u32,
     /// Connections that wait for their window.
     pub(crate) stalled: VecDeque<Key>,
-    /// Connections that wait for memory to read into.
+    /// Connections that wait for memory to read into, or for a peer to be let into theirs.
     pub(crate) hungry: Vec<Key>,
     /// When to look again at what nothing tells of.
     retry: Option<Instant>,
@@ -143,6 +143,15 @@ impl Catmint {
     pub(crate) fn hurry(&mut self, cx: &Cx<'_>) {
         self.patience = IMPATIENT;
         self.retry = Some(cx.now + IMPATIENT);
+    }
+
+    /// A connection waits for memory to read into, or for a peer to be let into its own.
+    pub(crate) fn starve_connection(&mut self, cx: &Cx<'_>, key: Key) {
+        self.hungry.push(key);
+        // Who waits already does so with more and more patience.
+        if self.retry.is_none() {
+            self.hurry(cx);
+        }
     }
 
     /// Hands over what was posted, if it is the first of its round: others may follow, and go together.
@@ -262,13 +271,17 @@ impl Catmint {
             self.stalled.push_back(key);
             found += usize::from(self.look_at_word(key));
         }
-        for key in std::mem::take(&mut self.hungry) {
+        // They come again in this turn if there is not enough yet.
+        let hungry = std::mem::take(&mut self.hungry);
+        let waits = !hungry.is_empty();
+        for key in hungry {
             self.want_reads(key);
+            self.list(key);
         }
         // What was found, or not, is told by who is still on a list.
-        let waiting =
-            !(self.peers.starved.is_empty() && self.peers.owing.is_empty() && self.hungry.is_empty())
-                || self.receives.is_short();
+        let waiting = waits
+            || !(self.peers.starved.is_empty() && self.peers.owing.is_empty())
+            || self.receives.is_short();
         if found > 0 {
             self.patience = IMPATIENT;
         } else if self.retry.is_some_and(|at| at <= cx.now) {

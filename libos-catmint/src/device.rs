@@ -183,6 +183,8 @@ pub struct Caps {
     pub receives: usize,
     /// Most reads and atomic operations that a queue pair has under way; more wait in order.
     pub reads: usize,
+    /// Postings that a grant takes the room of, its end included.
+    pub grant: usize,
 }
 
 /// Names a queue pair of this device. A small number, to be used as an index; it is used again once it was told that the

@@ -41,6 +41,8 @@ pub(crate) enum Control {
 /// What a step of `pump` came to.
 enum Step {
     Done,
+    /// Nothing was posted: a connection was put aside.
+    Aside,
     /// The send queue is full.
     Full,
     /// The peer has taken too little.
@@ -55,6 +57,7 @@ impl Catmint {
         loop {
             match self.pump_one(cx, key) {
                 Step::Done => done += 1,
+                Step::Aside => {}
                 // It stays on the list, for the next turn.
                 Step::Full => break,
                 Step::Starved => {
@@ -121,6 +124,7 @@ impl Catmint {
         if !peer.readers.is_empty() {
             match self.read_next(cx, key) {
                 Reading::Posted => return Step::Done,
+                Reading::Aside => return Step::Aside,
                 Reading::Full => return Step::Full,
                 Reading::Enough => {}
             }
@@ -155,6 +159,10 @@ impl Catmint {
             Posted::Last => {
                 self.unlist(connection);
                 Step::Done
+            }
+            Posted::Aside => {
+                self.unlist(connection);
+                Step::Aside
             }
             Posted::NoRoom => {
                 if let Some(peer) = self.peers.table.get_mut(key) {

@@ -62,6 +62,8 @@ pub(crate) struct Conn {
     pub(crate) listed: bool,
     pub(crate) grant_listed: bool,
     pub(crate) reader_listed: bool,
+    /// How often the device has not let the peer into the next push.
+    pub(crate) refused: u16,
     /// It waits for its window, and has said so.
     pub(crate) stalled: bool,
     pub(crate) blocked_said: bool,
@@ -225,6 +227,8 @@ pub(crate) enum Posted {
     More,
     /// There is not, for now.
     Last,
+    /// It waits for what comes with time.
+    Aside,
     NoRoom,
 }
 
@@ -256,6 +260,7 @@ impl Conn {
             listed: false,
             grant_listed: false,
             reader_listed: false,
+            refused: 0,
             stalled: false,
             blocked_said: false,
             wake: false,

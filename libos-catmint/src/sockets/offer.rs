@@ -4,6 +4,7 @@
 //! completes. What is read is read once, into memory that was there before the first byte of it is asked for.
 
 use arrayvec::ArrayVec;
+use demi_api::error::Error;
 use demi_api::libos::Cx;
 use demi_api::memalloc::{Buf, BufMut, Heap};
 use demi_api::sga::{MAX_SEGMENTS, SgArray};
@@ -20,6 +21,9 @@ use crate::wire::{Head, Kind, OFFER_COST};
 /// What is read into pieces where there is no memory in one, is read into pieces of this.
 const PIECE: usize = 256 << 10;
 
+/// How often a device is asked to let a peer into memory before a push fails for that.
+const GRANT_TRIES: u16 = 1000;
+
 impl Catmint {
     /// Offers a connection's next push.
     pub(super) fn post_offer(&mut self, cx: &mut Cx<'_>, key: Key) -> Posted {
@@ -29,10 +33,16 @@ impl Catmint {
         let number = conn.first.wrapping_add(conn.next as u32);
         let Some(push) = conn.pushes.get_mut(conn.next) else { return Posted::Last };
         let device_cx = DeviceCx { heap: cx.heap, now: cx.now };
+        let parts = || push.sga.segments().iter().filter(|segment| !segment.is_empty());
+        // All or nothing: grants that are taken back at once need room as well.
+        if self.device.room(peer.qp) <= self.device.caps().grant * parts().count() {
+            self.starve_connection(cx, key);
+            return Posted::Aside;
+        }
         let mut offered = Box::<Offered>::default();
         let mut segments = ArrayVec::new();
         let mut whole = true;
-        for segment in push.sga.segments().iter().filter(|segment| !segment.is_empty()) {
+        for segment in parts() {
             let Ok((grant, place)) = self.device.grant(&device_cx, peer.qp, segment.clone()) else {
                 whole = false;
                 break;
@@ -47,8 +57,23 @@ impl Catmint {
                 let cookie = self.flights.insert(Flight::Revoke(Key::NONE, 0)).to_u64();
                 self.device.revoke(&device_cx, grant, cookie);
             }
-            return Posted::NoRoom;
+            self.unflushed = true;
+            if whole {
+                return Posted::NoRoom;
+            }
+            conn.refused += 1;
+            if conn.refused == GRANT_TRIES {
+                conn.refused = 0;
+                push.state = PushState::Failed(Error::NoBuffers);
+                push.sga = SgArray::new();
+                conn.next += 1;
+                conn.complete(cx);
+                return more(conn);
+            }
+            self.starve_connection(cx, key);
+            return Posted::Aside;
         }
+        conn.refused = 0;
         push.state = PushState::Offered(offered);
         push.sga = SgArray::new();
         conn.send.spent = conn.send.spent.wrapping_add(OFFER_COST);
@@ -86,11 +111,7 @@ impl Catmint {
         if offered.revoked < offered.grants.len() {
             return;
         }
-        push.state = if offered.read {
-            PushState::Done
-        } else {
-            PushState::Failed(demi_api::error::Error::ConnectionReset)
-        };
+        push.state = if offered.read { PushState::Done } else { PushState::Failed(Error::ConnectionReset) };
         conn.complete(cx);
         self.settle_close(cx, key);
     }
@@ -173,9 +194,8 @@ impl Catmint {
         let Some(Element::Offer(offer)) = conn.inbox.get_mut(index) else { return Reading::Posted };
         if offer.parts.is_empty() && !offer.plan(cx.heap) {
             conn.reader_listed = false;
-            self.hungry.push(key);
-            self.hurry(cx);
-            return Reading::Posted;
+            self.starve_connection(cx, key);
+            return Reading::Aside;
         }
         let planned = offer.parts.iter().position(|part| matches!(part, Part::Planned(..)));
         let Some(at) = planned else { return Reading::Posted };
@@ -255,6 +275,8 @@ impl Catmint {
 pub(crate) enum Reading {
     /// It was posted, or is not to be: on to the next.
     Posted,
+    /// The connection waits for memory.
+    Aside,
     /// The send queue is full.
     Full,
     /// As many are under way as the device has at a time.

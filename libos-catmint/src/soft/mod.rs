@@ -139,6 +139,7 @@ impl<L: Link> Soft<L> {
                 max_len: rc::MAX_LEN,
                 receives: settings.receives,
                 reads: connect::READS,
+                grant: 0,
             },
             cm: cm::Manager::new(cm, rng.u64(..)),
             mads: Vec::new(),

@@ -13,7 +13,7 @@ pub struct VerbsConfig {
     pub device: String,
     /// The address that connections are made from, one of the device's; default: what the way to the peer suggests.
     pub address: Option<IpAddr>,
-    /// Postings under way on a queue pair, a power of two, 16 to 4096; default 128. Each takes 1 KiB, half of it locked.
+    /// Postings under way on a queue pair, a power of two, 32 to 4096; default 128. Each takes 1 KiB, half of it locked.
     pub send_depth: u32,
     /// Buffers in the shared receive queue, 16 to 65,536; default 8192. Less if the device has less.
     pub receives: u32,
@@ -63,8 +63,8 @@ impl Default for VerbsConfig {
 impl VerbsConfig {
     /// Refuses what cannot be meant.
     pub(super) fn check(&self) -> Result<(), Error> {
-        if !self.send_depth.is_power_of_two() || !(16..=4096).contains(&self.send_depth) {
-            let what = format!("`send_depth` = {} is no power of two of 16 to 4096", self.send_depth);
+        if !self.send_depth.is_power_of_two() || !(32..=4096).contains(&self.send_depth) {
+            let what = format!("`send_depth` = {} is no power of two of 32 to 4096", self.send_depth);
             return Err(self.failed(what));
         }
         for (name, value, range) in [
@@ -110,7 +110,8 @@ mod tests {
         assert!(read("devise = \"rxe0\"").is_err_and(|error| error.to_string().contains("devise")));
         for (text, reason) in [
             ("send_depth = 100", "power of two"),
-            ("send_depth = 8192", "16 to 4096"),
+            ("send_depth = 16", "32 to 4096"),
+            ("send_depth = 8192", "32 to 4096"),
             ("receives = 1", "16 to 65536"),
             ("queue_pairs = 0", "1 to 4096"),
             ("answer_ms = 1", "10 to 60000"),

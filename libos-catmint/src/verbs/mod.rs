@@ -174,6 +174,8 @@ impl Verbs {
             max_len: limits.message,
             receives: receives.depth(),
             reads: limits.reads.into(),
+            // To begin and to end it.
+            grant: 2,
         };
         let addresses = domain.addresses();
         let is_down = !domain.is_active();

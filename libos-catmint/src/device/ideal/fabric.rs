@@ -35,7 +35,8 @@ pub struct Conditions {
 
 impl Default for Conditions {
     fn default() -> Conditions {
-        let caps = Caps { inline: 220, max_segs: 8, max_len: 1 << 30, receives: 1 << 16, reads: 16 };
+        let caps =
+            Caps { inline: 220, max_segs: 8, max_len: 1 << 30, receives: 1 << 16, reads: 16, grant: 0 };
         Conditions { seed: 0, delay: 0..=0, depth: 128, full: 0, strict: true, caps }
     }
 }
