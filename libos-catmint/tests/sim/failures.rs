@@ -257,3 +257,34 @@ fn a_push_under_way_when_the_peer_closes_and_the_network_breaks_meets_its_fate()
         world.run(LIMIT, |world| world.counter(0, "connections") == 0);
     }
 }
+
+/// Reading is shut down while an array of many pieces is being read: what is begun is read, the rest is refused, and all is told.
+#[test]
+fn offers_are_answered_when_reading_is_shut_down() {
+    for steps in 0..30 {
+        let conditions = Conditions { seed: steps, delay: 1_000..=20_000, depth: 4, ..Conditions::default() };
+        let mut world = World::new(2, conditions, 8, SMALL);
+        let listener = world.listener(1, 80);
+        let [near, far] = world.connected(0, 1, listener, 80);
+        world.wake(0);
+        world.wake(1);
+        let demi = &world.hosts[0];
+        let pushes: Vec<_> = (0..3)
+            .map(|_| {
+                let pieces = (0..8).map(|_| demi.copy_from(&[1; 400]).unwrap());
+                let array: demi_api::SgArray = pieces.flat_map(|piece| piece.segments().to_vec()).collect();
+                demi.push(near, array).unwrap()
+            })
+            .collect();
+        world.hosts[1].pop(far).unwrap();
+        for _ in 0..steps {
+            world.step();
+        }
+        world.wake(1);
+        world.hosts[1].shutdown(far, demi_api::Shutdown::Read).unwrap();
+        for push in pushes {
+            let done = world.completion(0, push).result.map(|_| ());
+            assert!(matches!(done, Ok(()) | Err(Error::ConnectionReset)), "{done:?}");
+        }
+    }
+}
