@@ -61,6 +61,8 @@ pub(super) struct Connection {
     pub(super) said: Option<Box<[u8; MAD_LEN]>>,
     /// How often it has been said without an answer.
     pub(super) attempts: u32,
+    /// How often the other side has put its answer off.
+    pub(super) delays: u8,
     pub(super) timer: Option<Instant>,
 }
 

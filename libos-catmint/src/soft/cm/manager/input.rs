@@ -18,6 +18,10 @@ use crate::device::{Fault, RequestId};
 const DELAY_CODE: u8 = 20;
 /// However long a peer says that its answer will take.
 const MAX_DELAY: Duration = Duration::from_secs(60);
+/// Less than this is not worth a timer.
+const LEAST_DELAY: Duration = Duration::from_millis(100);
+/// How often a peer may put off saying that it is ready.
+const MAX_DELAYS: u8 = 3;
 
 impl Manager {
     /// Takes in what came for queue pair 1 from another's queue pair 1.
@@ -43,9 +47,16 @@ impl Manager {
             }
             Message::Delay { local, remote, timeout, .. } => {
                 let Some(connection) = self.named(remote, local, from) else { return };
-                if matches!(connection.state, State::RequestSent { .. } | State::ReplySent { .. }) {
+                let until = now + code_time(timeout).min(MAX_DELAY);
+                let waits = match connection.state {
+                    // For how long an application may think is said by who waits for it.
+                    State::RequestSent { .. } => true,
+                    State::ReplySent { .. } => connection.delays < MAX_DELAYS,
+                    _ => false,
+                };
+                if waits && connection.timer.is_none_or(|timer| timer + LEAST_DELAY < until) {
                     connection.attempts = 0;
-                    let until = now + code_time(timeout).min(MAX_DELAY);
+                    connection.delays = connection.delays.saturating_add(1);
                     connection.timer = Some(until);
                     self.timers.push(Reverse((until, remote)));
                 }
@@ -57,6 +68,10 @@ impl Manager {
                     Datagram { from: to, to: from, mad: Mad { transaction, message: answer }.emit() };
                 self.outbox.push_back(datagram);
                 let Some(connection) = self.named(remote, local, from) else { return };
+                // It says so again, as our answer was lost: the time runs from the first.
+                if matches!(connection.state, State::TimeWait) {
+                    return;
+                }
                 if let Some(qp) = connection.qp() {
                     events.push(Event::Gone { qp, why: Fault::Disconnected });
                 }
@@ -135,6 +150,7 @@ impl Manager {
             qpn: request.qpn,
             said: None,
             attempts: 0,
+            delays: 0,
             timer: None,
         }) else {
             return;

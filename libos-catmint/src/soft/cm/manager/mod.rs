@@ -110,6 +110,7 @@ impl Manager {
             qpn: Qpn::default(),
             said: None,
             attempts: 0,
+            delays: 0,
             timer: None,
         })?;
         let service = IpService { source: from.ip(), source_port: from.port(), destination: to.ip() };
