@@ -410,12 +410,11 @@ impl Link for Shm {
                 Err(violation) => self.violated(path.slot, violation),
             }
         }
-        if count == 0 {
-            if self.polls == 0 || now >= self.look_at {
-                self.look(now);
-            } else {
-                self.polls -= 1;
-            }
+        // Also when there is always something: others want to be heard, too.
+        if now >= self.look_at || (count == 0 && self.polls == 0) {
+            self.look(now);
+        } else if count == 0 {
+            self.polls -= 1;
         }
         count
     }
