@@ -114,8 +114,14 @@ impl<L: Link> Soft<L> {
     }
 
     pub(super) fn answer(&mut self, now: Instant, request: RequestId, hello: &[u8]) -> Result<Qp, Error> {
-        let (qp, offer) = self.offer(hello)?;
         let asked = self.asked.remove(&request).ok_or(Error::ConnectionAborted)?;
+        let offered = self.offer(hello);
+        let Ok((qp, offer)) = offered else {
+            // Nobody will answer it any more.
+            self.cm.reject(now, request, &[]);
+            self.send_mads(now);
+            return offered.map(|(qp, _)| qp);
+        };
         let accepted = self.cm.accept(now, request, qp, offer, hello);
         let (conn, agreed) = accepted.map_err(|_| Error::ConnectionAborted)?;
         let Asked { path, local, remote, .. } = asked;

@@ -61,8 +61,8 @@ impl Requester {
             return Ok(());
         }
         self.timer = None;
-        if self.is_unasked() {
-            self.probe = true;
+        // One that could not be sent so far counts as one that was not answered.
+        if self.is_unasked() && !std::mem::replace(&mut self.probe, true) {
             return Ok(());
         }
         if self.attempts >= params.retries.into() {
