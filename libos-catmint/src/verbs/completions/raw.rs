@@ -53,13 +53,12 @@ impl CompletionQueue {
     /// Appends at most `N` completions.
     #[inline]
     pub(in crate::verbs) fn poll<const N: usize>(&self, done: &mut Vec<Done>) -> usize {
-        let mut entries = [const { MaybeUninit::<ib::ibv_wc>::uninit() }; N];
+        let mut entries = [const { MaybeUninit::<ib::ibv_wc>::zeroed() }; N];
         // SAFETY: the queue lives, and the array has room for `N` entries.
         let count = unsafe { ib::ibv_poll_cq(self.cq.as_ptr(), N as c_int, entries.as_mut_ptr().cast()) };
         let count = usize::try_from(count).unwrap_or(0);
         for entry in &entries[..count.min(N)] {
-            // SAFETY: the first `count` entries were written, these fields of them in any case. What only a success has, the
-            // length, is a number as well, which is not looked at otherwise.
+            // SAFETY: all of it are numbers, zero at first; the first `count` entries were written, as far as their kind goes.
             let entry = unsafe { entry.assume_init_ref() };
             done.push(Done {
                 name: entry.wr_id,
