@@ -6,12 +6,13 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
+use std::time::Instant;
 
 use demi_shim_tests::child::PATIENCE;
 use demi_shim_tests::{Bed, Child, shim};
 use rustix::process::Signal;
 
-use super::tools::{ask, connect, free_port, path, times};
+use super::tools::{ask, connect, free_port, path, peer, times};
 
 const NOBODY: u32 = 65534;
 
@@ -59,6 +60,11 @@ pub(crate) fn run(bed: &Bed) {
     drop(connect(bed, &mut server, addr, port));
 
     let to = ["-h", addr, "-p", &text, "-U", "tester"];
+    // It listens before it serves.
+    let deadline = Instant::now() + PATIENCE;
+    while let Err(why) = Child::start(peer(bed, "pg_isready", &to)).result(PATIENCE) {
+        assert!(Instant::now() < deadline, "{why}\nthe server:\n{}", server.report());
+    }
     let sql = |server: &mut Child, what: &str| {
         ask(bed, server, "psql", &[&to[..], &["-d", "postgres", "-X", "-A", "-t", "-q", "-c", what]].concat())
     };
