@@ -30,7 +30,7 @@ const BUILD: Duration = Duration::from_secs(1200);
 /// memory. Nothing that scripts set in their kernel is carried out, and no packet leaves the process.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// A checkout of https://github.com/google/packetdrill
+    /// A checkout of packetdrill, from github.com/google/packetdrill
     #[arg(long, value_name = "DIR")]
     sources: PathBuf,
     /// Run only scripts whose path contains this, and write nothing

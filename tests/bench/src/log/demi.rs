@@ -44,7 +44,7 @@ pub(crate) struct Args {
     /// How writes become durable: each by itself, or in a group
     #[arg(long, value_parser = ["each", "group"], default_value = "each")]
     durability: String,
-    /// More lines of the section [cattree]
+    /// More lines of the section `cattree` of the configuration
     #[arg(long, default_value = "")]
     more: String,
     #[command(flatten)]
